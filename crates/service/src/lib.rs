@@ -1,1 +1,62 @@
-//! placeholder
+//! The process shell the three services share: settings, telemetry, start and stop, supervision,
+//! and the endpoints an operator asks (`/livez`, `/readyz`, `/metrics`).
+//!
+//! It never knows what the process does: no SQL, no Kafka, no orders. A `main` reads like this:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//! use service::{OpsSettings, Process, Source, TelemetrySettings, telemetry};
+//!
+//! fn main() -> ExitCode {
+//!     let source = match Source::load(None) {
+//!         Ok(source) => source,
+//!         Err(error) => return service::exit_code_for_settings(&error),
+//!     };
+//!     let mut reader = source.reader();
+//!     let log = TelemetrySettings::read(&mut reader);
+//!     let ops = OpsSettings::read(&mut reader, 9101);
+//!     if let Err(error) = reader.finish() {
+//!         return service::exit_code_for_settings(&error);
+//!     }
+//!     if let Err(error) = telemetry::init(&log) {
+//!         eprintln!("{error}");
+//!         return ExitCode::FAILURE;
+//!     }
+//!     service::block_on(async move {
+//!         let mut process = Process::new("order-api");
+//!         let stop = process.stop();
+//!         process.spawn("work", async move {
+//!             stop.cancelled().await;
+//!             Ok::<(), std::io::Error>(())
+//!         });
+//!         process.run(ops).await
+//!     })
+//! }
+//! ```
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod backoff;
+pub mod cli;
+pub mod heartbeat;
+pub mod listener;
+pub mod ops;
+pub mod process;
+pub mod readiness;
+pub mod runtime;
+pub mod settings;
+mod signals;
+mod tasks;
+pub mod telemetry;
+pub mod wait;
+
+pub use backoff::Backoff;
+pub use cli::CommonArgs;
+pub use listener::{ListenError, listen};
+pub use ops::{Ops, OpsSettings};
+pub use process::Process;
+pub use readiness::{Check, Readiness};
+pub use runtime::block_on;
+pub use settings::{Problem, Reader, Secret, SettingsError, Source, exit_code_for_settings};
+pub use telemetry::{LogFormat, TelemetrySettings};
+pub use tokio_util::sync::CancellationToken;
+pub use wait::until_ready;

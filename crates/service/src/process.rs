@@ -1,0 +1,176 @@
+//! One process from start to exit: which tasks it has, when they are told to stop, and which exit
+//! status tells the truth about how it went. It never knows what the tasks do.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::heartbeat::Heartbeat;
+use crate::ops::{MAX_HEARTBEAT_AGE, OpsState};
+use crate::signals::Signals;
+use crate::tasks::{BoxError, Ending, Tasks, Work, describe};
+use crate::{Ops, OpsSettings, Readiness};
+
+/// Time all tasks together have to finish once asked to stop. A process is promised to be gone 10 s
+/// after SIGTERM, which is also when `docker stop` kills it; the rest is for the ops endpoints.
+pub const GRACE: Duration = Duration::from_secs(9);
+
+/// All crates of the workspace share one version.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A process: its tasks, its readiness, its metrics, and the token that stops it.
+pub struct Process {
+    name: &'static str,
+    grace: Duration,
+    stop: CancellationToken,
+    readiness: Readiness,
+    registry: Registry,
+    tasks: Vec<(&'static str, Work)>,
+}
+
+impl Process {
+    /// A process without tasks, called `name` in logs and metrics. Nothing runs before
+    /// [`Process::run`].
+    pub fn new(name: &'static str) -> Process {
+        Process {
+            name,
+            grace: GRACE,
+            stop: CancellationToken::new(),
+            readiness: Readiness::new(),
+            registry: Registry::default(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// Gives the tasks another time to finish than [`GRACE`].
+    #[must_use]
+    pub fn with_grace(self, grace: Duration) -> Process {
+        Process { grace, ..self }
+    }
+
+    /// Cancelled by SIGTERM, by SIGINT and by the early end of a task. Cancelling it is a way to
+    /// stop the process in order, from a test for example.
+    pub fn stop(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// What `/readyz` reports; tasks add their checks to it.
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
+    }
+
+    /// What `/metrics` reports; register metrics before the process runs.
+    pub fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// Adds a task. It starts in [`Process::run`], once signal handlers are installed, so that a
+    /// SIGTERM finds a process that can stop however long the start-up takes; slow start-up belongs
+    /// into tasks for that reason.
+    ///
+    /// A task ends when the stop token is cancelled. Ending before, with or without an error, ends
+    /// the process with status 1.
+    pub fn spawn<E>(
+        &mut self,
+        name: &'static str,
+        future: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) where
+        E: Into<BoxError>,
+    {
+        let work = async move { future.await.map_err(Into::into) };
+        self.tasks.push((name, Box::pin(work)));
+    }
+
+    /// Opens the ops port, starts the tasks, and waits for the end.
+    ///
+    /// Success means: asked to stop, and every task ended without an error in time. A second signal
+    /// during the stop ends it at once. Tasks still running at the end are aborted; leave the
+    /// runtime with [`crate::block_on`], so that one that does not yield cannot hold the process.
+    ///
+    /// Not cancellation safe: dropping this future aborts the tasks.
+    pub async fn run(self, settings: OpsSettings) -> ExitCode {
+        match Ops::bind(settings) {
+            Ok(ops) => self.run_with(ops).await,
+            Err(error) => {
+                tracing::error!(
+                    error = describe(&error),
+                    "the ops endpoints cannot be served"
+                );
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    /// As [`Process::run`], on a port that is open already.
+    pub async fn run_with(mut self, ops: Ops) -> ExitCode {
+        let mut signals = match Signals::install() {
+            Ok(signals) => signals,
+            Err(error) => {
+                tracing::error!(%error, "signal handlers cannot be installed");
+                return ExitCode::FAILURE;
+            }
+        };
+        self.register_own_metrics();
+        let check = self.readiness.check("process");
+        let heartbeat = Heartbeat::new();
+        let mut background = JoinSet::new();
+        background.spawn(heartbeat.clone().run());
+
+        let address = ops.local_addr();
+        let server = match ops.serve(OpsState {
+            heartbeat,
+            max_heartbeat_age: MAX_HEARTBEAT_AGE,
+            readiness: self.readiness.clone(),
+            registry: Arc::new(self.registry),
+        }) {
+            Ok(server) => server,
+            Err(error) => {
+                tracing::error!(%error, "the ops endpoints cannot be served");
+                return ExitCode::FAILURE;
+            }
+        };
+        let server_handle = server.handle();
+        tracing::info!(service = self.name, version = VERSION, ops = %address, "started");
+
+        let mut tasks = Tasks::start(self.tasks);
+        let mut server = tokio::spawn(server);
+        check.set_ready();
+        let ending = tokio::select! {
+            ending = tasks.run(&mut signals, &self.stop) => ending,
+            _ = &mut server => {
+                tracing::error!("the ops endpoints ended, stopping");
+                Ending::Failed
+            }
+        };
+        self.stop.cancel();
+        check.set_not_ready("stopping");
+        let ending = tasks.finish(&mut signals, self.grace, ending).await;
+        // The endpoints answer until the last task is done. A request cut off here is repeated.
+        server_handle.stop(false).await;
+        tracing::info!(service = self.name, "stopped");
+        ending.exit_code()
+    }
+
+    fn register_own_metrics(&mut self) {
+        let started = Gauge::<f64, AtomicU64>::default();
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        started.set(since_epoch.unwrap_or_default().as_secs_f64());
+        self.registry.register(
+            "process_start_time_seconds",
+            "When the process started, in seconds since 1970-01-01 UTC",
+            started,
+        );
+        self.registry.register(
+            "build",
+            "What is running",
+            Info::new(vec![("service", self.name), ("version", VERSION)]),
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! Every setting of the project, in one place: what is not here is refused, and the table in the
+//! README says the same. The three services share one environment, so each accepts, and ignores,
+//! the settings of the others.
+
+/// A setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// The variable; `API__X` is `x` under `[api]` in a settings file.
+    pub name: &'static str,
+    /// What it decides, in one line.
+    pub meaning: &'static str,
+    /// What a value looks like, with its unit; error texts quote it after "expected".
+    pub expected: &'static str,
+    /// The default; `None` when it must be set.
+    pub default: Option<&'static str>,
+    /// The services that read it.
+    pub services: &'static [&'static str],
+    /// Whether its value must never be shown.
+    pub secret: bool,
+}
+
+const API: &str = "order-api";
+const RELAY: &str = "outbox-relay";
+const CONSUMER: &str = "order-consumer";
+const ALL: &[&str] = &[API, RELAY, CONSUMER];
+
+/// Every setting, in the order of the README.
+pub const KNOWN: &[Setting] = &[
+    Setting {
+        name: "DATABASE_URL",
+        meaning: "Where Postgres is; ?schema=name sets the search path",
+        expected: "postgres://user:password@host:port/database",
+        default: None,
+        services: ALL,
+        secret: true,
+    },
+    Setting {
+        name: "KAFKA_BROKERS",
+        meaning: "Brokers to ask first",
+        expected: "host:port, several separated by commas",
+        default: None,
+        services: &[RELAY, CONSUMER],
+        secret: false,
+    },
+    Setting {
+        name: "KAFKA_GROUP_ID",
+        meaning: "Consumer group whose offsets are kept",
+        expected: "a name",
+        default: Some("order-group"),
+        services: &[CONSUMER],
+        secret: false,
+    },
+    Setting {
+        name: "PORT",
+        meaning: "Port of the order API",
+        expected: "a port, 0 to 65535 (0: any free one)",
+        default: Some("3000"),
+        services: &[API],
+        secret: false,
+    },
+    Setting {
+        name: "OPS_PORT",
+        meaning: "Port of /livez, /readyz and /metrics",
+        expected: "a port, 0 to 65535 (0: any free one)",
+        default: Some("9101 (order-api), 9102 (outbox-relay), 9103 (order-consumer)"),
+        services: ALL,
+        secret: false,
+    },
+    Setting {
+        name: "KAFKA_TOPIC_PARTITIONS",
+        meaning: "Partitions of a topic that the services create",
+        expected: "a number from 1",
+        default: Some("6"),
+        services: &[RELAY, CONSUMER],
+        secret: false,
+    },
+    Setting {
+        name: "KAFKA_REPLICATION_FACTOR",
+        meaning: "Copies of a topic that the services create",
+        expected: "a number from 1",
+        default: Some("1"),
+        services: &[RELAY, CONSUMER],
+        secret: false,
+    },
+    Setting {
+        name: "OUTBOX_RETENTION",
+        meaning: "How long published events are kept",
+        expected: "a duration such as 12h or 3d",
+        default: Some("3d"),
+        services: &[RELAY],
+        secret: false,
+    },
+    Setting {
+        name: "INBOX_RETENTION",
+        meaning: "How long an effect is remembered, so that a repeated message does nothing",
+        expected: "a duration such as 12h or 3d",
+        default: Some("14d"),
+        services: &[CONSUMER],
+        secret: false,
+    },
+    Setting {
+        name: "LEASE_TTL",
+        meaning: "How long the work of a process that vanished stays with it",
+        expected: "a duration such as 500ms or 10s",
+        default: Some("10s"),
+        services: &[RELAY, CONSUMER],
+        secret: false,
+    },
+    Setting {
+        name: "RUST_LOG",
+        meaning: "What is logged",
+        expected: "a level, or a filter such as info,order_api=debug",
+        default: Some("info,rskafka=warn"),
+        services: ALL,
+        secret: false,
+    },
+    Setting {
+        name: "LOG_FORMAT",
+        meaning: "How it is logged; auto is text on a terminal, else json",
+        expected: "auto, text or json",
+        default: Some("auto"),
+        services: ALL,
+        secret: false,
+    },
+];

@@ -1,0 +1,152 @@
+//! Typed reads of settings. A read never stops at a problem: it notes it and goes on, so that an
+//! operator sees everything that is wrong at once.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{Problem, SettingsError, Source};
+
+/// Reads settings and collects what is wrong with them. Read everything, then [`Reader::finish`].
+#[derive(Debug)]
+#[must_use = "problems are reported by `finish`"]
+pub struct Reader<'a> {
+    source: &'a Source,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(source: &'a Source, problems: Vec<Problem>) -> Reader<'a> {
+        Reader { source, problems }
+    }
+
+    /// The value, or `None` when it is not set or does not parse. The parser's error text is shown;
+    /// for a secret, it must not quote parts of what it was given.
+    pub fn optional<T>(&mut self, name: &str) -> Option<T>
+    where
+        T: FromStr<Err: Display>,
+    {
+        self.read_with(name, str::parse)
+    }
+
+    /// The value, or `default` when it is not set or does not parse.
+    pub fn or_default<T>(&mut self, name: &str, default: T) -> T
+    where
+        T: FromStr<Err: Display>,
+    {
+        self.optional(name).unwrap_or(default)
+    }
+
+    /// The value; it is a problem when it is not set. `None` means that [`Reader::finish`] fails.
+    pub fn required<T>(&mut self, name: &str) -> Option<T>
+    where
+        T: FromStr<Err: Display>,
+    {
+        if self.source.value(name).is_none() {
+            self.problems.push(Problem::Missing {
+                name: name.to_owned(),
+                expected: self.expected(name).to_owned(),
+            });
+        }
+        self.optional(name)
+    }
+
+    /// A duration with its unit, such as `500ms`, `10s` or `3d`.
+    pub fn duration(&mut self, name: &str, default: Duration) -> Duration {
+        self.read_with(name, humantime::parse_duration)
+            .unwrap_or(default)
+    }
+
+    /// A switch: `on` or `true`, `off` or `false`.
+    pub fn switch(&mut self, name: &str, default: bool) -> bool {
+        let parse = |text: &str| match text {
+            "on" | "true" => Ok(true),
+            "off" | "false" => Ok(false),
+            _ => Err("neither on nor off"),
+        };
+        self.read_with(name, parse).unwrap_or(default)
+    }
+
+    /// Notes that a value is refused although it parses: out of range, or not together with another
+    /// one. `reason` reads on from the setting and its value: "must be at least 1h".
+    pub fn problem(&mut self, name: &str, reason: impl Display) {
+        let value = self.shown(name);
+        self.problems.push(Problem::Refused {
+            value,
+            reason: reason.to_string(),
+        });
+    }
+
+    /// The end of reading.
+    ///
+    /// # Errors
+    /// Everything that is wrong, unknown settings included.
+    pub fn finish(self) -> Result<(), SettingsError> {
+        SettingsError::new(self.problems)
+    }
+
+    /// [`Reader::finish`] for settings put together from reads that may have failed.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn finish_with<S>(self, settings: Option<S>) -> Result<S, SettingsError> {
+        self.finish()?;
+        Ok(settings.expect("a read that returns None notes a problem"))
+    }
+
+    fn read_with<T, E: Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        debug_assert!(
+            self.source.setting(name).is_some(),
+            "{name} is not declared in settings/known.rs"
+        );
+        let (text, _) = self.source.value(name)?;
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let mut reason = error.to_string();
+                if self.is_secret(name) {
+                    reason = reason.replace(&text, "(not shown)");
+                }
+                self.problems.push(Problem::Invalid {
+                    value: self.shown(name),
+                    expected: self.expected(name).to_owned(),
+                    reason,
+                });
+                None
+            }
+        }
+    }
+
+    /// The setting and its value for an error text.
+    fn shown(&self, name: &str) -> String {
+        match self.source.value(name) {
+            Some((_, place)) if self.is_secret(name) => format!("{place} (value not shown)"),
+            Some((text, place)) => format!("{place} is {text:?}"),
+            None => match self
+                .source
+                .setting(name)
+                .and_then(|setting| setting.default)
+            {
+                Some(default) => format!("{name} is not set (default {default})"),
+                None => format!("{name} is not set"),
+            },
+        }
+    }
+
+    fn expected(&self, name: &str) -> &'static str {
+        self.source
+            .setting(name)
+            .map_or("a value", |setting| setting.expected)
+    }
+
+    /// A setting that is not declared may be a secret.
+    fn is_secret(&self, name: &str) -> bool {
+        self.source
+            .setting(name)
+            .is_none_or(|setting| setting.secret)
+    }
+}
