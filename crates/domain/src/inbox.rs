@@ -1,0 +1,29 @@
+//! The receiving side's values: a record's place in Kafka, and an event that was received there.
+
+use std::fmt;
+
+use crate::outbox::EventId;
+
+/// Where a record lies in Kafka.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+}
+
+/// An event that arrived, validated, with the offset it arrived at.
+/// Its id decides whether its effect has happened already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received<E> {
+    pub event_id: EventId,
+    /// Within the partition the batch was fetched from.
+    pub offset: i64,
+    pub event: E,
+}

@@ -1,0 +1,213 @@
+//! An order: what a customer asked for. Immutable once placed.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// An order as it was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    pub id: OrderId,
+    pub product_id: ProductId,
+    pub quantity: Quantity,
+    /// UTC, whole microseconds: what Postgres stores, so that answer, row and event agree.
+    pub created_at: OffsetDateTime,
+}
+
+impl Order {
+    /// A new order with an id of its own. `now` is cut to whole microseconds.
+    pub fn place(product_id: ProductId, quantity: Quantity, now: OffsetDateTime) -> Self {
+        let micros = now.nanosecond() / 1_000 * 1_000;
+        Self {
+            id: OrderId::generate(),
+            product_id,
+            quantity,
+            created_at: now
+                .to_offset(time::UtcOffset::UTC)
+                .replace_nanosecond(micros)
+                .expect("cutting a valid nanosecond down leaves it valid"),
+        }
+    }
+}
+
+/// Identifies an order; also the key of its events. A UUID v7, so ids sort by the time of creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OrderId(Uuid);
+
+impl OrderId {
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    pub const fn as_uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl From<Uuid> for OrderId {
+    fn from(id: Uuid) -> Self {
+        Self(id)
+    }
+}
+
+impl fmt::Display for OrderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for OrderId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::parse_str(text).map(Self)
+    }
+}
+
+/// Names a product: 1 to 64 letters, digits, `.`, `_` or `-` (ASCII).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ProductId(String);
+
+/// A text that is no [`ProductId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidProductId {
+    #[error("must not be empty")]
+    Empty,
+    #[error("must be at most {} characters long", ProductId::MAX_LENGTH)]
+    TooLong,
+    #[error("may hold letters, digits, '.', '_' and '-' only")]
+    ForbiddenCharacter,
+}
+
+impl ProductId {
+    /// In characters, which are ASCII and so bytes too.
+    pub const MAX_LENGTH: usize = 64;
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ProductId {
+    type Error = InvalidProductId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if text.is_empty() {
+            Err(InvalidProductId::Empty)
+        } else if !text.chars().all(allowed) {
+            Err(InvalidProductId::ForbiddenCharacter)
+        } else if text.len() > Self::MAX_LENGTH {
+            Err(InvalidProductId::TooLong)
+        } else {
+            Ok(Self(text))
+        }
+    }
+}
+
+impl FromStr for ProductId {
+    type Err = InvalidProductId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl From<ProductId> for String {
+    fn from(id: ProductId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ProductId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How many units of the product: 1 to 10,000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Quantity(u16);
+
+/// A number that is no [`Quantity`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a whole number from 1 to {}", Quantity::MAX)]
+pub struct InvalidQuantity;
+
+impl Quantity {
+    pub const MAX: u16 = 10_000;
+    /// What an order means that names no quantity.
+    pub const ONE: Self = Self(1);
+
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for Quantity {
+    type Error = InvalidQuantity;
+
+    fn try_from(units: i64) -> Result<Self, Self::Error> {
+        u16::try_from(units)
+            .ok()
+            .filter(|units| (1..=Self::MAX).contains(units))
+            .map(Self)
+            .ok_or(InvalidQuantity)
+    }
+}
+
+impl From<Quantity> for i64 {
+    fn from(quantity: Quantity) -> Self {
+        quantity.0.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn product_ids_at_their_bounds() {
+        let parse = |text: &str| text.parse::<ProductId>();
+        assert!(parse("P").is_ok());
+        assert!(parse("a.Z_9-").is_ok());
+        assert!(parse(&"x".repeat(64)).is_ok());
+        assert_eq!(parse(""), Err(InvalidProductId::Empty));
+        assert_eq!(parse(&"x".repeat(65)), Err(InvalidProductId::TooLong));
+        for wrong in ["a b", "a\0", "é", "a/b", " a"] {
+            assert_eq!(
+                parse(wrong),
+                Err(InvalidProductId::ForbiddenCharacter),
+                "{wrong:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_order_is_cut_to_what_postgres_stores() {
+        let now = time::macros::datetime!(2026-05-01 10:00:00.123_456_789 +02:00);
+        let order = Order::place("P-001".parse().unwrap(), Quantity::ONE, now);
+        assert_eq!(
+            order.created_at,
+            time::macros::datetime!(2026-05-01 08:00:00.123_456 UTC)
+        );
+        assert_eq!(order.id.as_uuid().get_version_num(), 7);
+    }
+
+    proptest! {
+        #[test]
+        fn a_quantity_is_what_went_in_or_refused(units in any::<i64>()) {
+            match Quantity::try_from(units) {
+                Ok(quantity) => prop_assert_eq!(i64::from(quantity), units),
+                Err(InvalidQuantity) => prop_assert!(!(1..=10_000).contains(&units)),
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! An order's way through the system, for whoever asks where it is.
+
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use domain::{EventId, EventState, OrderId};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::error::StorageError;
+
+/// One event of an order and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventJourney {
+    pub event_id: EventId,
+    pub event_type: String,
+    pub topic: String,
+    pub written_at: OffsetDateTime,
+    pub state: EventState,
+    pub delivered: Option<Delivered>,
+    /// Why it is held, when it is.
+    pub held_reason: Option<String>,
+    /// One entry per consumer group that met it.
+    pub consumed: Vec<Consumed>,
+}
+
+/// Where Kafka has the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    pub at: OffsetDateTime,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// What a consumer group did with the event.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct Consumed {
+    #[diesel(sql_type = Text)]
+    pub consumer_group: String,
+    #[diesel(sql_type = Timestamptz)]
+    pub at: OffsetDateTime,
+    /// Why it was dead-lettered, `None` when it was applied.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub dead_letter_reason: Option<String>,
+}
+
+#[derive(QueryableByName)]
+struct EventRow {
+    #[diesel(sql_type = SqlUuid)]
+    event_id: Uuid,
+    #[diesel(sql_type = Text)]
+    event_type: String,
+    #[diesel(sql_type = Text)]
+    topic: String,
+    #[diesel(sql_type = Timestamptz)]
+    created_at: OffsetDateTime,
+    #[diesel(sql_type = Text)]
+    state: String,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    processed_at: Option<OffsetDateTime>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    kafka_partition: Option<i32>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    kafka_offset: Option<i64>,
+    #[diesel(sql_type = Nullable<Text>)]
+    held_reason: Option<String>,
+}
+
+/// An order has few events; whoever writes more under one key gets the first of them.
+const EVENTS: &str = "\
+select o.event_id, o.event_type, o.topic, o.created_at, o.state, o.processed_at, o.kafka_partition,
+       o.kafka_offset,
+       coalesce(h.error, case when h.behind is not null then 'waits for event ' || h.behind end)
+       as held_reason
+from outbox o left join outbox_held h on h.id = o.id
+where o.key = $1 order by o.id limit 100";
+
+const CONSUMED: &str = "\
+select consumer_group, processed_at as at, null::text as dead_letter_reason
+from inbox where event_id = $1
+union all
+select consumer_group, held_at, reason from inbox_dead_letter
+where topic = $2 and partition = $3 and \"offset\" = $4 and settled_at is null
+order by at";
+
+/// The events of an order, in order, and what became of each.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn of_order(
+    conn: &mut AsyncPgConnection,
+    order: OrderId,
+) -> Result<Vec<EventJourney>, StorageError> {
+    let rows: Vec<EventRow> = sql_query(EVENTS)
+        .bind::<Text, _>(order.to_string())
+        .load(conn)
+        .await?;
+    let mut journeys = Vec::with_capacity(rows.len());
+    for row in rows {
+        let delivered = match (row.processed_at, row.kafka_partition, row.kafka_offset) {
+            (Some(at), Some(partition), Some(offset)) => Some(Delivered {
+                at,
+                partition,
+                offset,
+            }),
+            _ => None,
+        };
+        let consumed = sql_query(CONSUMED)
+            .bind::<SqlUuid, _>(row.event_id)
+            .bind::<Text, _>(&row.topic)
+            .bind::<Nullable<Integer>, _>(row.kafka_partition)
+            .bind::<Nullable<BigInt>, _>(row.kafka_offset)
+            .load::<Consumed>(conn)
+            .await?;
+        journeys.push(EventJourney {
+            event_id: row.event_id.into(),
+            event_type: row.event_type,
+            topic: row.topic,
+            written_at: row.created_at,
+            state: row
+                .state
+                .parse()
+                .map_err(
+                    |e: domain::outbox::UnknownEventState| StorageError::Unreadable {
+                        column: "outbox.state",
+                        reason: e.to_string(),
+                    },
+                )?,
+            delivered,
+            held_reason: row.held_reason,
+            consumed,
+        });
+    }
+    Ok(journeys)
+}

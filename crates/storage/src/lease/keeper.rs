@@ -1,0 +1,302 @@
+//! Keeps one member's leases: beats, takes, gives up, and tells the workers what they own.
+//!
+//! Runs as a task of its own with a connection of its own, so that no amount of work delays a beat.
+//! When beats fail it keeps trying; the workers stop by themselves when [`Ownership`] runs out.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use diesel_async::AsyncPgConnection;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Claim, MemberId, claim, decide, ensure_units, leave, release, renew, survey};
+use crate::connection::{Database, Session};
+use crate::error::{StorageError, within};
+use crate::notify::{Channel, notify};
+
+/// How a unit is owned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tenure {
+    pub epoch: i64,
+    /// Wanted by another member: take up nothing new, and release it when nothing is in flight.
+    pub leaving: bool,
+}
+
+/// What a member owns, and until when it may believe so without another beat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ownership {
+    units: BTreeMap<i32, Tenure>,
+    valid_until: Instant,
+}
+
+impl Ownership {
+    /// The epoch a unit is owned under, `None` when it is not owned or the time has run out.
+    pub fn epoch(&self, unit: i32) -> Option<i64> {
+        (Instant::now() < self.valid_until)
+            .then(|| self.units.get(&unit).map(|tenure| tenure.epoch))
+            .flatten()
+    }
+
+    /// All units owned, none when the time has run out.
+    pub fn units(&self) -> impl Iterator<Item = (i32, Tenure)> + '_ {
+        let valid = Instant::now() < self.valid_until;
+        self.units
+            .iter()
+            .filter(move |_| valid)
+            .map(|(unit, tenure)| (*unit, *tenure))
+    }
+}
+
+/// The workers' view of their leases. Clones see the same.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    member: MemberId,
+    ownership: watch::Receiver<Ownership>,
+    requests: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Release(i32),
+    LookNow,
+}
+
+impl Leases {
+    /// The member that owns.
+    pub fn member(&self) -> MemberId {
+        self.member
+    }
+
+    /// What is owned now.
+    pub fn ownership(&self) -> Ownership {
+        self.ownership.borrow().clone()
+    }
+
+    /// The epoch `unit` is owned under at this moment.
+    pub fn epoch(&self, unit: i32) -> Option<i64> {
+        self.ownership.borrow().epoch(unit)
+    }
+
+    /// Waits until the set of owned units changes. Cancellation safe. Never returns once the keeper
+    /// is gone.
+    pub async fn changed(&mut self) {
+        if self.ownership.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Hands a unit over: nothing of it is in flight any more.
+    pub async fn release(&self, unit: i32) {
+        // The keeper being gone, the lease runs out by itself.
+        let _ = self.requests.send(Request::Release(unit)).await;
+    }
+
+    /// Asks the keeper to look for free units now, as after a wake-up.
+    pub fn look_now(&self) {
+        // Full means that a request to look is queued already.
+        let _ = self.requests.try_send(Request::LookNow);
+    }
+}
+
+/// See the module. Made by [`Keeper::new`], driven by [`Keeper::run`] or, in tests, by
+/// [`Keeper::beat`].
+pub struct Keeper {
+    database: Database,
+    session: Session,
+    scope: String,
+    ttl: Duration,
+    unit_count: watch::Receiver<i32>,
+    member: MemberId,
+    ownership: watch::Sender<Ownership>,
+    requests: mpsc::Receiver<Request>,
+    connection: Option<AsyncPgConnection>,
+    ensured_units: i32,
+}
+
+impl Keeper {
+    /// A keeper for one scope whose units are `0..unit_count`; the count may grow.
+    /// Nothing happens before it is driven.
+    pub fn new(
+        database: Database,
+        session: Session,
+        scope: impl Into<String>,
+        ttl: Duration,
+        unit_count: watch::Receiver<i32>,
+    ) -> (Self, Leases) {
+        let member = MemberId::generate();
+        let (ownership, ownership_view) = watch::channel(Ownership {
+            units: BTreeMap::new(),
+            valid_until: Instant::now(),
+        });
+        let (request_sender, requests) = mpsc::channel(64);
+        let keeper = Self {
+            database,
+            session,
+            scope: scope.into(),
+            ttl,
+            unit_count,
+            member,
+            ownership,
+            requests,
+            connection: None,
+            ensured_units: 0,
+        };
+        let leases = Leases {
+            member,
+            ownership: ownership_view,
+            requests: request_sender,
+        };
+        (keeper, leases)
+    }
+
+    /// Beats until `stop` is cancelled, then gives everything back. Stop it after the workers: what
+    /// they have in flight is theirs only while it runs.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut failing = false;
+        loop {
+            let pause = match self.beat().await {
+                Ok(pause) => {
+                    if failing {
+                        info!(scope = self.scope, "leases are renewed again");
+                    }
+                    failing = false;
+                    pause
+                }
+                Err(error) => {
+                    if !failing {
+                        warn!(scope = self.scope, %error, "cannot renew leases");
+                    }
+                    failing = true;
+                    self.connection = None;
+                    self.ttl / 20
+                }
+            };
+            let pause = tokio::time::sleep(pause);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = pause => {}
+                Ok(()) = self.unit_count.changed() => {}
+                Some(request) = self.requests.recv() => {
+                    if let Err(error) = self.answer(request).await {
+                        warn!(scope = self.scope, %error, "cannot hand a unit over; it will run out");
+                        self.connection = None;
+                    }
+                }
+            }
+        }
+        if let Err(error) = self.leave().await {
+            warn!(scope = self.scope, %error, "cannot give the leases back; they will run out");
+        }
+    }
+
+    /// One beat: renews, looks, takes and marks what to give up. Returns when to beat next.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked; what was owned then stays so until its time runs out.
+    pub async fn beat(&mut self) -> Result<Duration, StorageError> {
+        // The time counts from before the request: Postgres' answer may be late, never early.
+        let sent = Instant::now();
+        let limit = self.ttl / 3;
+        let (scope, member, ttl) = (self.scope.clone(), self.member, self.ttl);
+        let unit_count = *self.unit_count.borrow_and_update();
+        let ensure = unit_count > self.ensured_units;
+        let conn = self.connected().await?;
+        let (owned, decision, survey) = within(limit, async {
+            if ensure {
+                ensure_units(conn, &scope, unit_count).await?;
+            }
+            let mut owned = renew(conn, &scope, member, ttl).await?;
+            let survey = survey(conn, &scope).await?;
+            let decision = decide(&survey, member);
+            if !decision.take.is_empty() {
+                owned.extend(claim(conn, &scope, member, &decision.take).await?);
+            }
+            Ok::<_, StorageError>((owned, decision, survey))
+        })
+        .await?;
+        self.ensured_units = unit_count;
+        self.publish(&owned, &decision.give_up, sent + ttl * 4 / 5);
+        // A member that will be dead before our next beat has missed one of its own: look again
+        // as soon as its units are free.
+        let next_death = survey
+            .members
+            .iter()
+            .filter(|m| m.id != member)
+            .map(|m| m.expires_in + Duration::from_millis(50))
+            .min();
+        Ok(next_death.map_or(ttl / 3, |death| death.min(ttl / 3)))
+    }
+
+    async fn connected(&mut self) -> Result<&mut AsyncPgConnection, StorageError> {
+        if self.connection.is_none() {
+            self.connection = Some(self.database.connect(&self.session).await?);
+        }
+        Ok(self.connection.as_mut().expect("set just above"))
+    }
+
+    fn publish(&self, owned: &[Claim], giving_up: &[i32], valid_until: Instant) {
+        let units: BTreeMap<i32, Tenure> = owned
+            .iter()
+            .map(|claim| {
+                let leaving = giving_up.contains(&claim.unit);
+                let epoch = claim.epoch;
+                (claim.unit, Tenure { epoch, leaving })
+            })
+            .collect();
+        self.ownership.send_if_modified(|now| {
+            let changed = now.units != units;
+            if changed {
+                let lost = now
+                    .units
+                    .keys()
+                    .filter(|unit| !units.contains_key(unit))
+                    .count();
+                info!(
+                    scope = self.scope,
+                    owned = units.len(),
+                    lost,
+                    "leases changed"
+                );
+            }
+            *now = Ownership { units, valid_until };
+            changed
+        });
+    }
+
+    async fn answer(&mut self, request: Request) -> Result<(), StorageError> {
+        let mut units = Vec::new();
+        let mut next = Some(request);
+        while let Some(request) = next {
+            if let Request::Release(unit) = request {
+                units.push(unit);
+            }
+            next = self.requests.try_recv().ok();
+        }
+        if units.is_empty() {
+            return Ok(());
+        }
+        self.ownership.send_modify(|now| {
+            now.units.retain(|unit, _| !units.contains(unit));
+        });
+        let (scope, member, limit) = (self.scope.clone(), self.member, self.ttl / 3);
+        let conn = self.connected().await?;
+        within(limit, async {
+            release(conn, &scope, member, &units).await?;
+            notify(conn, Channel::Lease).await
+        })
+        .await
+    }
+
+    async fn leave(&mut self) -> Result<(), StorageError> {
+        self.ownership.send_modify(|now| now.units.clear());
+        let (scope, member, limit) = (self.scope.clone(), self.member, self.ttl / 3);
+        let conn = self.connected().await?;
+        within(limit, async {
+            leave(conn, &scope, member).await?;
+            notify(conn, Channel::Lease).await
+        })
+        .await
+    }
+}

@@ -1,0 +1,109 @@
+//! The schema's history, embedded: applying it, and asking whether it is applied.
+
+use std::collections::BTreeSet;
+
+use diesel::migration::{Migration, MigrationSource};
+use diesel::pg::Pg;
+use diesel::sql_types::{Bool, Text};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use crate::connection::{Database, Session, quoted};
+use crate::error::StorageError;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations");
+
+/// Held while migrating, so that several processes may try at once. Any constant of our own will do.
+const ADVISORY_LOCK: i64 = 0x6f75_7462_6f78;
+
+/// Why migrating failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("a migration failed: {0}")]
+    Failed(String),
+}
+
+/// Applies what is missing, and returns the versions applied (none when all were). The schema of
+/// the URL is created when it is missing.
+///
+/// Harmless to run twice or from several processes at once: an advisory lock lets one work at a
+/// time. Each migration is a transaction of its own. Needs tokio's multi-thread runtime.
+///
+/// # Errors
+/// [`MigrationError`] when Postgres is away or a migration fails; those before it stay applied.
+pub async fn migrate(database: &Database) -> Result<Vec<String>, MigrationError> {
+    let mut conn = database.connect(&Session::unhurried("migrate")).await?;
+    // Ended with the session: whatever happens below, nobody waits for a lock without an owner.
+    lock(&mut conn).await?;
+    if let Some(schema) = database.schema() {
+        sql_query(format!("create schema if not exists {}", quoted(schema)))
+            .execute(&mut conn)
+            .await
+            .map_err(StorageError::from)?;
+    }
+    let mut harness = AsyncMigrationHarness::new(conn);
+    let applied = harness
+        .run_pending_migrations(MIGRATIONS)
+        .map_err(|e| MigrationError::Failed(e.to_string()))?
+        .into_iter()
+        .map(|version| version.to_string())
+        .collect();
+    Ok(applied)
+}
+
+async fn lock(conn: &mut AsyncPgConnection) -> Result<(), StorageError> {
+    sql_query("select pg_advisory_lock($1)")
+        .bind::<diesel::sql_types::BigInt, _>(ADVISORY_LOCK)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Versions this program needs and the database lacks; empty when the schema is ready. A database
+/// that is ahead is ready: migrations only ever add.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn missing(conn: &mut AsyncPgConnection) -> Result<Vec<String>, StorageError> {
+    #[derive(QueryableByName)]
+    struct Exists {
+        #[diesel(sql_type = Bool)]
+        found: bool,
+    }
+    #[derive(QueryableByName)]
+    struct Version {
+        #[diesel(sql_type = Text)]
+        version: String,
+    }
+    let table: Exists =
+        sql_query("select to_regclass('__diesel_schema_migrations') is not null as found")
+            .get_result(conn)
+            .await?;
+    let applied: BTreeSet<String> = if table.found {
+        sql_query("select version::text from __diesel_schema_migrations")
+            .load::<Version>(conn)
+            .await?
+            .into_iter()
+            .map(|row| row.version)
+            .collect()
+    } else {
+        BTreeSet::new()
+    };
+    Ok(embedded()
+        .iter()
+        .map(|migration| migration.name().version().to_string())
+        .filter(|version| !applied.contains(version))
+        .collect())
+}
+
+/// Changes whenever a migration does: names a template database that is up to date.
+pub const FINGERPRINT: &str = env!("MIGRATIONS_FINGERPRINT");
+
+fn embedded() -> Vec<Box<dyn Migration<Pg>>> {
+    MIGRATIONS
+        .migrations()
+        .expect("embedded migrations are listed at compile time")
+}

@@ -1,0 +1,124 @@
+-- An event's state is the table its id is in: pending, published or held. A move is one statement.
+
+create table outbox_event (
+    id             bigint generated always as identity (cache 1) primary key,
+    event_id       uuid not null,
+    topic          text not null,
+    key            text not null,
+    event_type     text not null,
+    schema_version smallint not null default 1,
+    payload        json not null,
+    headers        jsonb not null default '{}',
+    created_at     timestamptz not null default now(),
+    constraint outbox_event_key_fits_index check (octet_length(key) <= 2048),
+    constraint outbox_event_headers_is_object check (jsonb_typeof(headers) = 'object')
+);
+create index outbox_event_key on outbox_event (key, id);
+comment on table outbox_event is 'Events as written: rows are never changed. Whoever may insert here, in any language and from any transaction, is a writer; a trigger queues the event.';
+comment on column outbox_event.id is 'Order of events within a key. Gaps and late commits are harmless: no reader remembers a position.';
+comment on column outbox_event.event_id is 'UUID v7, the consumer''s idempotency key; record header ce_id.';
+comment on column outbox_event.topic is 'Kafka topic.';
+comment on column outbox_event.key is 'Record key: picks the partition and the slot. Events of one topic and key are published in the order of their ids. At most 2048 bytes.';
+comment on column outbox_event.event_type is 'Record header ce_type.';
+comment on column outbox_event.schema_version is 'Version of the payload''s schema; record header ce_schemaversion.';
+comment on column outbox_event.payload is 'json, not jsonb: Kafka gets the writer''s bytes.';
+comment on column outbox_event.headers is 'The event''s own record headers, name to text, such as traceparent.';
+comment on column outbox_event.created_at is 'Start of the writing transaction; record header ce_time.';
+
+create table outbox_pending (
+    slot  smallint not null,
+    id    bigint not null,
+    bytes integer not null,
+    primary key (slot, id)
+) with (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 20000,
+    autovacuum_vacuum_insert_scale_factor = 0,
+    autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_vacuum_cost_delay = 0
+);
+comment on table outbox_pending is 'Events still to publish. Filled by the trigger on outbox_event, emptied by settling; vacuumed early because dead entries are what a read walks over.';
+comment on column outbox_pending.slot is 'hashtextextended(key, 0) & 31: the unit of work a relay owns.';
+comment on column outbox_pending.bytes is 'Size of key, payload and headers: readers bound their batches by it.';
+
+create table outbox_published (
+    id              bigint primary key,
+    kafka_partition integer not null,
+    kafka_offset    bigint not null,
+    processed_at    timestamptz not null default now()
+);
+comment on table outbox_published is 'Events acknowledged by Kafka, and where they lie. A fact: whoever saw the acknowledgement may record it, with or without a lease.';
+comment on column outbox_published.processed_at is 'When the acknowledgement was recorded; retention counts from here.';
+
+create table outbox_held (
+    id           bigint primary key,
+    slot         smallint not null,
+    topic        text not null,
+    key          text not null,
+    cause        text not null,
+    error        text,
+    attempts     integer,
+    behind       bigint,
+    held_at      timestamptz not null default now(),
+    discarded_at timestamptz,
+    constraint outbox_held_cause check (cause in ('dead', 'behind', 'unavailable')),
+    constraint outbox_held_only_dead_are_discarded check (discarded_at is null or cause = 'dead')
+) with (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 20000,
+    autovacuum_vacuum_cost_delay = 0
+);
+create index outbox_held_key on outbox_held (topic, key, id) where discarded_at is null;
+create index outbox_held_unavailable on outbox_held (slot, id) where cause = 'unavailable';
+comment on table outbox_held is 'Events that cannot go out now. They hold back later events of their topic and key, and nothing else.';
+comment on column outbox_held.cause is 'dead: can never be produced. behind: waits for a dead one of its key. unavailable: its partition cannot be written.';
+comment on column outbox_held.error is 'What Kafka or the client said of a dead or unavailable one.';
+comment on column outbox_held.attempts is 'Produce requests that carried it before it was held.';
+comment on column outbox_held.behind is 'Id of the held event it waits for.';
+comment on column outbox_held.discarded_at is 'When an operator gave a dead one up; from then on it holds nothing back.';
+
+-- One multi-row insert into outbox_event costs one of these, however it was phrased
+-- (INSERT, COPY, MERGE, ON CONFLICT).
+create function outbox_enqueue() returns trigger
+language plpgsql security definer as $$
+begin
+    insert into outbox_pending (slot, id, bytes)
+    select (hashtextextended(key, 0) & 31)::smallint, id,
+           octet_length(key) + octet_length(payload::text) + octet_length(headers::text)
+    from written;
+    return null;
+end $$;
+comment on function outbox_enqueue() is 'Queues what a statement wrote. Runs with its owner''s rights, so that writers need none on the queue.';
+revoke execute on function outbox_enqueue() from public;
+-- pg_temp is searched first unless it is named, and a temporary outbox_pending would swallow ids.
+do $$ begin
+    execute format('alter function outbox_enqueue() set search_path = %I, pg_temp', current_schema());
+end $$;
+
+create trigger outbox_enqueue after insert on outbox_event
+    referencing new table as written
+    for each statement execute function outbox_enqueue();
+
+create view outbox as
+select e.*,
+       case
+           when p.id is not null then 'published'
+           when h.discarded_at is not null then 'discarded'
+           when h.id is not null then h.cause
+           when q.id is not null then 'pending'
+           else 'unqueued'
+       end as state,
+       p.processed_at, p.kafka_partition, p.kafka_offset
+from outbox_event e
+left join outbox_published p on p.id = e.id
+left join outbox_held h on h.id = e.id
+left join outbox_pending q on q.slot = (hashtextextended(e.key, 0) & 31)::smallint and q.id = e.id;
+comment on view outbox is 'One row per event, with its state: pending, published, dead, behind, unavailable, discarded, or unqueued (written by a session that switched triggers off).';
+
+create table outbox_sample_hash (
+    only_row boolean primary key default true check (only_row),
+    key      text not null,
+    hash     bigint not null
+);
+insert into outbox_sample_hash (key, hash) select k, hashtextextended(k, 0) from (values ('transactional-outbox')) v(k);
+comment on table outbox_sample_hash is 'What hashtextextended gave for one key when the schema was made. Slots are numbered by that function: a relay refuses a database where it gives something else.';

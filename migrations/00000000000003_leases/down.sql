@@ -1,0 +1,2 @@
+drop table lease;
+drop table lease_member;

@@ -1,0 +1,4 @@
+drop table product_sales;
+drop table inbox_dead_letter;
+drop table inbox_offset;
+drop table inbox;
