@@ -52,14 +52,12 @@ fn broken_dotenv(path: &Path, text: &str, error: &dotenvy::Error) -> Problem {
     }
 }
 
-/// The number, from 1, of the first line of `text` that begins with the whole of `broken`, which
-/// may span several lines.
+/// The number, from 1, of the line of `text` that `broken`, which may span several, begins at.
 fn line_number(text: &str, broken: &str) -> Option<usize> {
     text.match_indices(broken)
-        .find(|(start, _)| {
-            text[..*start].lines().next_back().is_none() || text[..*start].ends_with('\n')
-        })
-        .map(|(start, _)| text[..start].matches('\n').count() + 1)
+        .map(|(start, _)| &text[..start])
+        .find(|before| before.is_empty() || before.ends_with('\n'))
+        .map(|before| before.matches('\n').count() + 1)
 }
 
 /// The entries of a TOML file: a key `a` is the setting `A`, a key `b` under `[a]` is `A__B`.
@@ -136,13 +134,11 @@ fn without_excerpt(message: &str) -> (Option<usize>, String) {
     if line.is_none() {
         return (None, position.to_owned());
     }
-    let reason: Vec<_> = lines
-        .filter(|line| {
-            !line
-                .trim_start_matches([' ', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'])
-                .starts_with('|')
-        })
-        .collect();
+    let is_excerpt = |line: &str| {
+        line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit())
+            .starts_with('|')
+    };
+    let reason: Vec<_> = lines.filter(|line| !is_excerpt(line)).collect();
     (line, reason.join("; "))
 }
 
