@@ -1,1 +1,20 @@
-//! placeholder
+//! Every request to Kafka, each under a deadline, and the form events have there.
+//!
+//! rskafka alone would wait for ever on a mute broker and retry for ever on a broken one; here
+//! every call ends, and what a failure means for the caller is part of the error.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod cluster;
+pub mod envelope;
+pub mod error;
+pub mod partitioner;
+pub mod reader;
+pub mod writer;
+
+pub use cluster::{Brokers, Cluster};
+pub use envelope::{Envelope, InvalidEnvelope};
+pub use error::{Failure, KafkaError};
+pub use partitioner::partition_of;
+pub use reader::{Fetched, IncomingRecord, PartitionReader};
+pub use writer::{OutgoingRecord, PartitionWriter};

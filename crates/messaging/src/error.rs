@@ -1,0 +1,101 @@
+//! What can go wrong with a request, and what it means for whoever sent it.
+
+use std::time::Duration;
+
+use rskafka::client::error::{Error as ClientError, ProtocolError};
+
+/// A request that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaError {
+    /// The broker answered with an error of the protocol.
+    #[error("kafka: {code}{}", detail.as_deref().map(|d| format!(": {d}")).unwrap_or_default())]
+    Broker {
+        code: ProtocolError,
+        detail: Option<String>,
+    },
+    /// No usable answer: the connection could not be made, broke, or carried nonsense.
+    #[error("kafka: {0}")]
+    Connection(String),
+    /// No answer in time; whether the request took effect is unknown.
+    #[error("kafka gave no answer within {0:?}")]
+    Deadline(Duration),
+}
+
+/// What a failure means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Passes by itself: network, elections, slow replicas, clocks. To be tried again for ever.
+    Transient,
+    /// Somebody must act: rights, a missing topic. To be tried again too, and to be reported.
+    Configuration,
+    /// The record itself cannot be stored, now or later.
+    Impossible,
+    /// The offset asked for is not there.
+    OutOfRange,
+}
+
+impl KafkaError {
+    /// See [`Failure`].
+    pub fn failure(&self) -> Failure {
+        use ProtocolError as P;
+        match self {
+            Self::Connection(_) | Self::Deadline(_) => Failure::Transient,
+            Self::Broker { code, .. } => match code {
+                P::MessageTooLarge
+                | P::RecordListTooLarge
+                | P::InvalidRecord
+                | P::InvalidTopicException => Failure::Impossible,
+                P::OffsetOutOfRange => Failure::OutOfRange,
+                P::UnknownTopicOrPartition
+                | P::TopicAuthorizationFailed
+                | P::ClusterAuthorizationFailed
+                | P::GroupAuthorizationFailed
+                | P::SaslAuthenticationFailed
+                | P::UnsupportedSaslMechanism
+                | P::IllegalSaslState
+                | P::SecurityDisabled
+                | P::PolicyViolation
+                | P::InvalidReplicationFactor
+                | P::InvalidPartitions
+                | P::InvalidConfig
+                | P::UnsupportedVersion
+                | P::InvalidRequiredAcks => Failure::Configuration,
+                _ => Failure::Transient,
+            },
+        }
+    }
+}
+
+impl From<ClientError> for KafkaError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::ServerError {
+                protocol_error,
+                error_message,
+                ..
+            } => Self::Broker {
+                code: protocol_error,
+                detail: error_message,
+            },
+            // With its retries switched off the client wraps the first error in "retries failed".
+            ClientError::RetryFailed(rskafka::BackoffError::DeadlineExceded { source, .. }) => {
+                match source.downcast::<ClientError>() {
+                    Ok(error) => Self::from(*error),
+                    Err(other) => Self::Connection(other.to_string()),
+                }
+            }
+            other => Self::Connection(other.to_string()),
+        }
+    }
+}
+
+/// Runs one request under a deadline.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, KafkaError> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(outcome) => outcome.map_err(KafkaError::from),
+        Err(_) => Err(KafkaError::Deadline(limit)),
+    }
+}
