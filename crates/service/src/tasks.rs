@@ -64,18 +64,16 @@ impl Tasks {
     }
 
     /// Waits until the process is to stop: a signal, the token, or a task that ends although nobody
-    /// asked. Cancels the token before it returns.
+    /// asked. Telling the tasks is the caller's part.
     pub(crate) async fn run(&mut self, signals: &mut Signals, stop: &CancellationToken) -> Ending {
-        let ending = tokio::select! {
+        tokio::select! {
             signal = signals.next() => {
                 tracing::info!(signal = signal.name(), "asked to stop");
                 Ending::Clean
             }
             () = stop.cancelled() => Ending::Clean,
             Some(ended) = self.next() => ended.judge(stop.is_cancelled()),
-        };
-        stop.cancel();
-        ending
+        }
     }
 
     /// Waits for the tasks that are left, at most `grace`.

@@ -72,7 +72,7 @@ fn closest(known: &[Setting], name: &str) -> Option<&'static str> {
 /// Variables that Kubernetes sets for every service of a namespace, such as `KAFKA_PORT` and
 /// `KAFKA_PORT_9092_TCP_ADDR` for one called `kafka`:
 /// <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>.
-fn is_service_link(name: &str) -> bool {
+pub(super) fn is_service_link(name: &str) -> bool {
     let docker_style = || {
         name.match_indices("_PORT_").any(|(at, separator)| {
             let port = &name[at + separator.len()..];

@@ -1,6 +1,7 @@
 //! Which names are refused, and which belong to somebody else.
 
 use super::*;
+use crate::settings::unknown::is_service_link;
 
 #[test]
 fn a_settings_file_must_hold_known_keys_once() {
@@ -102,5 +103,29 @@ fn known_settings_are_declared_once_and_none_is_taken_for_another() {
             .reader()
             .finish()
             .unwrap();
+    }
+}
+
+#[test]
+fn service_links_are_told_from_settings() {
+    for link in [
+        "OPS_SERVICE_HOST",
+        "OPS_SERVICE_PORT",
+        "OPS_SERVICE_PORT_HTTP",
+        "OPS_PORT",
+        "OPS_PORT_9101_TCP",
+        "OPS_PORT_9101_TCP_ADDR",
+        "DNS_PORT_53_UDP",
+    ] {
+        assert!(is_service_link(link), "{link}");
+    }
+    for other in [
+        "PORT",
+        "OPS_PORTS",
+        "OPS_PORT_X",
+        "OPS_PORT_9101",
+        "SERVICE_HOSTS",
+    ] {
+        assert!(!is_service_link(other), "{other}");
     }
 }
