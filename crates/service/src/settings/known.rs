@@ -83,6 +83,22 @@ pub const KNOWN: &[Setting] = &[
         secret: false,
     },
     Setting {
+        name: "RELAY__BATCH_EVENTS_PER_SLOT",
+        meaning: "Events of one slot in flight at most",
+        expected: "a whole number from 1",
+        default: Some("256"),
+        services: &[RELAY],
+        secret: false,
+    },
+    Setting {
+        name: "RELAY__BATCH_BYTES_PER_SLOT",
+        meaning: "Bytes of one slot in flight; the event that crosses it still goes",
+        expected: "a whole number of bytes from 1",
+        default: Some("262144"),
+        services: &[RELAY],
+        secret: false,
+    },
+    Setting {
         name: "OUTBOX_RETENTION",
         meaning: "How long published events are kept",
         expected: "a duration such as 12h or 3d",

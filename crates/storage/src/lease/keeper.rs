@@ -61,6 +61,8 @@ pub struct Leases {
 enum Request {
     Release(i32),
     LookNow,
+    /// The scope has this many units now.
+    Grow(i32),
 }
 
 impl Leases {
@@ -93,6 +95,12 @@ impl Leases {
         let _ = self.requests.send(Request::Release(unit)).await;
     }
 
+    /// Tells the keeper that the scope has `count` units now; fewer than before changes nothing.
+    pub async fn grow(&self, count: i32) {
+        // The keeper being gone, there is nobody to own more.
+        let _ = self.requests.send(Request::Grow(count)).await;
+    }
+
     /// Asks the keeper to look for free units now, as after a wake-up.
     pub fn look_now(&self) {
         // Full means that a request to look is queued already.
@@ -107,7 +115,7 @@ pub struct Keeper {
     session: Session,
     scope: String,
     ttl: Duration,
-    unit_count: watch::Receiver<i32>,
+    unit_count: i32,
     member: MemberId,
     ownership: watch::Sender<Ownership>,
     requests: mpsc::Receiver<Request>,
@@ -116,14 +124,14 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper for one scope whose units are `0..unit_count`; the count may grow.
+    /// A keeper for one scope whose units are `0..unit_count`; [`Leases::grow`] adds some.
     /// Nothing happens before it is driven.
     pub fn new(
         database: Database,
         session: Session,
         scope: impl Into<String>,
         ttl: Duration,
-        unit_count: watch::Receiver<i32>,
+        unit_count: i32,
     ) -> (Self, Leases) {
         let member = MemberId::generate();
         let (ownership, ownership_view) = watch::channel(Ownership {
@@ -177,7 +185,6 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = pause => {}
-                Ok(()) = self.unit_count.changed() => {}
                 Some(request) = self.requests.recv() => {
                     if let Err(error) = self.answer(request).await {
                         warn!(scope = self.scope, %error, "cannot hand a unit over; it will run out");
@@ -200,7 +207,7 @@ impl Keeper {
         let sent = Instant::now();
         let limit = self.ttl / 3;
         let (scope, member, ttl) = (self.scope.clone(), self.member, self.ttl);
-        let unit_count = *self.unit_count.borrow_and_update();
+        let unit_count = self.unit_count;
         let ensure = unit_count > self.ensured_units;
         let conn = self.connected().await?;
         let (owned, decision, survey) = within(limit, async {
@@ -269,8 +276,11 @@ impl Keeper {
         let mut units = Vec::new();
         let mut next = Some(request);
         while let Some(request) = next {
-            if let Request::Release(unit) = request {
-                units.push(unit);
+            match request {
+                Request::Release(unit) => units.push(unit),
+                Request::Grow(count) => self.unit_count = self.unit_count.max(count),
+                // The beat that follows every request looks.
+                Request::LookNow => {}
             }
             next = self.requests.try_recv().ok();
         }

@@ -1,0 +1,184 @@
+//! Puts the relay together and runs it: waits for what it needs, then works until it is stopped.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{OrderCreated, Slot};
+use messaging::Cluster;
+use service::{Backoff, CancellationToken, Check, Process, Readiness, until_ready};
+use storage::lease::Keeper;
+use storage::outbox::{Unfit, check_fitness};
+use storage::{Database, Session, StorageError, migrations};
+use tokio::sync::Notify;
+
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::relay::{Relay, RelayError, Wiring};
+use crate::routes::RouteKeeper;
+use crate::settings::Settings;
+use crate::wake::Listener;
+
+/// The lease scope of the outbox's slots.
+pub const LEASE_SCOPE: &str = "outbox-relay";
+
+const NAME: &str = "outbox-relay";
+
+/// Why a relay ended.
+#[derive(Debug, thiserror::Error)]
+enum AppError {
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+    #[error("the task that renews leases died: {0}")]
+    Keeper(#[from] tokio::task::JoinError),
+    #[error("the task that renews leases ended early")]
+    KeeperLeft,
+}
+
+/// Runs the relay as a process; returns its exit status.
+pub async fn run(settings: Settings) -> ExitCode {
+    let mut process = Process::new(NAME);
+    let metrics = Metrics::register(process.registry());
+    let (stop, readiness) = (process.stop(), process.readiness());
+    let ops = settings.ops;
+    process.spawn("relay", relay(settings, metrics, readiness, stop));
+    process.run(ops).await
+}
+
+async fn relay(
+    settings: Settings,
+    metrics: Metrics,
+    readiness: Readiness,
+    stop: CancellationToken,
+) -> Result<(), AppError> {
+    let schema = readiness.check("schema");
+    let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    let database = &settings.database;
+    let Some(unfit) = until_ready(&schema, &stop, backoff, "Postgres and its schema", || {
+        look_at(database)
+    })
+    .await
+    else {
+        return Ok(());
+    };
+    if let Some(unfit) = unfit {
+        return Err(unfit.into());
+    }
+
+    let assembly = Assembly::new(&settings, metrics, &readiness);
+    // The leases end last: what is in flight is ours only while they are renewed.
+    let (work, leave) = (stop.child_token(), CancellationToken::new());
+    let mut keeper = tokio::spawn(assembly.keeper.run(leave.clone()));
+    let outcome = {
+        let relaying = assembly.relay.run(work.clone());
+        let (outcome, ()) = tokio::join!(
+            async {
+                let outcome = tokio::select! {
+                    outcome = relaying => outcome.map_err(AppError::from),
+                    died = &mut keeper => Err(died.map_or_else(AppError::Keeper, |()| AppError::KeeperLeft)),
+                };
+                work.cancel();
+                outcome
+            },
+            assembly.surroundings.run(&work),
+        );
+        outcome
+    };
+    outcome?;
+    leave.cancel();
+    keeper.await?;
+    Ok(())
+}
+
+/// A relay and all it needs, wired but not running.
+pub struct Assembly {
+    pub relay: Relay,
+    pub keeper: Keeper,
+    pub surroundings: Surroundings,
+}
+
+/// Looks up topics and listens for wake-ups beside the relay.
+pub struct Surroundings {
+    route_keeper: RouteKeeper,
+    listener: Listener,
+    kafka: Check,
+}
+
+impl Assembly {
+    /// Wires a relay; must be called on a runtime, since the relay's settler starts at once.
+    pub fn new(settings: &Settings, metrics: Metrics, readiness: &Readiness) -> Self {
+        let health = Health::new(readiness);
+        let session = Session::leased(NAME, settings.lease_ttl);
+        let (keeper, leases) = Keeper::new(
+            settings.database.clone(),
+            session.clone(),
+            LEASE_SCOPE,
+            settings.lease_ttl,
+            Slot::COUNT.into(),
+        );
+        let cluster = Cluster::new(settings.brokers.clone());
+        let (route_keeper, routes) = RouteKeeper::new(cluster.clone(), settings.topics);
+        let wake = Arc::new(Notify::new());
+        let surroundings = Surroundings {
+            route_keeper,
+            listener: Listener {
+                database: settings.database.clone(),
+                session: session.clone(),
+                wake: Arc::clone(&wake),
+                leases: leases.clone(),
+            },
+            kafka: health.kafka().clone(),
+        };
+        let relay = Relay::start(Wiring {
+            database: settings.database.clone(),
+            session: session.with_index_plans(),
+            cluster,
+            limits: settings.limits,
+            leases,
+            routes,
+            wake,
+            metrics,
+            readiness: readiness.clone(),
+            health,
+        });
+        Self {
+            relay,
+            keeper,
+            surroundings,
+        }
+    }
+}
+
+impl Surroundings {
+    /// Runs until `stop`.
+    pub async fn run(self, stop: &CancellationToken) {
+        let topics = [OrderCreated::TOPIC, OrderCreated::DEAD_LETTER_TOPIC];
+        tokio::join!(
+            self.route_keeper.run(&topics, &self.kafka, stop),
+            self.listener.run(stop),
+        );
+    }
+}
+
+/// One look at the database: whether it can be asked and has the schema (else wait), and whether a
+/// relay may work on it at all (else end).
+async fn look_at(database: &Database) -> Result<Option<Unfit>, NotYet> {
+    let mut conn = database.connect(&Session::request(NAME)).await?;
+    let missing = storage::within(LOOK_DEADLINE, migrations::missing(&mut conn)).await?;
+    if !missing.is_empty() {
+        return Err(NotYet::Schema(missing.join(", ")));
+    }
+    Ok(storage::within(LOOK_DEADLINE, check_fitness(&mut conn)).await?)
+}
+
+const LOOK_DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+enum NotYet {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("the schema lacks migrations {0}; run `order-api migrate`")]
+    Schema(String),
+}

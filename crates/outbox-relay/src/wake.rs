@@ -1,0 +1,51 @@
+//! Listens for wake-ups. Without them everything works, at the pace of polling.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use service::{Backoff, CancellationToken};
+use storage::lease::Leases;
+use storage::notify::{Channel, listen, wake_ups};
+use storage::{Database, Session, StorageError};
+use tokio::sync::Notify;
+use tracing::warn;
+
+pub(crate) struct Listener {
+    pub(crate) database: Database,
+    pub(crate) session: Session,
+    /// Told that events were committed.
+    pub(crate) wake: Arc<Notify>,
+    /// Told that a lease was handed over.
+    pub(crate) leases: Leases,
+}
+
+impl Listener {
+    /// Listens until `stop`, connecting anew whenever the connection breaks.
+    pub(crate) async fn run(self, stop: &CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        while let Some(outcome) = stop.run_until_cancelled(self.listen(&mut backoff)).await {
+            if let Err(error) = outcome {
+                warn!(%error, "wake-ups are lost; polling until they are back");
+            }
+            let pause = tokio::time::sleep(backoff.next_delay());
+            stop.run_until_cancelled(pause).await;
+        }
+    }
+
+    async fn listen(&self, backoff: &mut Backoff) -> Result<(), StorageError> {
+        let mut conn = self.database.connect(&self.session).await?;
+        listen(&mut conn, &[Channel::Outbox, Channel::Lease]).await?;
+        backoff.reset();
+        // What was committed before we listened told nobody.
+        self.wake.notify_one();
+        let mut wake_ups = std::pin::pin!(wake_ups(&mut conn));
+        while let Some(channel) = wake_ups.next().await {
+            match channel? {
+                Channel::Outbox => self.wake.notify_one(),
+                Channel::Lease => self.leases.look_now(),
+            }
+        }
+        Ok(())
+    }
+}
