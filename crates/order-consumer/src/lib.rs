@@ -1,1 +1,21 @@
-//! placeholder
+//! The consumer: applies each event's effect exactly once, whatever is delivered again.
+//!
+//! Per owned partition: fetch, decode and validate, one fenced transaction, next. Everything a
+//! batch does (inbox, effects, dead letters, offset) is in that one transaction of [`apply`]; it
+//! commits only if the partition is still ours and the group stands where the batch begins.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod app;
+pub mod apply;
+mod assignment;
+pub mod cli;
+pub mod decode;
+pub mod handler;
+pub mod metrics;
+pub mod partition;
+pub mod settings;
+
+pub use handler::Handler;
+pub use metrics::Metrics;
+pub use settings::Settings;

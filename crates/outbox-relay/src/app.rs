@@ -8,8 +8,9 @@ use domain::{OrderCreated, Slot};
 use messaging::Cluster;
 use service::{Backoff, CancellationToken, Check, Process, Readiness, until_ready};
 use storage::lease::Keeper;
+use storage::migrations::{self, NotReady};
 use storage::outbox::{Unfit, check_fitness};
-use storage::{Database, Session, StorageError, migrations};
+use storage::{Database, Session};
 use tokio::sync::Notify;
 
 use crate::health::Health;
@@ -110,16 +111,16 @@ impl Assembly {
     /// Wires a relay; must be called on a runtime, since the relay's settler starts at once.
     pub fn new(settings: &Settings, metrics: Metrics, readiness: &Readiness) -> Self {
         let health = Health::new(readiness);
-        let session = Session::leased(NAME, settings.lease_ttl);
+        let session = Session::leased(NAME, settings.worker.lease_ttl);
         let (keeper, leases) = Keeper::new(
             settings.database.clone(),
             session.clone(),
             LEASE_SCOPE,
-            settings.lease_ttl,
+            settings.worker.lease_ttl,
             Slot::COUNT.into(),
         );
         let cluster = Cluster::new(settings.brokers.clone());
-        let (route_keeper, routes) = RouteKeeper::new(cluster.clone(), settings.topics);
+        let (route_keeper, routes) = RouteKeeper::new(cluster.clone(), settings.worker);
         let wake = Arc::new(Notify::new());
         let surroundings = Surroundings {
             route_keeper,
@@ -164,21 +165,9 @@ impl Surroundings {
 
 /// One look at the database: whether it can be asked and has the schema (else wait), and whether a
 /// relay may work on it at all (else end).
-async fn look_at(database: &Database) -> Result<Option<Unfit>, NotYet> {
-    let mut conn = database.connect(&Session::request(NAME)).await?;
-    let missing = storage::within(LOOK_DEADLINE, migrations::missing(&mut conn)).await?;
-    if !missing.is_empty() {
-        return Err(NotYet::Schema(missing.join(", ")));
-    }
+async fn look_at(database: &Database) -> Result<Option<Unfit>, NotReady> {
+    let mut conn = migrations::connect_when_ready(database, &Session::request(NAME)).await?;
     Ok(storage::within(LOOK_DEADLINE, check_fitness(&mut conn)).await?)
 }
 
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);
-
-#[derive(Debug, thiserror::Error)]
-enum NotYet {
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    #[error("the schema lacks migrations {0}; run `order-api migrate`")]
-    Schema(String),
-}

@@ -7,11 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use messaging::{Cluster, KafkaError, partition_of};
-use service::{Backoff, CancellationToken, Check};
+use service::{Backoff, CancellationToken, Check, WorkerSettings};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
-
-use crate::settings::TopicSettings;
 
 /// Partitions may be added to a topic at any time; this is how soon it is noticed, at the latest.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
@@ -34,13 +32,13 @@ pub(crate) struct Routes {
 /// Keeps [`Routes`] up to date.
 pub(crate) struct RouteKeeper {
     cluster: Cluster,
-    settings: TopicSettings,
+    settings: WorkerSettings,
     topics: watch::Sender<Topics>,
     wanted: mpsc::Receiver<String>,
 }
 
 impl RouteKeeper {
-    pub(crate) fn new(cluster: Cluster, settings: TopicSettings) -> (Self, Routes) {
+    pub(crate) fn new(cluster: Cluster, settings: WorkerSettings) -> (Self, Routes) {
         let (topics, view) = watch::channel(Topics::default());
         let (want, wanted) = mpsc::channel(16);
         let routes = Routes {
@@ -94,9 +92,10 @@ impl RouteKeeper {
     }
 
     async fn ensure(&self, topic: &str) -> Result<(), KafkaError> {
-        let TopicSettings {
-            partitions,
+        let WorkerSettings {
+            topic_partitions: partitions,
             replication_factor,
+            ..
         } = self.settings;
         let created = self
             .cluster

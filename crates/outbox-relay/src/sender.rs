@@ -93,7 +93,11 @@ impl Sender {
                 }
             }
         }
-        self.health.recovered(&self.topic, self.partition);
+        self.health.failing.clear(self.name());
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.topic, self.partition)
     }
 
     async fn drop_what_is_not_ours(&self, chunk: &mut Vec<Dispatched>) {
@@ -127,7 +131,7 @@ impl Sender {
 
     fn report(&self, error: &KafkaError, events: usize, logged: &mut Option<Instant>) {
         self.metrics.produce_failures.inc();
-        self.health.failed(&self.topic, self.partition, error);
+        self.health.failing.report(self.name(), error);
         if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
             *logged = Some(Instant::now());
             let (topic, partition) = (&self.topic, self.partition);

@@ -40,6 +40,7 @@ pub mod cli;
 pub mod heartbeat;
 pub mod listener;
 pub mod ops;
+pub mod problems;
 pub mod process;
 pub mod readiness;
 pub mod runtime;
@@ -53,10 +54,13 @@ pub use backoff::Backoff;
 pub use cli::CommonArgs;
 pub use listener::{ListenError, listen};
 pub use ops::{Ops, OpsSettings};
+pub use problems::Problems;
 pub use process::Process;
 pub use readiness::{Check, Readiness};
 pub use runtime::block_on;
-pub use settings::{Problem, Reader, Secret, SettingsError, Source, exit_code_for_settings};
+pub use settings::{
+    Problem, Reader, Secret, SettingsError, Source, WorkerSettings, exit_code_for_settings,
+};
 pub use telemetry::{LogFormat, TelemetrySettings};
 pub use tokio_util::sync::CancellationToken;
 pub use wait::until_ready;

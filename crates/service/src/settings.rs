@@ -10,6 +10,7 @@ mod reader;
 mod secret;
 mod source;
 mod unknown;
+mod worker;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use known::{KNOWN, Setting};
 pub use reader::Reader;
 pub use secret::Secret;
 pub use source::Source;
+pub use worker::WorkerSettings;
 
 /// Exit status for settings that cannot be used: `EX_CONFIG` of `sysexits.h`.
 pub const EXIT_SETTINGS: u8 = 78;

@@ -30,7 +30,7 @@ impl Stream {
 }
 
 /// How far a group has come in a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The offset to fetch next.
     pub next_offset: i64,

@@ -1,6 +1,7 @@
 //! The schema's history, embedded: applying it, and asking whether it is applied.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
@@ -10,7 +11,7 @@ use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use crate::connection::{Database, Session, quoted};
-use crate::error::StorageError;
+use crate::error::{StorageError, within};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations");
 
@@ -97,6 +98,32 @@ pub async fn missing(conn: &mut AsyncPgConnection) -> Result<Vec<String>, Storag
         .map(|migration| migration.name().version().to_string())
         .filter(|version| !applied.contains(version))
         .collect())
+}
+
+/// A database that cannot be worked on yet.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("the schema lacks migrations {}; run `order-api migrate`", .0.join(", "))]
+    Schema(Vec<String>),
+}
+
+/// Connects to a database whose schema is ready.
+///
+/// # Errors
+/// [`NotReady`] says what to wait for.
+pub async fn connect_when_ready(
+    database: &Database,
+    session: &Session,
+) -> Result<AsyncPgConnection, NotReady> {
+    let mut conn = database.connect(session).await?;
+    let missing = within(Duration::from_secs(5), missing(&mut conn)).await?;
+    if missing.is_empty() {
+        Ok(conn)
+    } else {
+        Err(NotReady::Schema(missing))
+    }
 }
 
 /// Changes whenever a migration does: names a template database that is up to date.

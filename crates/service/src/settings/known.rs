@@ -59,6 +59,14 @@ pub const KNOWN: &[Setting] = &[
         secret: false,
     },
     Setting {
+        name: "API__POOL_SIZE",
+        meaning: "Connections to Postgres for answering requests, made when needed",
+        expected: "a number from 1 to 1000",
+        default: Some("16"),
+        services: &[API],
+        secret: false,
+    },
+    Setting {
         name: "OPS_PORT",
         meaning: "Port of /livez, /readyz and /metrics",
         expected: "a port, 0 to 65535 (0: any free one)",
@@ -96,22 +104,6 @@ pub const KNOWN: &[Setting] = &[
         expected: "a whole number of bytes from 1",
         default: Some("262144"),
         services: &[RELAY],
-        secret: false,
-    },
-    Setting {
-        name: "OUTBOX_RETENTION",
-        meaning: "How long published events are kept",
-        expected: "a duration such as 12h or 3d",
-        default: Some("3d"),
-        services: &[RELAY],
-        secret: false,
-    },
-    Setting {
-        name: "INBOX_RETENTION",
-        meaning: "How long an effect is remembered, so that a repeated message does nothing",
-        expected: "a duration such as 12h or 3d",
-        default: Some("14d"),
-        services: &[CONSUMER],
         secret: false,
     },
     Setting {

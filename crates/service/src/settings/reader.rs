@@ -57,6 +57,18 @@ impl<'a> Reader<'a> {
             .unwrap_or(default)
     }
 
+    /// A whole number that must not be below 1.
+    pub fn at_least_one<T>(&mut self, name: &str, default: T) -> T
+    where
+        T: FromStr<Err: Display> + From<u8> + PartialOrd + Copy,
+    {
+        let value = self.or_default(name, default);
+        if value < T::from(1) {
+            self.problem(name, "must be at least 1");
+        }
+        value
+    }
+
     /// A switch: `on` or `true`, `off` or `false`.
     pub fn switch(&mut self, name: &str, default: bool) -> bool {
         let parse = |text: &str| match text {

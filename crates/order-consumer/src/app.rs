@@ -1,0 +1,198 @@
+//! Puts the consumer together and runs it: waits for what it needs, then works until it is stopped.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use domain::OrderCreated;
+use messaging::{Cluster, KafkaError};
+use service::{
+    Backoff, CancellationToken, Problems, Process, Readiness, WorkerSettings, until_ready,
+};
+use storage::inbox::Stream;
+use storage::lease::{Keeper, Leases};
+use storage::{Session, migrations};
+use tracing::{info, warn};
+
+use crate::assignment::{StartConsumer, follow};
+use crate::handler::{Handler, ProductSales};
+use crate::metrics::Metrics;
+use crate::partition::{PartitionConsumer, Wiring};
+use crate::settings::Settings;
+
+const NAME: &str = "order-consumer";
+
+/// Partitions may be added at any time; this is how soon they are taken up, at the latest.
+const GROWTH_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Why a consumer ended.
+#[derive(Debug, thiserror::Error)]
+enum AppError {
+    #[error("the consumer of a partition died: {0}")]
+    Consumer(tokio::task::JoinError),
+    #[error("the task that renews leases died: {0}")]
+    Keeper(tokio::task::JoinError),
+    #[error("the task that renews leases ended early")]
+    KeeperLeft,
+}
+
+/// Runs the consumer as a process; returns its exit status.
+pub async fn run(settings: Settings) -> ExitCode {
+    let mut process = Process::new(NAME);
+    let metrics = Metrics::register(process.registry());
+    let (stop, readiness) = (process.stop(), process.readiness());
+    let ops = settings.ops;
+    process.spawn(
+        "consumer",
+        consume(settings, metrics, readiness, stop, ProductSales),
+    );
+    process.run(ops).await
+}
+
+async fn consume<H: Handler>(
+    settings: Settings,
+    metrics: Metrics,
+    readiness: Readiness,
+    stop: CancellationToken,
+    handler: H,
+) -> Result<(), AppError> {
+    let (schema, kafka) = (readiness.check("schema"), readiness.check("kafka"));
+    let postgres = readiness.check("postgres");
+    let backoff = || Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    let (database, session) = (&settings.database, Session::request(NAME));
+    let schema_ready = until_ready(&schema, &stop, backoff(), "Postgres and its schema", || {
+        migrations::connect_when_ready(database, &session)
+    });
+    if schema_ready.await.is_none() {
+        return Ok(());
+    }
+    postgres.ready();
+    let cluster = Cluster::new(settings.brokers.clone());
+    let topic = OrderCreated::TOPIC;
+    let (cluster_ref, worker) = (&cluster, settings.worker);
+    let Some(partitions) = until_ready(&kafka, &stop, backoff(), "Kafka", || {
+        partition_count(cluster_ref, topic, worker)
+    })
+    .await
+    else {
+        return Ok(());
+    };
+
+    let (keeper, leases) = Keeper::new(
+        settings.database.clone(),
+        Session::leased(NAME, worker.lease_ttl),
+        Stream::lease_scope(&settings.group, topic),
+        worker.lease_ttl,
+        partitions,
+    );
+    let consumers = Consumers {
+        settings,
+        cluster: cluster.clone(),
+        leases: leases.clone(),
+        handler,
+        metrics: metrics.clone(),
+        postgres: Problems::new(postgres),
+        kafka: Problems::new(kafka),
+    };
+    // The leases end last: what is in flight is ours only while they are renewed.
+    let (work, leave) = (stop.child_token(), CancellationToken::new());
+    let mut keeper = tokio::spawn(keeper.run(leave.clone()));
+    let owned = |count| {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.partitions_owned.set(count);
+    };
+    let (outcome, ()) = tokio::join!(
+        async {
+            let outcome = tokio::select! {
+                ended = follow(leases.clone(), consumers, owned, work.clone()) => ended.map_err(AppError::Consumer),
+                died = &mut keeper => Err(died.map_or_else(AppError::Keeper, |()| AppError::KeeperLeft)),
+            };
+            work.cancel();
+            outcome
+        },
+        watch_growth(&cluster, topic, worker, &leases, &work),
+    );
+    outcome?;
+    leave.cancel();
+    keeper.await.map_err(AppError::Keeper)
+}
+
+/// How many partitions the topic has; creates it when it is missing.
+async fn partition_count(
+    cluster: &Cluster,
+    topic: &str,
+    worker: WorkerSettings,
+) -> Result<i32, KafkaError> {
+    let WorkerSettings {
+        topic_partitions,
+        replication_factor,
+        ..
+    } = worker;
+    let created = cluster
+        .ensure_topic(topic, topic_partitions, replication_factor)
+        .await?;
+    if created {
+        info!(
+            topic,
+            topic_partitions, replication_factor, "created a topic"
+        );
+    }
+    let counts = cluster.partition_counts().await?;
+    // Just created it may not show yet; its count is known all the same.
+    Ok(counts.get(topic).copied().unwrap_or(topic_partitions))
+}
+
+async fn watch_growth(
+    cluster: &Cluster,
+    topic: &str,
+    worker: WorkerSettings,
+    leases: &Leases,
+    stop: &CancellationToken,
+) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(GROWTH_INTERVAL))
+        .await
+        .is_some()
+    {
+        match partition_count(cluster, topic, worker).await {
+            Ok(count) => leases.grow(count).await,
+            Err(error) => warn!(topic, %error, "cannot look up the partitions"),
+        }
+    }
+}
+
+struct Consumers<H> {
+    settings: Settings,
+    cluster: Cluster,
+    leases: Leases,
+    handler: H,
+    metrics: Metrics,
+    postgres: Problems,
+    kafka: Problems,
+}
+
+impl<H: Handler> StartConsumer for Consumers<H> {
+    fn start(
+        &self,
+        partition: i32,
+        epoch: i64,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let consumer = PartitionConsumer::new(Wiring {
+            stream: Stream {
+                group: self.settings.group.clone(),
+                topic: OrderCreated::TOPIC.to_owned(),
+                partition,
+            },
+            database: self.settings.database.clone(),
+            session: Session::leased(NAME, self.settings.worker.lease_ttl),
+            cluster: self.cluster.clone(),
+            leases: self.leases.clone(),
+            epoch,
+            handler: self.handler.clone(),
+            metrics: self.metrics.clone(),
+            postgres: self.postgres.clone(),
+            kafka: self.kafka.clone(),
+        });
+        consumer.run(stop)
+    }
+}

@@ -1,0 +1,108 @@
+//! From a record's bytes to a domain type, or to the reason why there is none. Never panics.
+
+use domain::{EventId, OrderCreated, Received};
+use messaging::{IncomingRecord, envelope};
+
+/// A record and what it turned out to be.
+#[derive(Debug, Clone)]
+pub struct Decoded {
+    pub record: IncomingRecord,
+    /// Its event id, where the headers could be read, whatever the payload is worth.
+    pub event_id: Option<EventId>,
+    /// The event, or why it can never be applied.
+    pub event: Result<Received<OrderCreated>, String>,
+}
+
+/// Reads a record.
+pub fn decode(record: IncomingRecord) -> Decoded {
+    let envelope = match envelope::decode(&record) {
+        Ok(envelope) => envelope,
+        Err(invalid) => {
+            return Decoded {
+                record,
+                event_id: None,
+                event: Err(invalid.to_string()),
+            };
+        }
+    };
+    let event = if envelope.event_type != OrderCreated::TYPE {
+        Err(format!("unknown event type {:?}", envelope.event_type))
+    } else if let Some(payload) = &record.value {
+        OrderCreated::decode(envelope.schema_version, payload, envelope.time)
+            .map_err(|error| error.to_string())
+    } else {
+        Err("a tombstone: the record has no value".to_owned())
+    };
+    Decoded {
+        event_id: Some(envelope.event_id),
+        event: event.map(|event| Received {
+            event_id: envelope.event_id,
+            offset: record.offset,
+            event,
+        }),
+        record,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use time::OffsetDateTime;
+
+    const ID: &str = "0190a5d0-0000-7000-8000-000000000001";
+
+    fn record(event_type: &str, version: &str, value: Option<&str>) -> IncomingRecord {
+        let headers = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", ID),
+            ("ce_type", event_type),
+            ("ce_schemaversion", version),
+        ];
+        IncomingRecord {
+            offset: 5,
+            timestamp: OffsetDateTime::UNIX_EPOCH,
+            key: Some(b"k".to_vec()),
+            value: value.map(|text| text.as_bytes().to_vec()),
+            headers: headers
+                .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
+                .into(),
+        }
+    }
+
+    #[test]
+    fn a_good_record_becomes_an_event() {
+        let payload = format!(r#"{{"orderId":"{ID}","productId":"P-1"}}"#);
+        let decoded = decode(record("OrderCreated", "1", Some(&payload)));
+        let received = decoded.event.unwrap();
+        assert_eq!(received.offset, 5);
+        assert_eq!(received.event.product_id.as_str(), "P-1");
+        assert_eq!(decoded.event_id, Some(received.event_id));
+    }
+
+    #[test]
+    fn what_cannot_be_applied_says_why() {
+        let reason = |record| decode(record).event.unwrap_err();
+        assert!(reason(record("OrderLost", "1", Some("{}"))).contains("OrderLost"));
+        assert!(reason(record("OrderCreated", "9", Some("{}"))).contains("version 9"));
+        assert!(reason(record("OrderCreated", "2", Some("{"))).contains("version 2"));
+        assert!(reason(record("OrderCreated", "2", None)).contains("tombstone"));
+        let mut headless = record("OrderCreated", "2", None);
+        headless.headers = BTreeMap::new();
+        assert!(reason(headless).contains("ce_id"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_record_makes_decoding_panic(
+            headers in prop::collection::btree_map("(ce_(id|type|time|specversion|schemaversion)|x)", prop::collection::vec(any::<u8>(), 0..40), 0..6),
+            value in prop::option::of(prop::collection::vec(any::<u8>(), 0..100)),
+        ) {
+            let mut record = record("OrderCreated", "2", None);
+            record.headers.extend(headers);
+            record.value = value;
+            decode(record);
+        }
+    }
+}
