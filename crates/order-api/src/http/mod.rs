@@ -1,0 +1,139 @@
+//! The API over HTTP: which routes there are and how they are served. It parses requests into
+//! values of the domain and writes answers; it never talks to Postgres itself.
+
+mod body;
+mod observe;
+mod orders;
+mod place_order;
+mod problem;
+mod views;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use actix_web::guard::{Any, Get, Head};
+use actix_web::middleware::from_fn;
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{App, HttpServer, Route};
+use service::{CancellationToken, ListenError, listen};
+
+use crate::metrics::Metrics;
+use crate::store::Store;
+use crate::wake_up::WakeUps;
+use problem::Problem;
+
+/// Time a client has to send a request's head.
+const HEAD_WITHIN: Duration = Duration::from_secs(3);
+/// Time a connection may be idle between requests.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Time a client has to take an answer in when its connection is being closed.
+const DISCONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// Seconds that requests under way have to finish on stop: more than any takes.
+const DRAIN_SECONDS: u64 = 7;
+/// Connections per worker; beyond them clients wait in the listener's queue. Bounds memory: each
+/// may hold a body.
+const MAX_CONNECTIONS: usize = 2_048;
+
+/// What the routes share.
+struct Shared {
+    store: Store,
+    wake_ups: WakeUps,
+    metrics: Metrics,
+}
+
+/// An open port that does not serve yet.
+pub(crate) struct HttpApi {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl HttpApi {
+    /// Opens the port. Connections queue until [`HttpApi::serve`].
+    ///
+    /// # Errors
+    /// The port is taken or may not be opened.
+    pub(crate) fn bind(port: u16) -> Result<Self, ListenError> {
+        let listener = listen("PORT", port)?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| ListenError::Refused {
+                setting: "PORT",
+                port,
+                source,
+            })?;
+        Ok(Self { listener, address })
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop` is cancelled and the requests under way are answered.
+    ///
+    /// # Errors
+    /// The system refuses the threads or the socket.
+    pub(crate) async fn serve(
+        self,
+        store: Store,
+        wake_ups: WakeUps,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        let shared = Data::new(Shared {
+            store,
+            wake_ups,
+            metrics,
+        });
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(shared.clone())
+                .wrap(from_fn(observe::observe))
+                .configure(routes)
+        })
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(HEAD_WITHIN)
+        .client_disconnect_timeout(DISCONNECT_WITHIN)
+        .max_connections(MAX_CONNECTIONS)
+        .shutdown_timeout(DRAIN_SECONDS)
+        .disable_signals()
+        .listen(self.listener)?
+        .run();
+        let handle = server.handle();
+        let mut server = tokio::spawn(server);
+        tokio::select! {
+            () = stop.cancelled() => handle.stop(true).await,
+            ended = &mut server => return ended?,
+        }
+        server.await?
+    }
+}
+
+fn routes(config: &mut ServiceConfig) {
+    config
+        .service(
+            web::resource("/orders")
+                .route(web::post().to(orders::place))
+                .default_service(web::to(async || only("POST"))),
+        )
+        .service(
+            web::resource("/orders/{id}")
+                .route(get().to(orders::show))
+                .default_service(web::to(async || only("GET, HEAD"))),
+        )
+        .service(
+            web::resource("/orders/{id}/journey")
+                .route(get().to(orders::journey))
+                .default_service(web::to(async || only("GET, HEAD"))),
+        )
+        .default_service(web::to(async || Err::<&str, _>(Problem::NotFound)));
+}
+
+/// GET, and HEAD, which is the same without the body.
+fn get() -> Route {
+    web::route().guard(Any(Get()).or(Head()))
+}
+
+fn only(allow: &'static str) -> Result<&'static str, Problem> {
+    Err(Problem::MethodNotAllowed { allow })
+}

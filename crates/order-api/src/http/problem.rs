@@ -1,0 +1,172 @@
+//! Every way in which a request can be refused, as RFC 9457 has it: the one place that knows
+//! statuses, types and titles. Nothing internal is shown; what an operator needs is logged here.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, RETRY_AFTER};
+use actix_web::{HttpResponse, ResponseError};
+use domain::OrderId;
+use serde::Serialize;
+
+use super::body::MAX_BODY;
+use crate::store::StoreError;
+
+/// Seconds after which a client may try again what failed for the moment.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// Why a request is refused. The text is the problem's `detail`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Problem {
+    #[error("{reason}")]
+    MalformedJson { reason: String },
+    #[error("{reason}")]
+    InvalidValue {
+        field: Option<&'static str>,
+        reason: String,
+    },
+    #[error("{reason}")]
+    UnsupportedMediaType { reason: &'static str },
+    #[error("the body must be at most {MAX_BODY} bytes long")]
+    BodyTooLarge,
+    #[error("the body did not arrive in time")]
+    BodyTooSlow,
+    #[error("there is nothing at this path")]
+    NotFound,
+    #[error("there is no order {id}")]
+    OrderNotFound { id: String },
+    #[error("this path knows {allow} only")]
+    MethodNotAllowed { allow: &'static str },
+    #[error("too many requests are under way")]
+    Busy,
+    #[error("the database cannot be used at the moment")]
+    DatabaseUnavailable,
+    #[error("the database is not set up yet")]
+    SchemaIncomplete,
+    #[error(
+        "the order may or may not have been stored; GET /orders/{order} tells, ask it before \
+         placing the order again"
+    )]
+    OutcomeUnknown { order: OrderId },
+    #[error("something went wrong that should not have")]
+    Internal,
+}
+
+/// What is the same for every problem of one kind.
+struct Kind {
+    status: StatusCode,
+    /// Stable: clients compare it.
+    name: &'static str,
+    title: &'static str,
+}
+
+/// The wire form.
+#[derive(Serialize)]
+struct Body {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
+    /// Of the order that may have been stored.
+    #[serde(rename = "orderId", skip_serializing_if = "Option::is_none")]
+    order_id: Option<OrderId>,
+}
+
+impl Problem {
+    /// What a failure of the store means for a client. Logs what the client is not told.
+    pub(super) fn from_store(error: StoreError) -> Self {
+        match error {
+            // How long, and why, is known to the readiness check and the metrics; a line for each
+            // request would say no more.
+            StoreError::Busy => Self::Busy,
+            StoreError::Unavailable(reason) => {
+                tracing::debug!(reason, "request refused, Postgres is not available");
+                Self::DatabaseUnavailable
+            }
+            StoreError::SchemaIncomplete(_) => Self::SchemaIncomplete,
+            StoreError::OutcomeUnknown { order, .. } => {
+                tracing::warn!(%error, "the outcome of a commit is unknown");
+                Self::OutcomeUnknown { order }
+            }
+            StoreError::Failed(_) | StoreError::NoAnswer => {
+                tracing::error!(%error, "request failed");
+                Self::Internal
+            }
+        }
+    }
+
+    #[rustfmt::skip] // a table
+    fn kind(&self) -> Kind {
+        let kind = |status, name, title| Kind { status, name, title };
+        match self {
+            Self::MalformedJson { .. } => kind(StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
+            Self::NotFound => kind(StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::OrderNotFound { .. } => kind(StatusCode::NOT_FOUND, "order-not-found", "No such order"),
+            Self::MethodNotAllowed { .. } => kind(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Self::BodyTooSlow => kind(StatusCode::REQUEST_TIMEOUT, "body-too-slow", "The body did not arrive in time"),
+            Self::BodyTooLarge => kind(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
+            Self::UnsupportedMediaType { .. } => kind(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is of an unsupported kind"),
+            Self::InvalidValue { .. } => kind(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", "A value is missing or invalid"),
+            Self::Internal => kind(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", "Internal error"),
+            Self::Busy => kind(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too busy"),
+            Self::DatabaseUnavailable => kind(StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "The database is unavailable"),
+            Self::SchemaIncomplete => kind(StatusCode::SERVICE_UNAVAILABLE, "schema-incomplete", "The database is not set up"),
+            Self::OutcomeUnknown { .. } => kind(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", "Nobody knows whether the order was stored"),
+        }
+    }
+
+    /// Whether the same request may be sent again blindly. Not when it may have succeeded: clients
+    /// that heed the header by themselves would order twice.
+    fn may_be_repeated(&self) -> bool {
+        match self {
+            Self::Busy | Self::DatabaseUnavailable | Self::SchemaIncomplete => true,
+            Self::MalformedJson { .. }
+            | Self::InvalidValue { .. }
+            | Self::UnsupportedMediaType { .. }
+            | Self::BodyTooLarge
+            | Self::BodyTooSlow
+            | Self::NotFound
+            | Self::OrderNotFound { .. }
+            | Self::MethodNotAllowed { .. }
+            | Self::OutcomeUnknown { .. }
+            | Self::Internal => false,
+        }
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.kind().status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let Kind {
+            status,
+            name,
+            title,
+        } = self.kind();
+        let mut response = HttpResponse::build(status);
+        if let Self::MethodNotAllowed { allow } = self {
+            response.insert_header((ALLOW, *allow));
+        }
+        if self.may_be_repeated() {
+            response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
+        }
+        response
+            .content_type("application/problem+json")
+            .json(Body {
+                r#type: format!("/problems/{name}"),
+                title,
+                status: status.as_u16(),
+                detail: self.to_string(),
+                field: match self {
+                    Self::InvalidValue { field, .. } => *field,
+                    _ => None,
+                },
+                order_id: match self {
+                    Self::OutcomeUnknown { order } => Some(*order),
+                    _ => None,
+                },
+            })
+    }
+}

@@ -1,0 +1,133 @@
+//! What is counted. Labels are bounded: routes are templates, methods and statuses are those that
+//! routes answer with.
+
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use storage::connection::Pool;
+
+/// Upper bounds in seconds: from a single fast commit to the deadline of a request.
+const DURATION_BUCKETS: [f64; 13] = [
+    0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 2.0, 5.0,
+];
+
+/// The counters of the process. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Orders answered with 201.
+    pub orders_placed: Counter,
+    /// Wake-ups sent to the relay.
+    pub wake_ups: Counter,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<RouteLabels, Histogram>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    route: String,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    method: &'static str,
+    route: String,
+}
+
+impl Metrics {
+    /// Metrics that `registry` shows, together with the state of `pool`.
+    pub fn register(registry: &mut Registry, pool: Pool) -> Self {
+        let metrics = Self {
+            orders_placed: Counter::default(),
+            wake_ups: Counter::default(),
+            requests: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
+        };
+        registry.register(
+            "orders_placed",
+            "Orders committed and answered with 201",
+            metrics.orders_placed.clone(),
+        );
+        registry.register(
+            "outbox_wake_ups",
+            "Notifications sent to the relay",
+            metrics.wake_ups.clone(),
+        );
+        registry.register(
+            "http_requests",
+            "Requests answered, by method, route template and status",
+            metrics.requests.clone(),
+        );
+        registry.register_with_unit(
+            "http_request_duration",
+            "Time from a request's head to the head of its answer",
+            Unit::Seconds,
+            metrics.durations.clone(),
+        );
+        registry.register_collector(Box::new(PoolState(pool)));
+        metrics
+    }
+
+    /// Counts an answered request. `route` is a template, never a path.
+    pub fn answered(&self, method: &'static str, route: String, status: u16, took: Duration) {
+        self.durations
+            .get_or_create(&RouteLabels {
+                method,
+                route: route.clone(),
+            })
+            .observe(took.as_secs_f64());
+        self.requests
+            .get_or_create(&RequestLabels {
+                method,
+                route,
+                status,
+            })
+            .inc();
+    }
+}
+
+/// Reads the pool when somebody looks, so that the numbers are of that moment.
+struct PoolState(Pool);
+
+impl std::fmt::Debug for PoolState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("PoolState").field(&self.0.status()).finish()
+    }
+}
+
+impl Collector for PoolState {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let status = self.0.status();
+        let numbers = [
+            (
+                "database_pool_connections_in_use",
+                "Connections lent at this moment",
+                status.size.saturating_sub(status.available),
+            ),
+            (
+                "database_pool_connections_max",
+                "Connections the pool may have",
+                status.max_size,
+            ),
+            (
+                "database_pool_waiting",
+                "Requests that wait for a connection",
+                status.waiting,
+            ),
+        ];
+        for (name, help, number) in numbers {
+            let number = u32::try_from(number).unwrap_or(u32::MAX);
+            let gauge = ConstGauge::<f64>::new(f64::from(number));
+            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(metric)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! Whether orders can be taken: asks Postgres every second, on a connection of the pool that
+//! requests use, and reports it as the check "postgres". Never ends the process: what is missing
+//! may come.
+
+use std::time::Duration;
+
+use service::{CancellationToken, Check};
+
+use crate::store::{Store, StoreError};
+
+/// Time between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a look at Postgres found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It answers and has the schema.
+    Ready,
+    /// It answers and lacks these migrations.
+    SchemaIncomplete(Vec<String>),
+    /// It does not answer, and why.
+    Away(String),
+}
+
+impl Finding {
+    /// Why orders cannot be taken; `None` when they can.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Ready => None,
+            Self::SchemaIncomplete(missing) => Some(format!(
+                "schema is not migrated: missing {}; run order-api migrate",
+                missing.join(", ")
+            )),
+            Self::Away(reason) => Some(format!("waiting for Postgres: {reason}")),
+        }
+    }
+
+    fn is_alike(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// Looks until `stop` is cancelled.
+pub async fn watch(store: Store, check: Check, stop: CancellationToken) {
+    let mut last = None;
+    let looking = async {
+        loop {
+            let was_ready = check.is_ready();
+            let finding = step(&store, &check).await;
+            // The check logs its own changes; this one is between two reasons for not being ready.
+            if !was_ready
+                && let Some(reason) = finding.reason()
+                && !last.is_some_and(|last| finding.is_alike(&last))
+            {
+                tracing::warn!(reason, "orders are refused");
+            }
+            last = Some(finding);
+            tokio::time::sleep(INTERVAL).await;
+        }
+    };
+    stop.run_until_cancelled(looking).await;
+}
+
+/// Looks once and reports to `check`.
+pub async fn step(store: &Store, check: &Check) -> Finding {
+    let finding = match store.missing_migrations().await {
+        Ok(missing) if missing.is_empty() => Finding::Ready,
+        Ok(missing) | Err(StoreError::SchemaIncomplete(missing)) => {
+            Finding::SchemaIncomplete(missing)
+        }
+        Err(error) => Finding::Away(error.to_string()),
+    };
+    match finding.reason() {
+        None => check.ready(),
+        Some(reason) => check.not_ready(reason),
+    }
+    finding
+}

@@ -1,0 +1,70 @@
+//! The settings of each command, typed. Their names and meanings are declared in `service`.
+
+use service::{OpsSettings, SettingsError, Source, TelemetrySettings};
+use storage::Database;
+
+/// Connections a pool may be set to: above this, Postgres is the one to be asked first.
+const POOL_SIZES: std::ops::RangeInclusive<usize> = 1..=1000;
+
+/// What serving needs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `DATABASE_URL`.
+    pub database: Database,
+    /// `API__POOL_SIZE`: connections for answering requests, made when needed.
+    pub pool_size: usize,
+    /// `PORT`; 0 lets the system choose.
+    pub port: u16,
+    /// `OPS_PORT`.
+    pub ops: OpsSettings,
+    /// `RUST_LOG`, `LOG_FORMAT`.
+    pub log: TelemetrySettings,
+}
+
+/// What migrating needs.
+#[derive(Debug, Clone)]
+pub struct MigrateSettings {
+    /// `DATABASE_URL`.
+    pub database: Database,
+    /// `RUST_LOG`, `LOG_FORMAT`.
+    pub log: TelemetrySettings,
+}
+
+impl Settings {
+    /// Reads what serving needs.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn read(source: &Source) -> Result<Self, SettingsError> {
+        let mut reader = source.reader();
+        let database = reader.required("DATABASE_URL");
+        let pool_size = reader.or_default("API__POOL_SIZE", 16);
+        if !POOL_SIZES.contains(&pool_size) {
+            let (least, most) = POOL_SIZES.into_inner();
+            reader.problem("API__POOL_SIZE", format!("must be {least} to {most}"));
+        }
+        let port = reader.or_default("PORT", 3000);
+        let ops = OpsSettings::read(&mut reader, 9101);
+        let log = TelemetrySettings::read(&mut reader);
+        reader.finish_with(database.map(|database| Self {
+            database,
+            pool_size,
+            port,
+            ops,
+            log,
+        }))
+    }
+}
+
+impl MigrateSettings {
+    /// Reads what migrating needs.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn read(source: &Source) -> Result<Self, SettingsError> {
+        let mut reader = source.reader();
+        let database = reader.required("DATABASE_URL");
+        let log = TelemetrySettings::read(&mut reader);
+        reader.finish_with(database.map(|database| Self { database, log }))
+    }
+}

@@ -1,0 +1,231 @@
+//! Where orders are kept: every use of Postgres by a request, each under a deadline.
+//!
+//! **Where it runs.** Each of the HTTP server's workers is a thread with a runtime of its own. A
+//! connection made there would be driven by that one thread: stalled while it is busy, dead when it
+//! ends. So all of this runs on the main, multi-threaded runtime: a worker hands over a piece of
+//! work and awaits its answer. This costs two crossings between threads a request instead of two a
+//! statement, and a client that hangs up does not tear a transaction apart: work that has begun runs
+//! to its end, work that still waits for a connection is given up. What can be under way is
+//! therefore bounded by the server's connections and the pool's size.
+//!
+//! It never decides what a client is told; that is `http`'s.
+
+mod diagnosis;
+mod placing;
+
+use std::time::Duration;
+
+use deadpool::managed::{PoolError, TimeoutType};
+use domain::{Order, OrderId};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use storage::connection::{Pool, PooledConnection};
+use storage::journey::EventJourney;
+use storage::{Connection, Database, Session, StorageError, journey, migrations, orders, within};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// How long waiting for a free connection, making one, or checking one may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long all of it may take. Below Postgres' own limit on a statement, so that a statement that
+/// is too slow is always seen as that.
+const WORK_WITHIN: Duration = Duration::from_secs(3);
+/// How long a request waits: for the work and the look at why it failed, both of which are bounded,
+/// and for a main runtime that is stuck, which is not.
+const ANSWER_WITHIN: Duration = Duration::from_millis(3_450);
+
+/// Why the store could not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Every connection was in use for too long. Nothing was done.
+    #[error("no connection became free within {PATIENCE:?}")]
+    Busy,
+    /// Postgres is away, not answering, or not to be written to. Nothing was done.
+    #[error("{0}")]
+    Unavailable(String),
+    /// These migrations are missing. Nothing was done.
+    #[error("the schema lacks {}", .0.join(", "))]
+    SchemaIncomplete(Vec<String>),
+    /// The order may have been stored, or not: its commit was under way when the answer failed to
+    /// come.
+    #[error("nobody knows whether order {order} was stored: {reason}")]
+    OutcomeUnknown { order: OrderId, reason: String },
+    /// The statement itself was at fault. Nothing was done.
+    #[error(transparent)]
+    Failed(StorageError),
+    /// The work died, or the main runtime is stuck.
+    #[error("the work gave no answer")]
+    NoAnswer,
+}
+
+/// How a piece of work on a connection failed.
+enum Failure {
+    /// Nothing was done.
+    Undone(StorageError),
+    /// The commit of this order has, or has not, happened.
+    Unknown(OrderId, StorageError),
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        Self::Undone(error)
+    }
+}
+
+/// A pool of connections and the runtime they live on. Clones share both.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+    runtime: Handle,
+}
+
+impl Store {
+    /// A store of at most `connections` connections, which live on `runtime`. Makes none yet.
+    pub fn new(database: &Database, connections: usize, runtime: Handle) -> Self {
+        let session = Session::request("order-api");
+        Self {
+            pool: database.pool(&session, connections, PATIENCE),
+            runtime,
+        }
+    }
+
+    /// The pool, to be watched.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Commits an order together with its event.
+    ///
+    /// Cancellation: a caller that goes away before a connection was free places no order; later,
+    /// the order is placed all the same.
+    ///
+    /// # Errors
+    /// [`StoreError::OutcomeUnknown`] when the order may have been stored; after any other error it
+    /// has not been.
+    pub async fn place(&self, order: Order) -> Result<(), StoreError> {
+        let id = order.id;
+        self.with_connection(move |conn, limit| placing::place(conn, order, limit).boxed())
+            .await
+            .map_err(|error| match error {
+                // It may have died, or be stuck, during the commit.
+                StoreError::NoAnswer => StoreError::OutcomeUnknown {
+                    order: id,
+                    reason: error.to_string(),
+                },
+                certain => certain,
+            })
+    }
+
+    /// The order of this id, if there is one.
+    ///
+    /// # Errors
+    /// Postgres cannot answer.
+    pub async fn find(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
+        self.with_connection(move |conn, limit| {
+            async move { Ok(within(limit, orders::find(conn, id)).await?) }.boxed()
+        })
+        .await
+    }
+
+    /// The order of this id, if there is one, and what became of its events.
+    ///
+    /// # Errors
+    /// Postgres cannot answer.
+    pub async fn journey(
+        &self,
+        id: OrderId,
+    ) -> Result<Option<(Order, Vec<EventJourney>)>, StoreError> {
+        let read = async move |conn: &mut Connection| match orders::find(conn, id).await? {
+            Some(order) => Ok(Some((order, journey::of_order(conn, id).await?))),
+            None => Ok::<_, StorageError>(None),
+        };
+        self.with_connection(move |conn, limit| {
+            async move { Ok(within(limit, read(conn)).await?) }.boxed()
+        })
+        .await
+    }
+
+    /// The migrations that are missing; none when the schema is ready.
+    ///
+    /// # Errors
+    /// Postgres cannot answer.
+    pub async fn missing_migrations(&self) -> Result<Vec<String>, StoreError> {
+        self.with_connection(move |conn, limit| {
+            async move { Ok(within(limit, migrations::missing(conn)).await?) }.boxed()
+        })
+        .await
+    }
+
+    /// Runs `work` on the main runtime with a connection and the time it may take.
+    async fn with_connection<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Connection, Duration) -> BoxFuture<'c, Result<T, Failure>>
+            + Send
+            + 'static,
+    {
+        let (mut answer, answered) = oneshot::channel();
+        let pool = self.pool.clone();
+        self.runtime.spawn(async move {
+            let give_up_at = Instant::now() + WORK_WITHIN;
+            let outcome = tokio::select! {
+                // Nobody waits any more, and nothing has begun.
+                () = answer.closed() => return,
+                lent = lend(&pool) => match lent {
+                    Ok(conn) => run(conn, give_up_at, work).await,
+                    Err(error) => Err(error),
+                },
+            };
+            // Whoever asked may have gone; what was done stays done.
+            let _ = answer.send(outcome);
+        });
+        match tokio::time::timeout(ANSWER_WITHIN, answered).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(StoreError::NoAnswer),
+        }
+    }
+}
+
+async fn lend(pool: &Pool) -> Result<PooledConnection, StoreError> {
+    let lent = within(WORK_WITHIN, async {
+        Ok::<_, StorageError>(pool.get().await)
+    })
+    .await;
+    match lent {
+        Ok(Ok(conn)) => Ok(conn),
+        Ok(Err(PoolError::Timeout(TimeoutType::Wait))) => Err(StoreError::Busy),
+        Ok(Err(PoolError::Timeout(TimeoutType::Create | TimeoutType::Recycle))) => Err(
+            StoreError::Unavailable(StorageError::Deadline(PATIENCE).to_string()),
+        ),
+        Ok(Err(PoolError::Backend(error))) => Err(StoreError::Unavailable(error.to_string())),
+        Ok(Err(
+            error @ (PoolError::Closed
+            | PoolError::NoRuntimeSpecified
+            | PoolError::PostCreateHook(_)),
+        )) => Err(StoreError::Unavailable(error.to_string())),
+        Err(error) => Err(StoreError::Unavailable(error.to_string())),
+    }
+}
+
+async fn run<T, W>(
+    mut conn: PooledConnection,
+    give_up_at: Instant,
+    work: W,
+) -> Result<T, StoreError>
+where
+    W: for<'c> FnOnce(&'c mut Connection, Duration) -> BoxFuture<'c, Result<T, Failure>>,
+{
+    let limit = give_up_at.saturating_duration_since(Instant::now());
+    let failure = match work(&mut conn, limit).await {
+        Ok(value) => return Ok(value),
+        Err(failure) => failure,
+    };
+    let (Failure::Undone(error) | Failure::Unknown(_, error)) = &failure;
+    if matches!(error, StorageError::Deadline(_)) {
+        // A statement may still be running on it.
+        drop(PooledConnection::take(conn));
+        return Err(diagnosis::without_asking(failure));
+    }
+    Err(diagnosis::ask(&mut conn, failure).await)
+}

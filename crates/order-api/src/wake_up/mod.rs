@@ -1,0 +1,142 @@
+//! Wake-ups for the relay: `NOTIFY` after commits, from one connection of its own. A hint and never
+//! more: a request never waits for it, and an order does not depend on it.
+//!
+//! What has to be sent is one bit ("something was committed since the last one"), so there is no
+//! queue that could grow. When to send it is decided in [`pacing`].
+
+pub mod pacing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use service::{Backoff, CancellationToken};
+use storage::notify::{Channel, notify};
+use storage::{Connection, Database, Session, StorageError, within};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::metrics::Metrics;
+use pacing::Pacing;
+
+/// Longer than any answer a living server gives.
+const SEND_WITHIN: Duration = Duration::from_secs(2);
+
+/// Where commits are reported. Clones report to the same task.
+#[derive(Debug, Clone, Default)]
+pub struct WakeUps {
+    committed: Arc<Notify>,
+}
+
+impl WakeUps {
+    /// Reports a commit. Returns at once.
+    pub fn committed(&self) {
+        self.committed.notify_one();
+    }
+}
+
+/// The task that sends.
+pub struct Sender {
+    wake_ups: WakeUps,
+    database: Database,
+    metrics: Metrics,
+    connection: Option<Connection>,
+    pacing: Pacing,
+    outage: Outage,
+}
+
+/// The current run of failures: its back-off, and whether it was logged.
+struct Outage {
+    backoff: Backoff,
+    logged: bool,
+}
+
+impl Sender {
+    /// A task for the commits reported to `wake_ups`. Connects once it runs.
+    pub fn new(wake_ups: WakeUps, database: Database, metrics: Metrics) -> Self {
+        Self {
+            wake_ups,
+            database,
+            metrics,
+            connection: None,
+            pacing: Pacing::default(),
+            outage: Outage {
+                backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+                logged: false,
+            },
+        }
+    }
+
+    /// Sends until `stop` is cancelled; what was reported before that is still sent, if it can be.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let _ = stop.run_until_cancelled(self.connect()).await;
+        let committed = Arc::clone(&self.wake_ups.committed);
+        while stop
+            .run_until_cancelled(committed.notified())
+            .await
+            .is_some()
+        {
+            let _ = stop.run_until_cancelled(self.step()).await;
+        }
+        if committed.notified().now_or_never().is_some() {
+            // Once: Postgres may be away, and somebody waits for this process to end.
+            let _ = self.send().await;
+        }
+    }
+
+    /// Sends one wake-up when it is due, however long Postgres is away. For a commit that has been
+    /// reported.
+    pub async fn step(&mut self) {
+        tokio::time::sleep_until(self.pacing.due(Instant::now())).await;
+        // Commits reported during the wait share this one.
+        let _ = self.wake_ups.committed.notified().now_or_never();
+        while let Err(error) = self.send().await {
+            self.connection = None;
+            self.outage.wait(&error).await;
+        }
+    }
+
+    /// Has a connection when it returns, so that the first order does not wait for one.
+    async fn connect(&mut self) {
+        while let Err(error) = self.connected().await {
+            self.outage.wait(&error).await;
+        }
+        self.outage.end();
+    }
+
+    async fn send(&mut self) -> Result<(), StorageError> {
+        let connection = self.connected().await?;
+        within(SEND_WITHIN, notify(connection, Channel::Outbox)).await?;
+        self.pacing.sent(Instant::now());
+        self.metrics.wake_ups.inc();
+        self.outage.end();
+        Ok(())
+    }
+
+    async fn connected(&mut self) -> Result<&mut Connection, StorageError> {
+        let connection = if let Some(connection) = self.connection.take() {
+            connection
+        } else {
+            let session = Session::request("order-api-wake-up");
+            self.database.connect(&session).await?
+        };
+        Ok(self.connection.insert(connection))
+    }
+}
+
+impl Outage {
+    async fn wait(&mut self, error: &StorageError) {
+        if !self.logged {
+            self.logged = true;
+            tracing::warn!(%error, "wake-ups cannot be sent, the relay finds orders by looking");
+        }
+        tokio::time::sleep(self.backoff.next_delay()).await;
+    }
+
+    fn end(&mut self) {
+        self.backoff.reset();
+        if std::mem::take(&mut self.logged) {
+            tracing::info!("wake-ups are sent again");
+        }
+    }
+}
