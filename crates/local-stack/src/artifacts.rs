@@ -1,6 +1,7 @@
 //! Fetches Kafka and Postgres with Maven, once, and unpacks them.
 //!
-//! A finished fetch is a folder that was renamed into place; what a killed one leaves has another name.
+//! A finished fetch is a folder that was renamed into place; what a killed one leaves has another
+//! name.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -36,11 +37,6 @@ impl Artifacts {
             fs::rename(&half_done, &folder).at("rename", &half_done)?;
         }
         Ok(Self(folder))
-    }
-
-    /// Whether [`Self::ensure`] has nothing to fetch.
-    pub(crate) fn are_fetched(cache: &Path) -> bool {
-        this_platform().is_ok_and(|platform| folder(cache, platform).exists())
     }
 
     /// The class path of Kafka's broker and tools.
@@ -97,12 +93,20 @@ fn fetch(destination: &Path, platform: &str) -> Result<(), StackError> {
     maven.arg(format!("-Dpostgres.platform={platform}"));
     maven.arg(format!("-Ddestination={}", destination.display()));
     maven.arg("package");
-    let output = run(&mut maven).map_err(|_| {
-        StackError::Missing(
-            "Maven is needed to fetch Kafka and Postgres and `mvn` does not run: install it"
-                .to_owned(),
-        )
+    let maven = maven
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let maven = maven.map_err(|_| {
+        let why = "Maven is needed to fetch Kafka and Postgres and `mvn` does not run: install it";
+        StackError::Missing(why.to_owned())
     })?;
+    // The one step that takes long and happens once: whoever waits should know for what.
+    eprintln!("Fetching Kafka and Postgres with Maven. This is done once.");
+    let output = maven
+        .wait_with_output()
+        .at("wait for Maven in", destination)?;
     succeeded("fetching Kafka and Postgres with Maven", &output)
 }
 
@@ -180,7 +184,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let left = cache.path().join("unfinished-1");
         fs::create_dir(&left).unwrap();
-        assert!(!Artifacts::are_fetched(cache.path()));
+        assert_ne!(left, folder(cache.path(), "linux-amd64"));
         remove_unfinished(cache.path()).unwrap();
         assert!(!left.exists());
     }

@@ -1,4 +1,5 @@
-//! What can go wrong with a stack. Every message stands alone: it names the file to look at or the thing to install.
+//! What can go wrong with a stack. Every message stands alone: it names the file to look at or the
+//! thing to install.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,8 @@ use std::time::Duration;
 /// Why a stack could not be started, stopped or looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
-    /// Something this machine lacks; the text says what to install. Docker Compose is the way around it.
+    /// Something this machine lacks; the text says what to install. Docker Compose is the way
+    /// around it.
     #[error("{0}, or start Docker and use `docker compose up`")]
     Missing(String),
     /// Postgres is not published for this machine.

@@ -11,9 +11,11 @@ use nix::unistd::Uid;
 
 use crate::error::{IoContext, StackError};
 
-/// The default state folder: `LOCAL_STACK_DIR`, else a folder of this workspace under the system's temporary one.
+/// The default state folder: `LOCAL_STACK_DIR`, else a folder of this workspace under the system's
+/// temporary one.
 ///
-/// Not inside the workspace: a Postgres started by root runs as another user, who may not get there.
+/// Not inside the workspace: a Postgres started by root runs as another user, who may not get
+/// there.
 pub(crate) fn default_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("LOCAL_STACK_DIR").filter(|folder| !folder.is_empty()) {
         return folder.into();
@@ -31,8 +33,8 @@ pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Makes the folder if need be and refuses one of another user: programs are run from it. Returns its path without
-/// symbolic links, as processes are told apart by it.
+/// Makes the folder if need be and refuses one of another user: programs are run from it. Returns
+/// its path without symbolic links, as processes are told apart by it.
 pub(crate) fn own_folder(folder: &Path) -> Result<PathBuf, StackError> {
     fs::create_dir_all(folder).at("create", folder)?;
     let folder = folder.canonicalize().at("find", folder)?;
@@ -40,18 +42,22 @@ pub(crate) fn own_folder(folder: &Path) -> Result<PathBuf, StackError> {
     if owner != Uid::effective().as_raw() {
         return Err(StackError::ForeignFolder(folder));
     }
-    traversable(&folder)?;
+    if Uid::effective().is_root() {
+        // Somebody's choice of a folder, so no more is changed than has to be.
+        let mode = folder.metadata().at("look at", &folder)?.mode();
+        set_mode(&folder, mode | 0o111)?;
+    }
     Ok(folder)
 }
 
 /// Makes a folder that the user Postgres runs as may enter, whatever this process's umask is.
 pub(crate) fn create_traversable(folder: &Path) -> Result<(), StackError> {
     fs::create_dir_all(folder).at("create", folder)?;
-    traversable(folder)
+    set_mode(folder, 0o755)
 }
 
-pub(crate) fn traversable(folder: &Path) -> Result<(), StackError> {
-    fs::set_permissions(folder, Permissions::from_mode(0o755)).at("set the permissions of", folder)
+fn set_mode(folder: &Path, mode: u32) -> Result<(), StackError> {
+    fs::set_permissions(folder, Permissions::from_mode(mode & 0o7777)).at("set the mode of", folder)
 }
 
 /// Writes the file whole or not at all.
@@ -63,8 +69,8 @@ pub(crate) fn write_whole(path: &Path, content: &str) -> Result<(), StackError> 
     fs::rename(&half_written, path).at("write", path)
 }
 
-/// Removes a folder and all in it; absent is fine. Processes that were just ended may still finish a write, so a
-/// folder that is not empty after all is tried again.
+/// Removes a folder and all in it; absent is fine. Processes that were just ended may still finish
+/// a write, so a folder that is not empty after all is tried again.
 pub(crate) fn remove_folder(folder: &Path) -> Result<(), StackError> {
     let mut attempts_left = 50;
     loop {

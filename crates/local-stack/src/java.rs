@@ -16,7 +16,8 @@ pub(crate) fn find() -> Result<PathBuf, StackError> {
             || PathBuf::from("java"),
             |home| Path::new(&home).join("bin/java"),
         );
-    // A missing program and macOS' stub, which exits non-zero, are the same to whoever has to install one.
+    // A missing program and macOS' stub, which exits non-zero, are the same to whoever has to
+    // install one.
     let printed = Command::new(&java)
         .arg("-version")
         .output()

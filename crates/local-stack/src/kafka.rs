@@ -1,4 +1,5 @@
-//! One Kafka node, broker and controller at once: its folder, its settings, starting it and asking whether it answers.
+//! One Kafka node, broker and controller at once: its folder, its settings, starting it and asking
+//! whether it answers.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -36,11 +37,9 @@ pub(crate) struct Kafka {
 }
 
 impl Kafka {
-    pub(crate) fn new(folder: &Path) -> Self {
-        Self {
-            folder: folder.join("kafka"),
-            log: folder.join("kafka.log"),
-        }
+    pub(crate) fn new(parent: &Path, log: PathBuf) -> Self {
+        let folder = parent.join("kafka");
+        Self { folder, log }
     }
 
     /// Whether a command line is this node's, or this node's making.
@@ -138,10 +137,6 @@ impl Kafka {
         command
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     fn properties(&self) -> PathBuf {
         self.folder.join("server.properties")
     }
@@ -151,7 +146,8 @@ impl Kafka {
     }
 }
 
-/// The settings of a single node that answers clients on one port and itself, as its controller, on another.
+/// The settings of a single node that answers clients on one port and itself, as its controller, on
+/// another.
 fn server_properties(port: u16, controller: u16) -> String {
     format!(
         "\
@@ -180,12 +176,14 @@ fn cluster_id() -> String {
     URL_SAFE_NO_PAD.encode(Uuid::now_v7().as_bytes())
 }
 
-/// Whether a node answers a request, within five seconds. It does so only once it has joined its cluster.
+/// Whether a node answers a request, within five seconds. It does so only once it has joined its
+/// cluster.
 pub(crate) fn answers(port: u16) -> bool {
     api_versions(port).is_ok_and(|error_code| error_code == 0)
 }
 
-/// Asks for the versions of the protocol (request 18, version 0) and returns the answer's error code.
+/// Asks for the versions of the protocol (request 18, version 0) and returns the answer's error
+/// code.
 fn api_versions(port: u16) -> std::io::Result<i16> {
     // Length, request, version, correlation id, no client id.
     const REQUEST: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 7, 0xff, 0xff];
@@ -240,7 +238,7 @@ mod tests {
 
     #[test]
     fn only_the_node_of_this_folder_is_owned() {
-        let kafka = Kafka::new(Path::new("/state/a"));
+        let kafka = Kafka::new(Path::new("/state/a"), "/log".into());
         assert!(kafka.owns("java -cp /x/* kafka.Kafka /state/a/kafka/server.properties"));
         assert!(kafka.owns(
             "java -cp /x/* kafka.tools.StorageTool format --config /state/a/kafka/server.properties"

@@ -1,15 +1,18 @@
-//! A real Postgres and a real Kafka on this machine without containers, for a laptop, tests and benchmarks.
+//! A real Postgres and a real Kafka on this machine without containers, for a laptop, tests and
+//! benchmarks.
 //!
-//! One stack per workspace, shared by all who need one: tests take a database ([`testing::TestDatabase`]) and topics
-//! ([`testing::unique_topic`]) each, so they run in parallel. Tests of faults run a stack of their own
-//! ([`StackDir::new`]) and stop, kill and start its servers. Nothing in here may know what the services do; of the
-//! workspace it uses the migrations alone.
+//! One stack per workspace, shared by all who need one: tests take a database
+//! ([`testing::TestDatabase`]) and topics ([`testing::unique_topic`]) each, so they run in
+//! parallel. Tests of faults run a stack of their own ([`StackDir::new`]) and stop, kill and start
+//! its servers. Nothing in here may know what the services do; of the workspace it uses the
+//! migrations alone.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod artifacts;
 mod error;
 mod files;
+mod home;
 mod java;
 mod kafka;
 mod ports;

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use local_stack::{Stack, StackDir, StackError};
+use local_stack::{Stack, StackError};
 
 /// A real Postgres and a real Kafka on this machine, without containers.
 ///
-/// They are fetched once with Maven, listen on 127.0.0.1 only, outlive this command, and keep their data until `down`.
-/// Their state is in a folder under the system's temporary one, or in LOCAL_STACK_DIR.
+/// They are fetched once with Maven, listen on 127.0.0.1 only, outlive this command, and keep their
+/// data until `down`. Their state is in a folder under the system's temporary one, or in
+/// LOCAL_STACK_DIR.
 #[derive(Debug, Parser)]
 #[command(name = "local-stack", version)]
 struct Arguments {
@@ -45,9 +46,6 @@ fn main() -> ExitCode {
 }
 
 fn up() -> Result<ExitCode, StackError> {
-    if !StackDir::is_fetched() {
-        eprintln!("Fetching Kafka and Postgres with Maven. This is done once.");
-    }
     print(&local_stack::up()?);
     Ok(ExitCode::SUCCESS)
 }

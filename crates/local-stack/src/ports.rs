@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use crate::error::{IoContext, StackError};
 
-/// Below the range that outgoing connections take their ports from (32768 up on Linux, 49152 up on macOS): one of
-/// those could be taken between this choice and the server's start.
+/// Below the range that outgoing connections take their ports from (32768 up on Linux, 49152 up on
+/// macOS): one of those could be taken between this choice and the server's start.
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 10_000;
 

@@ -1,5 +1,6 @@
 //! One Postgres: its folder, its settings, starting it and asking whether it answers.
 
+use std::error::Error;
 use std::fs::{self, File};
 use std::future::Future;
 use std::os::unix::fs::chown;
@@ -20,8 +21,9 @@ use crate::readiness;
 /// User, password and database.
 const NAME: &str = "outbox";
 
-/// What differs from Postgres' defaults. `wal_level` is for logical copies of the outbox, `max_prepared_transactions`
-/// for two-phase commits, `max_connections` for many tests at once. Commits are as durable as in production.
+/// What differs from Postgres' defaults. `wal_level` is for logical copies of the outbox,
+/// `max_prepared_transactions` for two-phase commits, `max_connections` for many tests at once.
+/// Commits are as durable as in production.
 const SETTINGS: [&str; 11] = [
     "listen_addresses=127.0.0.1",
     "unix_socket_directories=",
@@ -39,17 +41,20 @@ const SETTINGS: [&str; 11] = [
 /// A Postgres in its folder.
 #[derive(Debug)]
 pub(crate) struct Postgres {
+    folder: PathBuf,
     data: PathBuf,
     password_file: PathBuf,
     log: PathBuf,
 }
 
 impl Postgres {
-    pub(crate) fn new(folder: &Path) -> Self {
+    pub(crate) fn new(parent: &Path, log: PathBuf) -> Self {
+        let folder = parent.join("postgres");
         Self {
-            data: folder.join("postgres/data"),
-            password_file: folder.join("postgres/password"),
-            log: folder.join("postgres.log"),
+            data: folder.join("data"),
+            password_file: folder.join("password"),
+            folder,
+            log,
         }
     }
 
@@ -66,8 +71,7 @@ impl Postgres {
 
     /// Makes an empty cluster and begins a new log file.
     pub(crate) fn create(&self, artifacts: &Artifacts) -> Result<(), StackError> {
-        let folder = self.data.parent().unwrap_or(&self.data);
-        create_traversable(folder)?;
+        create_traversable(&self.folder)?;
         File::create(&self.log).at("create", &self.log)?;
         fs::create_dir(&self.data).at("create", &self.data)?;
         fs::write(&self.password_file, NAME).at("write", &self.password_file)?;
@@ -84,10 +88,11 @@ impl Postgres {
             .args(["--username", NAME, "--auth", "scram-sha-256", "--pwfile"])
             .arg(&self.password_file);
         initdb.args(["--encoding", "UTF8", "--locale", "C", "--no-sync"]);
-        // The password is no secret, and the default of 4096 rounds is 20 ms of each connection of a debug build.
+        // The password is no secret: more rounds would only slow down the connections of debug
+        // builds.
         initdb.args(["--set", "scram_iterations=1"]);
         let output = as_account(&mut initdb, account.as_ref())
-            .current_dir(folder)
+            .current_dir(&self.folder)
             .stdin(Stdio::null())
             .output()
             .at("run", &artifacts.postgres_program("initdb"))?;
@@ -105,9 +110,8 @@ impl Postgres {
                     readiness::reap(child);
                     return Ok(pid);
                 }
-                // The children of a killed server take a moment to notice, and Postgres refuses to start beside them.
                 Err(StackError::NotReady { tail, .. })
-                    if tail.contains("is still in use") && Instant::now() < give_up_at =>
+                    if predecessor_lingers(&tail) && Instant::now() < give_up_at =>
                 {
                     thread::sleep(Duration::from_millis(50));
                 }
@@ -159,12 +163,8 @@ impl Postgres {
         .map_err(|error| StackError::Step {
             what: "creating the database",
             status: "Postgres refused".to_owned(),
-            output: error.to_string(),
+            output: describe(&error),
         })
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.data.parent().unwrap_or(&self.data)
     }
 }
 
@@ -201,8 +201,27 @@ pub(crate) async fn connect(url: &str) -> Result<tokio_postgres::Client, tokio_p
     Ok(client)
 }
 
-/// Runs asynchronous work from synchronous code, on a thread and a runtime of its own: the caller may itself be part of
-/// a runtime of any kind.
+/// Whether a refusal to start is for what is left of a server that was killed a moment ago: its
+/// children notice late, and its own process id stays taken until its parent has taken note.
+fn predecessor_lingers(log: &str) -> bool {
+    [
+        "shared memory block",
+        "lock file \"postmaster.pid\" already exists",
+    ]
+    .iter()
+    .any(|refusal| log.contains(refusal))
+}
+
+/// What happened in words: of an error of the server the client's own text says no more than that.
+pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Runs asynchronous work from synchronous code, on a thread and a runtime of its own: the caller
+/// may itself be part of a runtime of any kind.
 pub(crate) fn block_on<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> T {
     let run = || {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -245,8 +264,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_left_of_a_killed_server_is_waited_for() {
+        assert!(predecessor_lingers(
+            "FATAL:  pre-existing shared memory block (key 1, ID 2) is still in use"
+        ));
+        assert!(predecessor_lingers(
+            "FATAL:  lock file \"postmaster.pid\" already exists"
+        ));
+        assert!(!predecessor_lingers(
+            "FATAL:  could not create any TCP/IP sockets"
+        ));
+    }
+
+    #[test]
     fn only_the_server_of_this_folder_is_owned() {
-        let postgres = Postgres::new(Path::new("/state/a"));
+        let postgres = Postgres::new(Path::new("/state/a"), "/log".into());
         assert!(postgres.owns("/x/bin/postgres -D /state/a/postgres/data -c port=1"));
         assert!(postgres.owns("/x/bin/initdb -D /state/a/postgres/data --username outbox"));
         assert!(postgres.owns("/x/bin/postgres -D /state/a/postgres/data"));

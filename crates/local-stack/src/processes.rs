@@ -1,7 +1,9 @@
-//! The processes of this machine: finding a stack's own by their command line, signalling and ending them.
+//! The processes of this machine: finding a stack's own by their command line, signalling and
+//! ending them.
 //!
-//! A process id alone says nothing: after a crash or a reboot it may be another program's. So a process counts as a
-//! stack's only while its command line says so, which also rules out zombies: they have none.
+//! A process id alone says nothing: after a crash or a reboot it may be another program's. So a
+//! process counts as a stack's only while its command line says so, which also rules out zombies:
+//! they have none.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -84,7 +86,8 @@ fn parse_ps_line(line: &str) -> Option<(u32, String)> {
 pub(crate) fn signal(pid: u32, signal: Signal) {
     // A pid that is no pid_t belongs to no process.
     if let Ok(pid) = i32::try_from(pid) {
-        // Fails only for a process that is gone, or that is not ours to signal and thus outlives the wait for its end.
+        // Fails only for a process that is gone, or that is not ours to signal and thus outlives
+        // the wait for its end.
         let _ = signal::kill(Pid::from_raw(pid), signal);
     }
 }

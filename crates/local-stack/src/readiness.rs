@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use crate::error::{IoContext, StackError};
 use crate::files;
 
-/// How long a server may take to answer after its start. Ten times what it takes, for a busy machine.
+/// How long a server may take to answer after its start. Ten times what it takes, for a busy
+/// machine.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// Waits for the first answer; a server that ends first, or stays mute, is an error with the end of its log.
+/// Waits for the first answer; a server that ends first, or stays mute, is an error with the end of
+/// its log.
 pub(crate) fn wait(
     server: &'static str,
     child: &mut Child,
@@ -41,8 +43,9 @@ pub(crate) fn wait(
     })
 }
 
-/// Waits for the end of a server for as long as this process lives: a dead child that nobody waits for stays in the
-/// process table. The server outlives this process, so nobody waits for the thread.
+/// Waits for the end of a server for as long as this process lives: a dead child that nobody waits
+/// for stays in the process table. The server outlives this process, so nobody waits for the
+/// thread.
 pub(crate) fn reap(mut child: Child) {
     thread::spawn(move || child.wait());
 }

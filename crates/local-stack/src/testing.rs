@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use url::Url;
 use uuid::Uuid;
 
-use crate::postgres::{block_on, connect};
+use crate::postgres::{block_on, connect, describe};
 use crate::stack::Stack;
 
 /// Held while the template is looked for and made. Any constant of our own will do.
@@ -41,7 +41,7 @@ impl TestDatabase {
             .expect("connecting to the local stack's Postgres");
         let template = ensure_template(&client, &maintenance).await;
         let name = format!("test_{}", Uuid::now_v7().simple());
-        // Copying through the log is several times faster than copying files, which takes two checkpoints.
+        // Copying files takes two checkpoints, which wait for what everybody else has written.
         client
             .batch_execute(&format!(
                 "create database {name} template {template} strategy wal_log"
@@ -88,7 +88,7 @@ impl Drop for TestDatabase {
         });
         match wait.recv_timeout(DROP_LIMIT) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => eprintln!("database {} stays: {error}", self.name),
+            Ok(Err(error)) => eprintln!("database {} stays: {}", self.name, describe(&error)),
             Err(_) => eprintln!(
                 "database {} stays: no answer within {DROP_LIMIT:?}",
                 self.name
@@ -112,13 +112,15 @@ fn with_database(url: &Url, name: &str) -> Url {
 
 /// The name of the template for the migrations this program was built with.
 ///
-/// It is migrated under another name first: a template that exists is whole, whenever its making was killed.
+/// It is migrated under another name first: a template that exists is whole, whenever its making
+/// was killed.
 async fn ensure_template(client: &Client, maintenance: &Url) -> String {
     let template = format!("outbox_template_{}", storage::migrations::FINGERPRINT);
     if exists(client, &template).await {
         return template;
     }
-    // Of the session, since databases are not made in transactions; given back below or with the connection.
+    // Of the session, since databases are not made in transactions; given back below or with the
+    // connection.
     client
         .execute("select pg_advisory_lock($1)", &[&TEMPLATE_LOCK])
         .await
@@ -160,7 +162,7 @@ async fn exists(client: &Client, database: &str) -> bool {
 
 async fn run(client: &Client, statement: &str) {
     if let Err(error) = client.batch_execute(statement).await {
-        panic!("{statement}: {error}");
+        panic!("{statement}: {}", describe(&error));
     }
 }
 
@@ -179,7 +181,8 @@ pub fn unique_topic(prefix: &str) -> String {
     format!("{prefix}-{}", Uuid::now_v7())
 }
 
-/// Asks again and again until there is a value, and returns it. What asking costs counts towards the deadline.
+/// Asks again and again until there is a value, and returns it. What asking costs counts towards
+/// the deadline.
 ///
 /// # Panics
 /// At the deadline, with `what` was waited for.

@@ -1,5 +1,5 @@
-//! A stack in a folder of its own, through what it promises: one stack, found again, restored after faults, gone after
-//! `down`, and nobody else's processes touched.
+//! A stack in a folder of its own, through what it promises: one stack, found again, restored after
+//! faults, gone after `down`, and nobody else's processes touched.
 
 #![allow(clippy::unwrap_used)]
 

@@ -17,7 +17,9 @@ async fn each_test_has_a_migrated_database_of_its_own_while_it_runs() {
         .unwrap()
         .get(0);
     let events = "select count(*) from outbox_event";
-    client.batch_execute("insert into outbox_event (event_id, topic, key, event_type, payload) values (gen_random_uuid(), 't', 'k', 'e', '{}')").await.unwrap();
+    let insert = "insert into outbox_event (event_id, topic, key, event_type, payload)
+        values (gen_random_uuid(), 't', 'k', 'e', '{}')";
+    client.batch_execute(insert).await.unwrap();
     assert_eq!(
         client
             .query_one(events, &[])
