@@ -1,0 +1,151 @@
+//! The inbox, its fence, and dead letters.
+
+use std::collections::HashSet;
+
+use domain::EventId;
+use storage::dead_letters::{Cause, DeadLetter, held_keys, hold};
+use storage::inbox::{Progress, Stream, advance, begin_at, fence, follow_copies, progress, record};
+use storage::lease::{MemberId, claim, ensure_units, release, renew};
+
+use crate::support::{Fixture, TTL};
+
+fn stream() -> Stream {
+    Stream {
+        group: "g".to_owned(),
+        topic: "t".to_owned(),
+        partition: 0,
+    }
+}
+
+#[tokio::test]
+async fn the_fence_opens_for_the_owner_at_the_expected_offset_only() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let (stream, me, other) = (stream(), MemberId::generate(), MemberId::generate());
+    let scope = Stream::lease_scope("g", "t");
+    assert_eq!(progress(&mut conn, &stream).await.unwrap(), None);
+    begin_at(&mut conn, &stream, 5).await.unwrap();
+    begin_at(&mut conn, &stream, 9).await.unwrap();
+    ensure_units(&mut conn, &scope, 1).await.unwrap();
+    renew(&mut conn, &scope, me, TTL).await.unwrap();
+    let epoch = claim(&mut conn, &scope, me, &[(0, 0)]).await.unwrap()[0].epoch;
+
+    assert!(fence(&mut conn, &stream, 5, me, epoch).await.unwrap());
+    assert!(!fence(&mut conn, &stream, 6, me, epoch).await.unwrap());
+    assert!(!fence(&mut conn, &stream, 5, other, epoch).await.unwrap());
+    assert!(!fence(&mut conn, &stream, 5, me, epoch - 1).await.unwrap());
+
+    let there = Progress {
+        next_offset: 8,
+        last_event_id: Some(EventId::generate()),
+    };
+    advance(&mut conn, &stream, there).await.unwrap();
+    assert_eq!(progress(&mut conn, &stream).await.unwrap(), Some(there));
+    assert!(!fence(&mut conn, &stream, 5, me, epoch).await.unwrap());
+    release(&mut conn, &scope, me, &[0]).await.unwrap();
+    assert!(!fence(&mut conn, &stream, 8, me, epoch).await.unwrap());
+}
+
+#[tokio::test]
+async fn p5_an_event_is_new_once_per_group() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let ids: Vec<EventId> = (0..4).map(|_| EventId::generate()).collect();
+    let first = record(&mut conn, &stream(), &[(ids[0], 1), (ids[1], 2)])
+        .await
+        .unwrap();
+    assert_eq!(first, HashSet::from([ids[0], ids[1]]));
+    let elsewhere = Stream {
+        partition: 3,
+        ..stream()
+    };
+    let copies = [(ids[1], 70), (ids[2], 71)];
+    let second = record(&mut conn, &elsewhere, &copies).await.unwrap();
+    assert_eq!(second, HashSet::from([ids[2]]));
+    follow_copies(&mut conn, &elsewhere, &copies[..1])
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture
+            .text("select string_agg(partition || '/' || \"offset\", ' ' order by event_id) from inbox")
+            .await,
+        "0/1 3/70 3/71"
+    );
+    let group = Stream {
+        group: "another".to_owned(),
+        ..stream()
+    };
+    assert_eq!(record(&mut conn, &group, &copies).await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_partitions_with_copies_of_the_same_events_do_not_deadlock() {
+    let fixture = Fixture::new().await;
+    let ids: Vec<(EventId, i64)> = (0..200).map(|n| (EventId::generate(), n)).collect();
+    let work = |partition: i32| {
+        let (database, mut ids) = (fixture.database.clone(), ids.clone());
+        if partition == 1 {
+            ids.reverse();
+        }
+        tokio::spawn(async move {
+            let session = storage::Session::leased("test", TTL);
+            let mut conn = database.connect(&session).await.unwrap();
+            let stream = Stream {
+                partition,
+                ..stream()
+            };
+            for _ in 0..20 {
+                diesel_async::AsyncConnection::transaction(&mut conn, async |conn| {
+                    record(conn, &stream, &ids).await?;
+                    follow_copies(conn, &stream, &ids).await
+                })
+                .await
+                .unwrap();
+            }
+        })
+    };
+    let (one, two) = (work(0), work(1));
+    one.await.unwrap();
+    two.await.unwrap();
+}
+
+#[tokio::test]
+async fn any_bytes_can_be_held_and_hold_back_their_key() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let key = vec![0_u8, 255, 1];
+    let huge = vec![7_u8; 100_000];
+    for (offset, key) in [(1, Some(key.clone())), (2, None), (3, Some(huge.clone()))] {
+        let letter = DeadLetter {
+            offset,
+            event_id: None,
+            key,
+            value: Some(vec![0; 3]),
+            headers: vec![(b"h\0".to_vec(), vec![0, 200])],
+            cause: Cause::Dead,
+            reason: "a NUL: \0".to_owned(),
+        };
+        hold(&mut conn, &stream(), &letter).await.unwrap();
+        hold(&mut conn, &stream(), &letter).await.unwrap();
+    }
+    let free = b"free".as_slice();
+    let held = held_keys(&mut conn, &stream(), &[&key, free, &huge])
+        .await
+        .unwrap();
+    assert_eq!(held, HashSet::from([key, huge]));
+    fixture
+        .run("update inbox_dead_letter set settled_at = now(), settled_as = 'discarded'")
+        .await;
+    assert!(
+        held_keys(&mut conn, &stream(), &[free])
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        fixture
+            .number("select count(*) from inbox_dead_letter")
+            .await,
+        3
+    );
+}

@@ -1,0 +1,11 @@
+//! The statements against a real Postgres. Each test has a database of its own.
+
+#![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
+
+mod inbox;
+mod lease;
+mod migrations;
+mod outbox_moves;
+mod outbox_plans;
+mod outbox_writers;
+mod support;

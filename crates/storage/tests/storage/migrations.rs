@@ -1,0 +1,103 @@
+//! Applying the schema.
+
+use local_stack::testing::TestDatabase;
+use storage::migrations::{connect_when_ready, migrate, missing};
+use storage::{Database, Session};
+
+use crate::support::Fixture;
+
+fn with_schema(test: &TestDatabase, schema: &str) -> Database {
+    format!("{}?schema={schema}", test.url()).parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrating_twice_and_at_once_is_harmless() {
+    let fixture = Fixture::new().await;
+    let database = with_schema(&fixture.test, "fresh");
+    let session = Session::unhurried("test");
+    // The schema of the URL does not exist yet: everything is missing.
+    let refused = connect_when_ready(&database, &session).await.err().unwrap();
+    assert!(
+        refused.to_string().contains("order-api migrate"),
+        "{refused}"
+    );
+
+    let tasks: Vec<_> = (0..4)
+        .map(|_| {
+            let database = database.clone();
+            tokio::spawn(async move { migrate(&database).await.unwrap().len() })
+        })
+        .collect();
+    let mut applied = Vec::new();
+    for task in tasks {
+        applied.push(task.await.unwrap());
+    }
+    applied.sort_unstable();
+    assert_eq!(applied[..3], [0, 0, 0], "one of them did it all");
+    assert!(applied[3] > 0);
+
+    let mut conn = connect_when_ready(&database, &session).await.unwrap();
+    assert_eq!(missing(&mut conn).await.unwrap(), Vec::<String>::new());
+    assert_eq!(migrate(&database).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_schemas_of_one_database_do_not_meet() {
+    let fixture = Fixture::new().await;
+    let database = with_schema(&fixture.test, "Other's");
+    migrate(&database).await.unwrap();
+    let mut conn = database.connect(&Session::unhurried("test")).await.unwrap();
+    storage::outbox::append(&mut conn, &[crate::support::event("k")])
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture
+            .number("select count(*) from \"Other's\".outbox_pending")
+            .await,
+        1
+    );
+    assert_eq!(
+        fixture
+            .number("select count(*) from public.outbox_pending")
+            .await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn every_table_says_what_it_is_for() {
+    let fixture = Fixture::new().await;
+    let silent = fixture
+        .text(
+            "select coalesce(string_agg(relname, ' '), '') from pg_class c
+             where relnamespace = 'public'::regnamespace and relkind in ('r', 'v')
+               and relname !~ '^__diesel' and obj_description(c.oid) is null",
+        )
+        .await;
+    assert_eq!(silent, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_back_leaves_nothing() {
+    let fixture = Fixture::new().await;
+    for folder in [
+        "00000000000004_inbox",
+        "00000000000003_leases",
+        "00000000000002_outbox",
+        "00000000000001_orders",
+    ] {
+        let path = format!(
+            "{}/../../migrations/{folder}/down.sql",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        fixture.run(&std::fs::read_to_string(path).unwrap()).await;
+    }
+    let left = fixture
+        .text(
+            "select coalesce(string_agg(relname, ' '), '') from pg_class
+             where relnamespace = 'public'::regnamespace and relkind in ('r', 'v', 'S')
+               and relname !~ '^__diesel'",
+        )
+        .await;
+    assert_eq!(left, "");
+}

@@ -1,0 +1,181 @@
+//! Reading, settling, and what a database must be like for a relay to work on it.
+
+use domain::Slot;
+use storage::outbox::{BatchLimits, Unfit, append, backlog, check_fitness, read_pending, settle};
+
+use crate::support::{Fixture, event, read_all, settled};
+
+#[tokio::test]
+async fn settling_moves_each_event_once() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    append(&mut conn, &[event("a"), event("b"), event("c")])
+        .await
+        .unwrap();
+    let read = read_all(&mut conn).await;
+    let mut facts: Vec<_> = read[..2]
+        .iter()
+        .rev()
+        .map(|p| settled(p, 10 - p.id))
+        .collect();
+    assert_eq!(settle(&mut conn, &mut facts).await.unwrap(), 2);
+    assert_eq!(settle(&mut conn, &mut facts).await.unwrap(), 0);
+    assert_eq!(
+        fixture
+            .text("select string_agg(id || ':' || state || ':' || coalesce(kafka_offset, 0), ' ' order by id) from outbox")
+            .await,
+        "1:published:9 2:published:8 3:pending:0"
+    );
+    let rest = read_all(&mut conn).await;
+    assert_eq!(rest.iter().map(|p| p.id).collect::<Vec<_>>(), [3]);
+}
+
+#[tokio::test]
+async fn a_late_mark_does_not_undo_a_replay() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    append(&mut conn, &[event("a")]).await.unwrap();
+    let mut first = [settled(&read_all(&mut conn).await[0], 1)];
+    let mut late = first;
+    settle(&mut conn, &mut first).await.unwrap();
+    fixture
+        .run(
+            "with back as (delete from outbox_published returning id)
+             insert into outbox_pending select (hashtextextended('a', 0) & 31), id, 1 from back",
+        )
+        .await;
+    assert_eq!(settle(&mut conn, &mut late).await.unwrap(), 0);
+    assert_eq!(read_all(&mut conn).await.len(), 1, "it goes out again");
+}
+
+#[tokio::test]
+async fn a_read_is_bounded_per_slot_and_takes_at_least_one() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let mut events: Vec<_> = (0..5).map(|_| event("same slot")).collect();
+    for event in &mut events {
+        event.payload = format!("\"{}\"", "x".repeat(1_000));
+    }
+    append(&mut conn, &events).await.unwrap();
+    let slots: Vec<Slot> = Slot::all().collect();
+    for (events, bytes, expected) in [
+        (3, 1_000_000, vec![1, 2, 3]),
+        (5, 1, vec![1]),
+        (5, 2_000, vec![1, 2]),
+        (5, 4_000, vec![1, 2, 3, 4]),
+    ] {
+        let limits = BatchLimits { events, bytes };
+        let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
+        let ids: Vec<_> = batch.events.iter().map(|p| p.id).collect();
+        assert_eq!(ids, expected, "{limits:?}");
+    }
+    let slot = read_all(&mut conn).await[0].slot;
+    let others: Vec<Slot> = slots.into_iter().filter(|s| *s != slot).collect();
+    let limits = BatchLimits {
+        events: 9,
+        bytes: 9_999,
+    };
+    let batch = read_pending(&mut conn, &others, limits).await.unwrap();
+    assert!(batch.events.is_empty(), "only the slots asked for");
+}
+
+#[tokio::test]
+async fn later_events_of_a_held_key_are_parked() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    append(
+        &mut conn,
+        &[event("k"), event("k"), event("other"), event("k")],
+    )
+    .await
+    .unwrap();
+    fixture
+        .run(
+            "with moved as (delete from outbox_pending where id = 2 returning slot, id)
+             insert into outbox_held (id, slot, topic, key, cause)
+             select id, slot, 't', 'k', 'dead' from moved",
+        )
+        .await;
+    let parked = |read: Vec<storage::outbox::PendingEvent>| {
+        read.into_iter()
+            .map(|p| (p.id, p.parked.map(|parked| parked.behind)))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        parked(read_all(&mut conn).await),
+        [(1, None), (3, None), (4, Some(2))]
+    );
+    fixture
+        .run("update outbox_held set discarded_at = now()")
+        .await;
+    assert_eq!(
+        parked(read_all(&mut conn).await),
+        [(1, None), (3, None), (4, None)]
+    );
+}
+
+#[tokio::test]
+async fn a_pending_id_without_its_event_is_told() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    append(&mut conn, &[event("a"), event("a")]).await.unwrap();
+    fixture.run("delete from outbox_event where id = 1").await;
+    let slots: Vec<Slot> = Slot::all().collect();
+    let batch = read_pending(&mut conn, &slots, crate::support::PLENTY)
+        .await
+        .unwrap();
+    assert_eq!(
+        batch.orphans.iter().map(|(_, id)| *id).collect::<Vec<_>>(),
+        [1]
+    );
+    assert_eq!(batch.events.len(), 1);
+}
+
+#[tokio::test]
+async fn the_backlog_is_counted_to_its_bound() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    assert_eq!(backlog(&mut conn, 10).await.unwrap().oldest_seconds, None);
+    let events: Vec<_> = (0..20).map(|n| event(&n.to_string())).collect();
+    append(&mut conn, &events).await.unwrap();
+    let found = backlog(&mut conn, 10).await.unwrap();
+    assert_eq!((found.pending, found.held), (10, 0));
+    assert!(found.oldest_seconds.unwrap() >= 0.0);
+}
+
+#[tokio::test]
+async fn a_database_no_relay_may_work_on_is_refused() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    append(&mut conn, &[event("a"), event("b")]).await.unwrap();
+    assert_eq!(check_fitness(&mut conn).await.unwrap(), None);
+
+    fixture
+        .run("update outbox_sample_hash set hash = hash + 1")
+        .await;
+    assert_eq!(
+        check_fitness(&mut conn).await.unwrap(),
+        Some(Unfit::ForeignHash)
+    );
+    fixture.run("delete from outbox_sample_hash").await;
+    assert_eq!(
+        check_fitness(&mut conn).await.unwrap(),
+        Some(Unfit::NoSampleHash)
+    );
+    fixture
+        .run("insert into outbox_sample_hash (key, hash) values ('k', hashtextextended('k', 0))")
+        .await;
+
+    fixture
+        .run("alter table outbox_event alter id restart")
+        .await;
+    let behind = check_fitness(&mut conn).await.unwrap().unwrap();
+    assert!(
+        matches!(behind, Unfit::SequenceBehind { highest: 2, .. }),
+        "{behind}"
+    );
+    fixture
+        .run("select setval(pg_get_serial_sequence('outbox_event', 'id'), 2)")
+        .await;
+    assert_eq!(check_fitness(&mut conn).await.unwrap(), None);
+}

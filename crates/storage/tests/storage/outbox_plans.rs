@@ -1,0 +1,92 @@
+//! The plans of the hot statements, on tables that were never analyzed.
+
+use diesel::sql_types::Text;
+use diesel::{QueryableByName, sql_query};
+use diesel_async::RunQueryDsl;
+use storage::Connection;
+use storage::outbox::statements::{READ_PENDING, SETTLE};
+
+use crate::support::Fixture;
+
+#[derive(QueryableByName)]
+struct Line {
+    #[diesel(sql_type = Text, column_name = "QUERY PLAN")]
+    line: String,
+}
+
+async fn plan(conn: &mut Connection, statement: &str, binds: &[&str]) -> String {
+    let mut statement = format!("explain (costs off) {statement}");
+    for (place, value) in binds.iter().enumerate().rev() {
+        statement = statement.replace(&format!("${}", place + 1), value);
+    }
+    let lines: Vec<Line> = sql_query(statement).load(conn).await.unwrap();
+    lines.into_iter().map(|l| l.line + "\n").collect()
+}
+
+/// 200,000 published and 20,000 pending events.
+async fn fill(fixture: &Fixture) {
+    fixture
+        .run(
+            "alter table outbox_event set (autovacuum_enabled = off);
+             alter table outbox_pending set (autovacuum_enabled = off);
+             alter table outbox_published set (autovacuum_enabled = off);
+             insert into outbox_event (event_id, topic, key, event_type, payload)
+                 select gen_random_uuid(), 't', n::text, 'T', '{}' from generate_series(1, 220000) n;
+             with moved as (delete from outbox_pending where id <= 200000 returning id)
+                 insert into outbox_published (id, kafka_partition, kafka_offset)
+                 select id, 0, id from moved;",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn the_read_and_the_settle_walk_indexes_whatever_the_statistics() {
+    let fixture = Fixture::new().await;
+    fill(&fixture).await;
+    for analyzed in [false, true] {
+        if analyzed {
+            fixture.run("analyze").await;
+        }
+        let mut conn = fixture.connect().await;
+        let read = plan(
+            &mut conn,
+            READ_PENDING,
+            &["array[0, 1, 2, 31]::smallint[]", "256", "262144"],
+        )
+        .await;
+        for part in [
+            "using outbox_pending_pkey on outbox_pending",
+            "using outbox_event_pkey on outbox_event",
+            "using outbox_held_key on outbox_held",
+        ] {
+            assert!(
+                read.contains(part),
+                "analyzed {analyzed}, no {part} in\n{read}"
+            );
+        }
+        assert!(!read.contains("Seq Scan"), "analyzed {analyzed}\n{read}");
+        // The only sort is that of the finished batch.
+        assert_eq!(
+            read.matches("Sort\n").count(),
+            1,
+            "analyzed {analyzed}\n{read}"
+        );
+
+        let arrays = [
+            "array[0]::smallint[]",
+            "array[200001]::bigint[]",
+            "array['1']::xid[]",
+            "array[0]::int[]",
+            "array[0]::bigint[]",
+        ];
+        let settle = plan(&mut conn, SETTLE, &arrays).await;
+        assert!(
+            settle.contains("using outbox_pending_pkey on outbox_pending"),
+            "analyzed {analyzed}\n{settle}"
+        );
+        assert!(
+            !settle.contains("Seq Scan"),
+            "analyzed {analyzed}\n{settle}"
+        );
+    }
+}

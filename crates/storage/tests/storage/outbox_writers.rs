@@ -1,0 +1,160 @@
+//! Whoever inserts into `outbox_event`, and however, is a writer: the event is queued, once.
+
+use storage::outbox::append;
+
+use crate::support::{Fixture, event, read_all};
+
+const QUEUED_ONCE: &str = "\
+select count(*) from outbox_event e where 1 = (
+    select count(*) from outbox_pending p
+    where p.id = e.id and p.slot = (hashtextextended(e.key, 0) & 31))";
+
+async fn assert_queued(fixture: &Fixture, events: i64) {
+    assert_eq!(
+        fixture.number("select count(*) from outbox_event").await,
+        events
+    );
+    assert_eq!(
+        fixture.number("select count(*) from outbox_pending").await,
+        events
+    );
+    assert_eq!(fixture.number(QUEUED_ONCE).await, events);
+}
+
+#[tokio::test]
+async fn events_keep_the_order_and_the_bytes_they_were_appended_with() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let mut events: Vec<_> = (0..50).map(|_| event("one key")).collect();
+    events[7].payload = "{ \"spaces\" :  [1,2] }".to_owned();
+    append(&mut conn, &events).await.unwrap();
+    let read = read_all(&mut conn).await;
+    let ids: Vec<_> = read.iter().map(|p| p.event.event_id).collect();
+    let appended: Vec<_> = events.iter().map(|e| e.event_id).collect();
+    assert_eq!(ids, appended);
+    assert_eq!(read[7].event.payload, events[7].payload);
+    assert_eq!(read[7].event.headers, events[7].headers);
+    assert_queued(&fixture, 50).await;
+}
+
+#[tokio::test]
+async fn every_way_to_insert_queues() {
+    let fixture = Fixture::new().await;
+    fixture
+        .run(
+            "create unique index on outbox_event (event_id);
+             insert into outbox_event (event_id, topic, key, event_type, payload)
+                 select gen_random_uuid(), 't', 'k' || n, 'T', '{}' from generate_series(1, 10) n;
+             insert into outbox_event (event_id, topic, key, event_type, payload)
+                 select event_id, 't', 'again', 'T', '{}' from outbox_event limit 5
+                 on conflict (event_id) do nothing;
+             insert into outbox_event (event_id, topic, key, event_type, payload)
+                 select event_id, topic, key, 'T', '{}' from outbox_event limit 5
+                 on conflict (event_id) do update set event_type = 'U';
+             merge into outbox_event e using (values (gen_random_uuid()), (gen_random_uuid())) v(id)
+                 on e.event_id = v.id
+                 when not matched then insert (event_id, topic, key, event_type, payload)
+                 values (v.id, 't', 'merged', 'T', '{}');
+             with written as (insert into outbox_event (event_id, topic, key, event_type, payload)
+                 values (gen_random_uuid(), 't', 'cte', 'T', '{}') returning id)
+                 select count(*) from written;
+             begin;
+                 savepoint a;
+                 insert into outbox_event (event_id, topic, key, event_type, payload)
+                     values (gen_random_uuid(), 't', 'rolled back', 'T', '{}');
+                 rollback to a;
+                 insert into outbox_event (event_id, topic, key, event_type, payload)
+                     values (gen_random_uuid(), 't', 'kept', 'T', '{}');
+             commit;",
+        )
+        .await;
+    assert_queued(&fixture, 14).await;
+
+    let copy = fixture
+        .sql
+        .copy_in::<_, &[u8]>(
+            "copy outbox_event (event_id, topic, key, event_type, payload) from stdin",
+        )
+        .await
+        .unwrap();
+    let mut copy = std::pin::pin!(copy);
+    let line: &[u8] = b"00000000-0000-7000-8000-000000000001\tt\tcopied\tT\t{}\n";
+    futures::SinkExt::send(&mut copy, line).await.unwrap();
+    copy.finish().await.unwrap();
+    assert_queued(&fixture, 15).await;
+}
+
+#[tokio::test]
+async fn a_writer_needs_no_right_on_the_queue_and_cannot_divert_it() {
+    let fixture = Fixture::new().await;
+    let role = format!("writer_{}", uuid::Uuid::now_v7().simple());
+    fixture
+        .run(&format!(
+            "create role {role};
+             grant usage on schema public to {role};
+             grant insert on outbox_event to {role};
+             set role {role};
+             create temporary table outbox_pending (slot smallint, id bigint, bytes int);
+             insert into outbox_event (event_id, topic, key, event_type, payload)
+                 values (gen_random_uuid(), 't', 'k', 'T', '{{}}');
+             reset role;
+             drop table pg_temp.outbox_pending"
+        ))
+        .await;
+    assert_queued(&fixture, 1).await;
+    fixture.run(&format!("set role {role}")).await;
+    let called = fixture.sql.execute("select outbox_enqueue()", &[]).await;
+    assert!(called.is_err(), "only the trigger may call the function");
+    fixture
+        .run(&format!(
+            "reset role; drop owned by {role}; drop role {role}"
+        ))
+        .await;
+}
+
+#[tokio::test]
+async fn what_no_relay_could_handle_is_refused_by_name() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let mut broken = event("k");
+    broken.payload = "{".to_owned();
+    assert!(append(&mut conn, &[event("k"), broken]).await.is_err());
+    let mut long = event("k");
+    long.key = "x".repeat(2_049);
+    let error = append(&mut conn, &[long]).await.unwrap_err();
+    assert!(error.is_permanent());
+    assert!(error.to_string().contains("outbox_event_key_fits_index"));
+    assert_queued(&fixture, 0).await;
+}
+
+#[tokio::test]
+async fn the_view_names_every_state() {
+    let fixture = Fixture::new().await;
+    fixture
+        .run(
+            "insert into outbox_event (event_id, topic, key, event_type, payload)
+                 select gen_random_uuid(), 't', n::text, 'T', '{}' from generate_series(1, 6) n;
+             set session_replication_role = replica;
+             insert into outbox_event (event_id, topic, key, event_type, payload)
+                 values (gen_random_uuid(), 't', '7', 'T', '{}');
+             set session_replication_role = origin;
+             with moved as (delete from outbox_pending where id = 2 returning id)
+                 insert into outbox_published select id, 3, 4 from moved;
+             with moved as (delete from outbox_pending where id between 3 and 6 returning slot, id)
+                 insert into outbox_held (id, slot, topic, key, cause, discarded_at)
+                 select id, slot, 't', id::text,
+                        (array['dead', 'behind', 'unavailable', 'dead'])[id - 2],
+                        case when id = 6 then now() end from moved;",
+        )
+        .await;
+    let states = fixture
+        .text("select string_agg(state, ' ' order by id) from outbox")
+        .await;
+    assert_eq!(
+        states,
+        "pending published dead behind unavailable discarded unqueued"
+    );
+    for state in states.split(' ') {
+        assert!(state.parse::<domain::EventState>().is_ok(), "{state}");
+    }
+}
