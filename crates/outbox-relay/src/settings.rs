@@ -5,6 +5,9 @@ use service::{OpsSettings, SettingsError, Source, TelemetrySettings, WorkerSetti
 use storage::Database;
 use storage::outbox::BatchLimits;
 
+/// `OPS_PORT` when it is not set.
+pub const DEFAULT_OPS_PORT: u16 = 9102;
+
 /// Everything `outbox-relay run` is told.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -30,7 +33,7 @@ impl Settings {
             events: reader.at_least_one("RELAY__BATCH_EVENTS_PER_SLOT", 256),
             bytes: reader.at_least_one("RELAY__BATCH_BYTES_PER_SLOT", 262_144),
         };
-        let ops = OpsSettings::read(&mut reader, 9102);
+        let ops = OpsSettings::read(&mut reader, DEFAULT_OPS_PORT);
         let telemetry = TelemetrySettings::read(&mut reader);
         let settings = database.zip(brokers).map(|(database, brokers)| Self {
             database,

@@ -37,6 +37,7 @@
 
 pub mod backoff;
 pub mod cli;
+pub mod healthcheck;
 pub mod heartbeat;
 pub mod listener;
 pub mod ops;
@@ -62,5 +63,5 @@ pub use settings::{
     Problem, Reader, Secret, SettingsError, Source, WorkerSettings, exit_code_for_settings,
 };
 pub use telemetry::{LogFormat, TelemetrySettings};
-pub use tokio_util::sync::CancellationToken;
+pub use tokio_util::sync::{CancellationToken, DropGuard};
 pub use wait::until_ready;

@@ -2,6 +2,8 @@
 //!
 //! What is in here panics instead of returning errors: a test can do nothing else with them.
 
+mod spawned;
+
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use uuid::Uuid;
 
 use crate::postgres::{block_on, connect, describe};
 use crate::stack::Stack;
+
+pub use spawned::Spawned;
 
 /// Held while the template is looked for and made. Any constant of our own will do.
 const TEMPLATE_LOCK: i64 = 0x7465_6d70_6c61_7465;

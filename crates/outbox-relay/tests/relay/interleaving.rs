@@ -1,0 +1,130 @@
+//! Random writers against the relay's step: late commits, savepoints, roll-backs and two-phase
+//! commits, with batches so small that every boundary is met.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use local_stack::testing::TestDatabase;
+use outbox_relay::Step;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::support::{Fixture, PATIENCE, assert_in_order};
+
+const WRITERS: u64 = 6;
+const TRANSACTIONS: usize = 40;
+const KEYS: usize = 7;
+
+/// One writer: transactions on one or two keys, each serialised by a lock on its aggregate, as any
+/// writer that cares for order does. Returns how many events it committed.
+async fn write(database: &TestDatabase, topic: &str, seed: u64) -> usize {
+    let mut sql = database.connect().await;
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut committed = 0;
+    for number in 0..TRANSACTIONS {
+        let mut keys = vec![random.random_range(0..KEYS), random.random_range(0..KEYS)];
+        keys.sort_unstable();
+        keys.dedup();
+        let transaction = sql.transaction().await.unwrap();
+        let mut events = 0;
+        for key in &keys {
+            let key = format!("k{key}");
+            transaction
+                .execute("select from aggregate where key = $1 for update", &[&key])
+                .await
+                .unwrap();
+            let insert = "insert into outbox_event (event_id, topic, key, event_type, payload)
+                          select gen_random_uuid(), $1, $2, 'T', '{}' from generate_series(1, $3)";
+            for _ in 0..random.random_range(1..3) {
+                let count: i32 = random.random_range(1..4);
+                let undone = random.random_bool(0.3);
+                transaction.batch_execute("savepoint s").await.unwrap();
+                transaction
+                    .execute(insert, &[&topic, &key, &count])
+                    .await
+                    .unwrap();
+                if undone {
+                    transaction.batch_execute("rollback to s").await.unwrap();
+                } else {
+                    events += usize::try_from(count).unwrap();
+                }
+            }
+        }
+        // Ids are drawn by now; the later the commit, the more of higher ids are out already.
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..25))).await;
+        match random.random_range(0..10) {
+            0..2 => transaction.rollback().await.unwrap(),
+            2..4 => {
+                let name = format!("{}-{seed}-{number}", topic);
+                let prepare = format!("prepare transaction '{name}'");
+                transaction.batch_execute(&prepare).await.unwrap();
+                // Its end is an error for the client's own idea of a transaction, and harmless.
+                let _ = transaction.commit().await;
+                tokio::time::sleep(Duration::from_millis(random.random_range(0..40))).await;
+                let commit = format!("commit prepared '{name}'");
+                sql.batch_execute(&commit).await.unwrap();
+                committed += events;
+            }
+            _ => {
+                transaction.commit().await.unwrap();
+                committed += events;
+            }
+        }
+    }
+    committed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn p2_p3_random_writers_lose_nothing_double_nothing_and_keep_order() {
+    let fixture = Arc::new(Fixture::new().await);
+    fixture
+        .sql
+        .batch_execute(&format!(
+            "create table aggregate (key text primary key);
+             insert into aggregate select 'k' || n from generate_series(0, {KEYS} - 1) n"
+        ))
+        .await
+        .unwrap();
+    let seed = rand::random::<u64>() / 2;
+    println!("seed {seed}");
+    let running = Arc::new(AtomicUsize::new(usize::try_from(WRITERS).unwrap()));
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let (fixture, running) = (Arc::clone(&fixture), Arc::clone(&running));
+            tokio::spawn(async move {
+                let committed = write(&fixture.database, &fixture.topic, seed + writer).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                committed
+            })
+        })
+        .collect();
+
+    let mut stepped = fixture.relay(2);
+    let relaying = async {
+        loop {
+            let writing = running.load(Ordering::SeqCst) > 0;
+            let step = stepped.relay.step().await.unwrap();
+            if !writing && step == Step::Idle && stepped.metrics.in_flight.get() == 0 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE * 2, relaying)
+        .await
+        .expect("the relay catches up");
+
+    let mut committed = 0;
+    for writer in writers {
+        committed += writer.await.unwrap();
+    }
+    assert_eq!(
+        fixture.count("published").await,
+        i64::try_from(committed).unwrap()
+    );
+    let (by_key, copies) = fixture.published_by_key().await;
+    assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), committed);
+    assert_eq!(copies, 0);
+    assert_in_order(&by_key);
+}

@@ -1,0 +1,8 @@
+//! The relay on a real Postgres and a real Kafka. Each test has a database and topics of its own.
+
+#![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
+
+mod interleaving;
+mod process;
+mod steps;
+mod support;

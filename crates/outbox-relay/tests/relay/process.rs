@@ -1,0 +1,144 @@
+//! The real executable.
+
+use std::time::Duration;
+
+use local_stack::testing::{Spawned, eventually};
+
+use crate::support::{Fixture, PATIENCE, assert_in_order};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_it_with_status_0_and_hands_the_slots_over() {
+    let fixture = Fixture::new().await;
+    let mut relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    fixture.write(&["a", "b", "c"]).await;
+    fixture.until_published(3).await;
+    relay.terminate();
+    assert_eq!(
+        relay.exit_code(Duration::from_secs(10)).await,
+        Some(0),
+        "{}",
+        relay.log()
+    );
+    let owned = "select count(*) from lease where owner is not null";
+    let owned: i64 = fixture.sql.query_one(owned, &[]).await.unwrap().get(0);
+    assert_eq!(owned, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_killed_under_load_it_loses_nothing_and_keeps_order() {
+    let fixture = Fixture::new().await;
+    let keys: Vec<String> = (0..500).map(|n| format!("k{}", n % 23)).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let mut total = 0;
+    for _ in 0..4 {
+        let mut relay = Spawned::start(BINARY, &["run"], fixture.variables());
+        for _ in 0..4 {
+            fixture.write(&keys).await;
+            total += 500;
+        }
+        let before = fixture.count("published").await;
+        eventually("some to be published", PATIENCE, async || {
+            (fixture.count("published").await > before).then_some(())
+        })
+        .await;
+        relay.kill();
+        assert_eq!(relay.exit_code(PATIENCE).await, None, "ended by the signal");
+    }
+    let mut relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    fixture.until_published(total).await;
+    relay.terminate();
+    assert_eq!(relay.exit_code(Duration::from_secs(10)).await, Some(0));
+    let (by_key, copies) = fixture.published_by_key().await;
+    let first_occurrences: usize = by_key.values().map(Vec::len).sum();
+    assert_eq!(i64::try_from(first_occurrences).unwrap(), total);
+    assert_in_order(&by_key);
+    // At most what was in flight at each of four kills.
+    assert!(copies <= 4 * 2_000, "{copies} copies");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_waits_for_the_schema_and_says_so() {
+    let fixture = Fixture::new().await;
+    let mut variables = fixture.variables();
+    variables[0].1 = format!("{}?schema=later", fixture.database.url());
+    let mut relay = Spawned::start(BINARY, &[], variables.clone());
+    let ops = relay.ops_address(PATIENCE).await;
+    let report = eventually("the reason", PATIENCE, async || {
+        let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
+        assert_eq!(answer.status(), 503);
+        let text = answer.text().await.unwrap();
+        text.contains("order-api migrate").then_some(text)
+    })
+    .await;
+    assert!(report.contains("\"schema\""), "{report}");
+    let live = reqwest::get(format!("http://{ops}/livez")).await.unwrap();
+    assert_eq!(live.status(), 200);
+
+    let database: storage::Database = variables[0].1.parse().unwrap();
+    storage::migrations::migrate(&database).await.unwrap();
+    eventually("readiness", PATIENCE, async || {
+        let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    relay.terminate();
+    assert_eq!(relay.exit_code(Duration::from_secs(10)).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asked_to_stop_while_nothing_is_there_it_stops() {
+    let nowhere = vec![
+        ("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d".to_owned()),
+        ("KAFKA_BROKERS", "127.0.0.1:1".to_owned()),
+        ("OPS_PORT", "0".to_owned()),
+    ];
+    let mut relay = Spawned::start(BINARY, &[], nowhere);
+    relay.ops_address(PATIENCE).await;
+    relay.terminate();
+    assert_eq!(
+        relay.exit_code(Duration::from_secs(10)).await,
+        Some(0),
+        "{}",
+        relay.log()
+    );
+}
+
+#[tokio::test]
+async fn wrong_settings_are_all_named_and_end_it_with_status_78() {
+    let wrong = vec![
+        ("DATABASE_URL", "mysql://u:secret@h/d".to_owned()),
+        ("KAFKA_BROKERS", "nowhere".to_owned()),
+        ("LEASE_TTL", "10".to_owned()),
+        ("KAFKA_TOPIC_PARTITIONS", "0".to_owned()),
+        ("RELAY__BATCH_EVENTS_PER_SLOTS", "1".to_owned()),
+    ];
+    let mut relay = Spawned::start(BINARY, &[], wrong);
+    assert_eq!(relay.exit_code(PATIENCE).await, Some(78));
+    let log = relay.log();
+    for name in [
+        "DATABASE_URL",
+        "KAFKA_BROKERS",
+        "LEASE_TTL",
+        "KAFKA_TOPIC_PARTITIONS",
+        "RELAY__BATCH_EVENTS_PER_SLOTS",
+    ] {
+        assert!(log.contains(name), "{name} is missing in\n{log}");
+    }
+    assert!(!log.contains("secret"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_database_it_must_not_work_on_it_ends_with_status_1() {
+    let fixture = Fixture::new().await;
+    fixture.write(&["a"]).await;
+    fixture
+        .sql
+        .batch_execute("alter table outbox_event alter id restart")
+        .await
+        .unwrap();
+    let mut relay = Spawned::start(BINARY, &[], fixture.variables());
+    assert_eq!(relay.exit_code(PATIENCE).await, Some(1));
+    assert!(relay.log().contains("setval"), "{}", relay.log());
+}

@@ -1,0 +1,200 @@
+//! A relay driven step by step, and a look at what it left in Kafka.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use domain::EventId;
+use local_stack::testing::{TestDatabase, eventually, unique_topic};
+use messaging::{Cluster, IncomingRecord, PartitionReader, envelope, partition_of};
+use outbox_relay::app::Assembly;
+use outbox_relay::{Metrics, Relay, Settings, Step};
+use prometheus_client::registry::Registry;
+use service::{CancellationToken, Readiness, Source};
+use tokio_postgres::Client;
+
+pub(crate) const PARTITIONS: i32 = 4;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Fixture {
+    pub(crate) topic: String,
+    pub(crate) cluster: Cluster,
+    pub(crate) sql: Client,
+    /// Dropped last: it takes the database with it.
+    pub(crate) database: TestDatabase,
+    brokers: String,
+}
+
+impl Fixture {
+    /// A database, and a topic that exists.
+    pub(crate) async fn new() -> Self {
+        let database = TestDatabase::create().await;
+        let brokers = local_stack::up().unwrap().kafka_brokers;
+        let cluster = Cluster::new(brokers.parse().unwrap());
+        let topic = unique_topic("relay");
+        cluster.ensure_topic(&topic, PARTITIONS, 1).await.unwrap();
+        Self {
+            topic,
+            cluster,
+            sql: database.connect().await,
+            database,
+            brokers,
+        }
+    }
+
+    /// What the processes of this test are told.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("DATABASE_URL", self.database.url().to_owned()),
+            ("KAFKA_BROKERS", self.brokers.clone()),
+            ("KAFKA_TOPIC_PARTITIONS", PARTITIONS.to_string()),
+            ("LEASE_TTL", "2s".to_owned()),
+            ("OPS_PORT", "0".to_owned()),
+        ]
+    }
+
+    /// A relay to be stepped, with batches as small as they can be.
+    pub(crate) fn relay(&self, events_per_slot: u32) -> Stepped {
+        let mut variables = self.variables();
+        variables.push(("RELAY__BATCH_EVENTS_PER_SLOT", events_per_slot.to_string()));
+        let source = Source::from_pairs(variables).unwrap();
+        let settings = Settings::read(&source).unwrap();
+        let metrics = Metrics::register(&mut Registry::default());
+        let assembly = Assembly::new(&settings, metrics.clone(), &Readiness::new());
+        let stop = CancellationToken::new();
+        tokio::spawn(assembly.keeper.run(stop.clone()));
+        let surroundings = assembly.surroundings;
+        let token = stop.clone();
+        tokio::spawn(async move { surroundings.run(&token).await });
+        Stepped {
+            relay: assembly.relay,
+            metrics,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// Inserts events with these keys, in this order, in one transaction.
+    pub(crate) async fn write(&self, keys: &[&str]) {
+        self.sql
+            .execute(
+                "insert into outbox_event (event_id, topic, key, event_type, payload)
+                 select gen_random_uuid(), $1, key, 'T', '{}' from unnest($2::text[]) key",
+                &[&self.topic, &keys],
+            )
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn count(&self, state: &str) -> i64 {
+        self.sql
+            .query_one("select count(*) from outbox where state = $1", &[&state])
+            .await
+            .unwrap()
+            .get(0)
+    }
+
+    pub(crate) async fn until_published(&self, events: i64) {
+        eventually(
+            &format!("{events} published events"),
+            PATIENCE,
+            async || (self.count("published").await == events).then_some(()),
+        )
+        .await;
+    }
+
+    /// Everything in the topic, by partition, in the order of offsets.
+    pub(crate) async fn records(&self) -> HashMap<i32, Vec<IncomingRecord>> {
+        let mut all = HashMap::new();
+        for partition in 0..PARTITIONS {
+            let mut reader = PartitionReader::new(self.cluster.clone(), &self.topic, partition);
+            let end = reader.latest().await.unwrap();
+            let mut records: Vec<IncomingRecord> = Vec::new();
+            while let from = records.last().map_or(0, |r| r.offset + 1)
+                && from < end
+            {
+                let fetched = reader.fetch(from, 1_000_000, Duration::from_secs(5)).await;
+                records.extend(fetched.unwrap().records);
+            }
+            all.insert(partition, records);
+        }
+        all
+    }
+
+    /// The ids of the events in the topic, by key, first occurrences in the order of Kafka; and how
+    /// many records repeat an event. Each lies where its key belongs and where the outbox says.
+    pub(crate) async fn published_by_key(&self) -> (HashMap<String, Vec<i64>>, usize) {
+        let rows = self
+            .sql
+            .query(
+                "select e.event_id::text, e.id, e.key, p.kafka_partition, p.kafka_offset
+                 from outbox_event e join outbox_published p using (id)",
+                &[],
+            )
+            .await
+            .unwrap();
+        let known: HashMap<EventId, (i64, String, i32, i64)> = rows
+            .iter()
+            .map(|row| {
+                let event_id: EventId = row.get::<_, &str>(0).parse().unwrap();
+                (event_id, (row.get(1), row.get(2), row.get(3), row.get(4)))
+            })
+            .collect();
+        let mut by_key: HashMap<String, Vec<i64>> = HashMap::new();
+        let mut copies = 0;
+        let mut at_recorded_place = 0;
+        for (partition, records) in self.records().await {
+            for record in records {
+                let event_id = envelope::decode(&record).unwrap().event_id;
+                let (id, key, recorded_partition, recorded_offset) = &known[&event_id];
+                assert_eq!(record.key.as_deref(), Some(key.as_bytes()));
+                assert_eq!(partition, partition_of(key.as_bytes(), PARTITIONS));
+                if (partition, record.offset) == (*recorded_partition, *recorded_offset) {
+                    at_recorded_place += 1;
+                }
+                let ids = by_key.entry(key.clone()).or_default();
+                if ids.contains(id) {
+                    copies += 1;
+                } else {
+                    ids.push(*id);
+                }
+            }
+        }
+        assert_eq!(
+            at_recorded_place,
+            known.len(),
+            "each lies where the outbox says"
+        );
+        (by_key, copies)
+    }
+}
+
+pub(crate) struct Stepped {
+    pub(crate) relay: Relay,
+    pub(crate) metrics: Metrics,
+    _stop: service::DropGuard,
+}
+
+impl Stepped {
+    /// Steps until a step ends as `wanted` says.
+    pub(crate) async fn step_until(&mut self, what: &str, wanted: impl Fn(Step) -> bool) {
+        eventually(what, PATIENCE, async || {
+            wanted(self.relay.step().await.unwrap()).then_some(())
+        })
+        .await;
+    }
+
+    /// Steps until there is nothing to read and nothing in flight.
+    pub(crate) async fn drain(&mut self) {
+        self.step_until("an empty outbox", |step| step == Step::Idle)
+            .await;
+        let in_flight = self.metrics.in_flight.clone();
+        self.step_until("nothing in flight", |_| in_flight.get() == 0)
+            .await;
+    }
+}
+
+/// Fails when the events of a key are not in the order of their ids.
+pub(crate) fn assert_in_order(by_key: &HashMap<String, Vec<i64>>) {
+    for (key, ids) in by_key {
+        assert!(ids.is_sorted(), "key {key}: {ids:?}");
+    }
+}
