@@ -1,0 +1,15 @@
+//! The API as its clients, its operator and its database see it. Each test has the whole service,
+//! in-process, on ports and a database of its own.
+#![allow(clippy::unwrap_used)]
+
+mod executable;
+mod faults;
+mod helpers;
+mod limits;
+mod migrating;
+mod orders;
+mod p1_atomic;
+mod proxy;
+mod readiness;
+mod refusals;
+mod wake_ups;

@@ -1,0 +1,64 @@
+//! Something between the service and Postgres that loses answers.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Passes everything on, but closes a connection towards the service once a commit has gone through
+/// to Postgres: the commit happens, its answer is lost. Returns a URL that leads through it.
+pub(crate) async fn losing_answers_to_commits(url: &str) -> String {
+    let mut url = url::Url::parse(url).unwrap();
+    let server = SocketAddr::from(([127, 0, 0, 1], url.port().unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    url.set_port(Some(listener.local_addr().unwrap().port()))
+        .unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(pass_on(client, server));
+        }
+    });
+    url.into()
+}
+
+async fn pass_on(mut client: TcpStream, server: SocketAddr) {
+    let mut server = TcpStream::connect(server).await.unwrap();
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let mut request = [0; 8_192];
+    let mut response = [0; 8_192];
+    loop {
+        tokio::select! {
+            Ok(length) = from_client.read(&mut request) => {
+                if length == 0 || to_server.write_all(&request[..length]).await.is_err() {
+                    return;
+                }
+                if request[..length].windows(6).any(|word| word == b"COMMIT") {
+                    // Its answer says that it has happened; nobody shall hear of it.
+                    let _ = from_server.read(&mut response).await;
+                    return;
+                }
+            }
+            Ok(length) = from_server.read(&mut response) => {
+                if length == 0 || to_client.write_all(&response[..length]).await.is_err() {
+                    return;
+                }
+            }
+            else => return,
+        }
+    }
+}
+
+/// Accepts connections and never says a word. Lives as long as what is returned.
+pub(crate) async fn mute() -> (String, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://u:p@{}/d", listener.local_addr().unwrap());
+    (url, listener)
+}
+
+/// A URL at which nobody listens.
+pub(crate) async fn closed() -> String {
+    let (url, listener) = mute().await;
+    drop(listener);
+    url
+}

@@ -1,0 +1,32 @@
+//! What an operator is told while orders cannot be taken, and that no restart is needed.
+
+use std::time::Duration;
+
+use local_stack::testing::eventually;
+use order_api::migrate::migrate_within;
+
+use crate::helpers::{Api, DEADLINE, TestApp};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unmigrated_database_is_told_apart_and_migrating_it_is_enough() {
+    let app = TestApp::start().await;
+    let url = format!("{}?schema=fresh", app.database.url());
+    let fresh = Api::start(&url, &[]);
+
+    let answer = fresh.post(r#"{"productId":"P"}"#).await;
+    answer.expect_unavailable("schema-incomplete");
+    let reason = eventually("the reason", DEADLINE, async || {
+        let (ready, reason) = fresh.readiness().await;
+        assert!(!ready);
+        reason.contains("not migrated").then_some(reason)
+    })
+    .await;
+    assert!(reason.contains("00000000000001") && reason.contains("order-api migrate"));
+
+    let applied = migrate_within(&url.parse().unwrap(), Duration::ZERO).await;
+    assert_eq!(applied.unwrap().len(), 4);
+    fresh.until_ready().await;
+    fresh.post(r#"{"productId":"P"}"#).await.order_id();
+    assert_eq!(app.number("select count(*) from fresh.orders").await, 1);
+    assert_eq!(app.stored().await, (0, 0, 0));
+}
