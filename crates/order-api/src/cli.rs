@@ -24,4 +24,6 @@ pub enum Command {
     Serve,
     /// Bring the database's schema up to date and exit
     Migrate,
+    /// Ask the process with these settings on this machine whether it is ready: exit status 0 or 1
+    Healthcheck,
 }

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use order_api::cli::{Arguments, Command};
-use order_api::settings::{MigrateSettings, Settings};
-use service::{Source, TelemetrySettings, exit_code_for_settings, telemetry};
+use order_api::settings::{DEFAULT_OPS_PORT, MigrateSettings, Settings};
+use service::{Source, TelemetrySettings, exit_code_for_settings, healthcheck, telemetry};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             Ok(settings) => start(&settings.log.clone(), order_api::migrate::run(settings)),
             Err(error) => exit_code_for_settings(&error),
         },
+        Command::Healthcheck => healthcheck::run(&source, DEFAULT_OPS_PORT),
     }
 }
 

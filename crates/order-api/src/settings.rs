@@ -3,6 +3,9 @@
 use service::{OpsSettings, SettingsError, Source, TelemetrySettings};
 use storage::Database;
 
+/// `OPS_PORT` when it is not set.
+pub const DEFAULT_OPS_PORT: u16 = 9101;
+
 /// Connections a pool may be set to: above this, Postgres is the one to be asked first.
 const POOL_SIZES: std::ops::RangeInclusive<usize> = 1..=1000;
 
@@ -44,7 +47,7 @@ impl Settings {
             reader.problem("API__POOL_SIZE", format!("must be {least} to {most}"));
         }
         let port = reader.or_default("PORT", 3000);
-        let ops = OpsSettings::read(&mut reader, 9101);
+        let ops = OpsSettings::read(&mut reader, DEFAULT_OPS_PORT);
         let log = TelemetrySettings::read(&mut reader);
         reader.finish_with(database.map(|database| Self {
             database,

@@ -4,6 +4,9 @@ use messaging::Brokers;
 use service::{OpsSettings, SettingsError, Source, TelemetrySettings, WorkerSettings};
 use storage::Database;
 
+/// `OPS_PORT` when it is not set.
+pub const DEFAULT_OPS_PORT: u16 = 9103;
+
 /// Everything `order-consumer run` is told.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -27,7 +30,7 @@ impl Settings {
         let brokers = reader.required("KAFKA_BROKERS");
         let group = reader.or_default("KAFKA_GROUP_ID", "order-group".to_owned());
         let worker = WorkerSettings::read(&mut reader);
-        let ops = OpsSettings::read(&mut reader, 9103);
+        let ops = OpsSettings::read(&mut reader, DEFAULT_OPS_PORT);
         let telemetry = TelemetrySettings::read(&mut reader);
         let settings = database.zip(brokers).map(|(database, brokers)| Self {
             database,

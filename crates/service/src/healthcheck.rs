@@ -84,13 +84,13 @@ fn exchange(port: u16, deadline: Duration) -> io::Result<Vec<u8>> {
     stream.set_write_timeout(Some(time_left(give_up_at)?))?;
     stream.write_all(REQUEST)?;
     let mut answer = Vec::new();
-    let mut part = [0; 4096];
+    let mut buffer = [0; 4096];
     // The timeout of a socket is one for each read; the deadline is for all of them.
     while answer.len() < MAX_ANSWER {
         stream.set_read_timeout(Some(time_left(give_up_at)?))?;
-        match stream.read(&mut part) {
+        match stream.read(&mut buffer) {
             Ok(0) => break,
-            Ok(length) => answer.extend_from_slice(&part[..length]),
+            Ok(length) => answer.extend_from_slice(&buffer[..length]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(too_late()),
             Err(error) => return Err(error),
         }
