@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use service::{CancellationToken, Readiness, Source};
 use tokio_postgres::Client;
 
-pub(crate) const PARTITIONS: i32 = 4;
+pub(crate) const PARTITIONS: i32 = 6;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Fixture {

@@ -1,0 +1,7 @@
+//! The consumer on a real Postgres and a real Kafka. Each test has a database of its own.
+
+#![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
+
+mod process;
+mod steps;
+mod support;

@@ -1,0 +1,178 @@
+//! The real executable, on the real topic. Other tests write there too: products tell them apart.
+
+use std::time::Duration;
+
+use domain::OrderCreated;
+use local_stack::testing::{Spawned, eventually};
+use messaging::partition_of;
+use uuid::Uuid;
+
+use crate::support::{Fixture, PATIENCE, order};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_order-consumer");
+
+impl Fixture {
+    async fn on_the_real_topic() -> Self {
+        let mut fixture = Self::new().await;
+        OrderCreated::TOPIC.clone_into(&mut fixture.topic);
+        let topic = &fixture.topic;
+        fixture.cluster.ensure_topic(topic, 6, 1).await.unwrap();
+        fixture
+    }
+
+    /// Whoever came first decided on it.
+    async fn partitions(&self) -> i32 {
+        self.cluster.partition_counts().await.unwrap()[&self.topic]
+    }
+
+    fn variables(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("DATABASE_URL", self.test.url().to_owned()),
+            ("KAFKA_BROKERS", self.brokers.clone()),
+            ("KAFKA_GROUP_ID", "the-group".to_owned()),
+            ("LEASE_TTL", "2s".to_owned()),
+            ("OPS_PORT", "0".to_owned()),
+        ]
+    }
+
+    fn start(&self) -> Spawned {
+        Spawned::start(BINARY, &["run"], self.variables())
+    }
+
+    /// Orders of one unit each, where their keys belong.
+    async fn place(&self, product: &str, orders: usize) {
+        let partitions = self.partitions().await;
+        let mut by_partition = vec![Vec::new(); partitions.try_into().unwrap()];
+        for _ in 0..orders {
+            let record = order(product, 1);
+            let partition = partition_of(&record.key, partitions);
+            by_partition[usize::try_from(partition).unwrap()].push(record);
+        }
+        for (partition, records) in (0..).zip(by_partition) {
+            if !records.is_empty() {
+                self.produce(partition, records).await;
+            }
+        }
+    }
+
+    async fn until_sold(&self, product: &str, orders: i64) {
+        eventually("the sales", PATIENCE, async || {
+            let (sold, units) = self.sales(product).await;
+            assert!(sold <= orders, "{sold} sold of {orders}");
+            assert_eq!(sold, units);
+            (sold == orders).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_it_with_status_0_and_hands_the_partitions_over() {
+    let fixture = Fixture::on_the_real_topic().await;
+    let product = Uuid::now_v7().to_string();
+    let mut consumer = fixture.start();
+    fixture.place(&product, 10).await;
+    fixture.until_sold(&product, 10).await;
+    consumer.terminate();
+    let ended = consumer.exit_code(Duration::from_secs(10)).await;
+    assert_eq!(ended, Some(0), "{}", consumer.log());
+    let owned = "select count(*)::text from lease where owner is not null";
+    assert_eq!(fixture.text(owned).await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_killed_again_and_again_each_effect_happens_once() {
+    let fixture = Fixture::on_the_real_topic().await;
+    let product = Uuid::now_v7().to_string();
+    let mut placed = 0;
+    for _ in 0..4 {
+        let mut consumer = fixture.start();
+        let before = fixture.sales(&product).await.0;
+        for _ in 0..10 {
+            fixture.place(&product, 60).await;
+            placed += 60;
+        }
+        eventually("some to be sold", PATIENCE, async || {
+            (fixture.sales(&product).await.0 > before).then_some(())
+        })
+        .await;
+        consumer.kill();
+        consumer.exit_code(PATIENCE).await;
+    }
+    let _consumer = fixture.start();
+    fixture.until_sold(&product, placed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_two_share_the_partitions_and_one_may_go() {
+    let fixture = Fixture::on_the_real_topic().await;
+    let product = Uuid::now_v7().to_string();
+    let mut first = fixture.start();
+    let _second = fixture.start();
+    let owners = "select count(distinct owner) || ' ' || count(owner) from lease";
+    let shared = format!("2 {}", fixture.partitions().await);
+    eventually("both to own partitions", PATIENCE, async || {
+        (fixture.text(owners).await == shared).then_some(())
+    })
+    .await;
+    fixture.place(&product, 100).await;
+    fixture.until_sold(&product, 100).await;
+    first.terminate();
+    fixture.place(&product, 100).await;
+    assert_eq!(
+        first.exit_code(Duration::from_secs(10)).await,
+        Some(0),
+        "{}",
+        first.log()
+    );
+    fixture.until_sold(&product, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duplicate_is_logged_with_its_id() {
+    let fixture = Fixture::on_the_real_topic().await;
+    let product = Uuid::now_v7().to_string();
+    let record = order(&product, 1);
+    let id = String::from_utf8(record.headers["ce_id"].clone()).unwrap();
+    fixture.produce(0, vec![record.clone()]).await;
+    fixture.produce(0, vec![record]).await;
+    let consumer = fixture.start();
+    fixture.until_sold(&product, 1).await;
+    let line = eventually("the warning", PATIENCE, async || {
+        let log = consumer.log();
+        let warning = log
+            .lines()
+            .find(|l| l.contains("duplicate") && l.contains(&id))?;
+        Some(warning.to_owned())
+    })
+    .await;
+    assert!(line.contains("\"WARN\""), "{line}");
+}
+
+#[tokio::test]
+async fn wrong_settings_are_all_named_and_end_it_with_status_78() {
+    let wrong = vec![
+        ("DATABASE_URL", "nonsense".to_owned()),
+        ("OPS_PORT", "x".to_owned()),
+    ];
+    let mut consumer = Spawned::start(BINARY, &[], wrong);
+    assert_eq!(consumer.exit_code(PATIENCE).await, Some(78));
+    let log = consumer.log();
+    for name in ["DATABASE_URL", "OPS_PORT", "KAFKA_BROKERS"] {
+        assert!(log.contains(name), "{name} is missing in\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn asked_to_stop_while_nothing_is_there_it_stops() {
+    let nowhere = vec![
+        ("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d".to_owned()),
+        ("KAFKA_BROKERS", "127.0.0.1:1".to_owned()),
+        ("OPS_PORT", "0".to_owned()),
+    ];
+    let mut consumer = Spawned::start(BINARY, &[], nowhere);
+    consumer.ops_address(PATIENCE).await;
+    consumer.terminate();
+    let ended = consumer.exit_code(Duration::from_secs(10)).await;
+    assert_eq!(ended, Some(0), "{}", consumer.log());
+}

@@ -1,0 +1,144 @@
+//! A partition's consumer driven step by step, and records to feed it with.
+
+use std::time::Duration;
+
+use domain::{NewEvent, Order, OutboxEvent, ProductId};
+use local_stack::testing::{TestDatabase, unique_topic};
+use messaging::{Cluster, OutgoingRecord, PartitionWriter, envelope};
+use order_consumer::Metrics;
+use order_consumer::handler::ProductSales;
+use order_consumer::partition::{PartitionConsumer, Step, Wiring};
+use prometheus_client::registry::Registry;
+use service::{CancellationToken, Problems, Readiness};
+use storage::inbox::Stream;
+use storage::lease::{Keeper, Leases};
+use storage::{Database, Session};
+use time::OffsetDateTime;
+use tokio_postgres::Client;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PARTITIONS: i32 = 2;
+const TTL: Duration = Duration::from_secs(10);
+pub(crate) const GROUP: &str = "test-group";
+
+pub(crate) struct Fixture {
+    pub(crate) topic: String,
+    pub(crate) cluster: Cluster,
+    pub(crate) brokers: String,
+    pub(crate) sql: Client,
+    pub(crate) test: TestDatabase,
+    database: Database,
+}
+
+impl Fixture {
+    /// A database, and a topic that exists.
+    pub(crate) async fn new() -> Self {
+        let test = TestDatabase::create().await;
+        let brokers = local_stack::up().unwrap().kafka_brokers;
+        let cluster = Cluster::new(brokers.parse().unwrap());
+        let topic = unique_topic("consumer");
+        cluster.ensure_topic(&topic, PARTITIONS, 1).await.unwrap();
+        Self {
+            topic,
+            cluster,
+            brokers,
+            sql: test.connect().await,
+            database: test.url().parse().unwrap(),
+            test,
+        }
+    }
+
+    /// Appends records to a partition; returns the offset of the first.
+    pub(crate) async fn produce(&self, partition: i32, records: Vec<OutgoingRecord>) -> i64 {
+        PartitionWriter::new(self.cluster.clone(), &self.topic, partition)
+            .produce(records)
+            .await
+            .unwrap()
+    }
+
+    /// A member that owns every partition, by one beat of its keeper.
+    pub(crate) async fn owner(&self) -> (Keeper, Leases) {
+        let (mut keeper, leases) = Keeper::new(
+            self.database.clone(),
+            Session::leased("test", TTL),
+            Stream::lease_scope(GROUP, &self.topic),
+            TTL,
+            PARTITIONS,
+        );
+        keeper.beat().await.unwrap();
+        (keeper, leases)
+    }
+
+    pub(crate) fn consumer(
+        &self,
+        partition: i32,
+        leases: &Leases,
+    ) -> (PartitionConsumer<ProductSales>, Metrics) {
+        let readiness = Readiness::new();
+        let metrics = Metrics::register(&mut Registry::default());
+        let consumer = PartitionConsumer::new(Wiring {
+            stream: Stream {
+                group: GROUP.to_owned(),
+                topic: self.topic.clone(),
+                partition,
+            },
+            database: self.database.clone(),
+            session: Session::leased("test", TTL),
+            cluster: self.cluster.clone(),
+            leases: leases.clone(),
+            epoch: leases.epoch(partition).expect("owned"),
+            handler: ProductSales,
+            metrics: metrics.clone(),
+            postgres: Problems::new(readiness.check("postgres")),
+            kafka: Problems::new(readiness.check("kafka")),
+        });
+        (consumer, metrics)
+    }
+
+    /// What was sold of a product: orders and units.
+    pub(crate) async fn sales(&self, product: &str) -> (i64, i64) {
+        let query = "select orders, units from product_sales where product_id = $1";
+        let row = self.sql.query_opt(query, &[&product]).await.unwrap();
+        row.map_or((0, 0), |row| (row.get(0), row.get(1)))
+    }
+
+    pub(crate) async fn text(&self, query: &str) -> String {
+        self.sql.query_one(query, &[]).await.unwrap().get(0)
+    }
+}
+
+/// Steps until Kafka has nothing more; returns how many events were new.
+pub(crate) async fn drain(consumer: &mut PartitionConsumer<ProductSales>) -> usize {
+    let mut new = 0;
+    loop {
+        match consumer.step(&CancellationToken::new()).await.unwrap() {
+            Step::Applied(applied) => new += applied.new,
+            Step::Empty => return new,
+            Step::Fenced => panic!("the partition is ours"),
+        }
+    }
+}
+
+/// The record of a new order of this product.
+pub(crate) fn order(product: &str, quantity: i64) -> OutgoingRecord {
+    let product: ProductId = product.parse().unwrap();
+    let order = Order::place(
+        product,
+        quantity.try_into().unwrap(),
+        OffsetDateTime::now_utc(),
+    );
+    record(order.created_event())
+}
+
+fn record(event: NewEvent) -> OutgoingRecord {
+    envelope::encode(&OutboxEvent {
+        event_id: event.event_id,
+        topic: event.topic,
+        key: event.key,
+        event_type: event.event_type,
+        schema_version: event.schema_version,
+        payload: event.payload,
+        headers: event.headers,
+        created_at: OffsetDateTime::now_utc(),
+    })
+}
