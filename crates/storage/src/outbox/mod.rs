@@ -2,6 +2,7 @@
 
 mod append;
 mod fitness;
+mod key_lock;
 mod read;
 mod settle;
 mod status;
