@@ -1,0 +1,136 @@
+//! The three services with their Postgres and Kafka, wherever they run. The steps know nothing else
+//! of it, so they are the same for processes and for containers.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+
+/// One of the three binaries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    Api,
+    Relay,
+    Consumer,
+}
+
+impl Service {
+    pub(crate) const ALL: [Self; 3] = [Self::Api, Self::Relay, Self::Consumer];
+
+    /// Of the binary, and of the service in Docker Compose.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Api => "order-api",
+            Self::Relay => "outbox-relay",
+            Self::Consumer => "order-consumer",
+        }
+    }
+
+    /// How many of it run: two of those that share their work.
+    pub(crate) const fn instances(self) -> usize {
+        match self {
+            Self::Api => 1,
+            Self::Relay | Self::Consumer => 2,
+        }
+    }
+
+    /// Its default `OPS_PORT`.
+    pub(crate) const fn ops_port(self) -> u16 {
+        match self {
+            Self::Api => 9101,
+            Self::Relay => 9102,
+            Self::Consumer => 9103,
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How long work stays with a process that was killed: short, so that a takeover is seen soon.
+pub(crate) const LEASE_TTL: &str = "2s";
+
+/// The consumer group of a deployment.
+pub(crate) const GROUP: &str = "e2e";
+
+/// Where a deployment's parts are reached from here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    /// `http://host:port` of the order API.
+    pub(crate) api: String,
+    pub(crate) database_url: String,
+    pub(crate) kafka_brokers: String,
+}
+
+/// How an instance ended after SIGTERM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) instance: String,
+    /// `None` when it was killed.
+    pub(crate) status: Option<i32>,
+    pub(crate) took: Duration,
+}
+
+/// Everything running, made for one check and removed after it.
+pub(crate) trait Deployment {
+    /// Starts Postgres and Kafka, migrates, and starts every instance of the three services.
+    /// Returns once all are ready.
+    async fn up(&mut self) -> Result<Addresses>;
+
+    /// The text of `/metrics` of each running instance.
+    async fn metrics(&self, service: Service) -> Result<Vec<String>>;
+
+    /// SIGKILL to `count` of the running instances; returns once they are gone.
+    async fn kill(&mut self, service: Service, count: usize) -> Result<()>;
+
+    /// Starts what was killed; returns once all instances are ready.
+    async fn restart(&mut self, service: Service) -> Result<()>;
+
+    /// SIGTERM to every instance; returns once all are gone.
+    async fn stop(&mut self) -> Result<Vec<Exit>>;
+
+    /// What each instance of the service has logged, with the instance's name, also of those that
+    /// were killed.
+    async fn logs(&self, service: Service) -> Result<Vec<(String, String)>>;
+
+    /// For the user, after a failure: where the whole logs are, if they stay.
+    fn logs_stay_in(&self) -> Option<String>;
+
+    /// Removes everything, also after a failure in any of the above.
+    async fn tear_down(&mut self, keep_logs: bool) -> Result<()>;
+}
+
+/// The sum of a counter or gauge over instances. A counter's name is without its `_total`.
+pub(crate) fn sum(metrics: &[String], name: &str) -> Result<i64> {
+    each(metrics, name).map(|values| values.into_iter().sum())
+}
+
+/// A counter or gauge of each instance.
+pub(crate) fn each(metrics: &[String], name: &str) -> Result<Vec<i64>> {
+    metrics.iter().map(|text| value(text, name)).collect()
+}
+
+fn value(text: &str, name: &str) -> Result<i64> {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(written, _)| written.strip_suffix("_total").unwrap_or(written) == name)
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .ok_or_else(|| anyhow::anyhow!("/metrics has no {name} that is a whole number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_summed_over_instances() {
+        let text = |dead| format!("# TYPE inbox_dead counter\ninbox_dead_total {dead}\nowned 3\n");
+        let metrics = [text(2), text(5)];
+        assert_eq!(sum(&metrics, "inbox_dead").ok(), Some(7));
+        assert_eq!(each(&metrics, "owned").ok(), Some(vec![3, 3]));
+        assert!(sum(&metrics, "inbox").is_err());
+    }
+}

@@ -1,0 +1,51 @@
+//! Drives the three real binaries as a user would: `check` proves the promises from the outside,
+//! `run` is for trying the system out. Nothing in here looks into the services.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod api;
+mod books;
+mod check;
+mod child;
+mod compose;
+mod deployment;
+mod eventually;
+mod latency;
+mod load;
+mod mode;
+mod native;
+mod report;
+mod run;
+mod steps;
+mod topic;
+mod world;
+
+/// Runs order-api, outbox-relay and order-consumer together.
+#[derive(Debug, Parser)]
+#[command(name = "e2e", version)]
+struct Arguments {
+    /// What to do; check when nothing is given
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Start everything afresh, check it end to end, and remove it again (the default).
+    ///
+    /// LOCAL_STACK=native or LOCAL_STACK=compose says where; else it is Docker Compose where an
+    /// engine answers, and processes of this machine where none does.
+    Check,
+    /// Run everything on the local stack until Ctrl-C, with the logs of all three on the terminal
+    Run,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match Arguments::parse().command.unwrap_or(Command::Check) {
+        Command::Check => check::main().await,
+        Command::Run => run::main().await,
+    }
+}

@@ -1,0 +1,41 @@
+//! Instances of one service share its work.
+
+use anyhow::Result;
+
+use crate::deployment::{Deployment, Service, each};
+use crate::eventually::{Seen, eventually};
+
+const SLOTS: i64 = 32;
+const PARTITIONS: i64 = 6;
+
+/// Two relays have half of the slots each, two consumers half of the partitions each.
+pub(crate) async fn work_is_shared(deployment: &impl Deployment) -> Result<String> {
+    halved(deployment, Service::Relay, "outbox_slots_owned", SLOTS).await?;
+    halved(
+        deployment,
+        Service::Consumer,
+        "inbox_partitions_owned",
+        PARTITIONS,
+    )
+    .await?;
+    Ok(format!(
+        "the work is shared: {SLOTS} slots by 2 relays, {PARTITIONS} partitions by 2 consumers"
+    ))
+}
+
+async fn halved(
+    deployment: &impl Deployment,
+    service: Service,
+    gauge: &str,
+    units: i64,
+) -> Result<()> {
+    eventually(&format!("{gauge} to be {units} in halves"), async || {
+        let owned = each(&deployment.metrics(service).await?, gauge)?;
+        Ok(if owned == [units / 2, units / 2] {
+            Seen::Done(())
+        } else {
+            Seen::NotYet(format!("{owned:?}"))
+        })
+    })
+    .await
+}

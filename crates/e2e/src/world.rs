@@ -1,0 +1,168 @@
+//! What the steps share: the ways into a running deployment, and our own account of what was
+//! ordered, which everything else must agree with.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use domain::{Order, OrderCreated};
+use messaging::Cluster;
+
+use crate::api::Api;
+use crate::books::{Books, Counts, Sales};
+use crate::deployment::Addresses;
+use crate::eventually::{Seen, eventually};
+use crate::topic::{Topic, first_occurrences};
+
+/// A running deployment, seen from outside.
+pub(crate) struct World {
+    pub(crate) addresses: Addresses,
+    pub(crate) api: Api,
+    pub(crate) books: Books,
+    pub(crate) cluster: Cluster,
+    /// `order.created`.
+    pub(crate) topic: Topic,
+    pub(crate) account: Account,
+}
+
+/// What was ordered.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    /// Orders that the API accepted.
+    orders: i64,
+    /// Events that were written by SQL, past the API.
+    foreign: i64,
+    sales: Sales,
+    /// Keys of records that we wrote to Kafka ourselves.
+    strays: BTreeSet<Vec<u8>>,
+}
+
+impl Account {
+    /// The API accepted this order.
+    pub(crate) fn accepted(&mut self, order: &Order) {
+        self.orders += 1;
+        self.sold(order.product_id.as_str(), order.quantity.get().into());
+    }
+
+    /// An event for one unit was committed by SQL.
+    pub(crate) fn foreign(&mut self, product: &str) {
+        self.foreign += 1;
+        self.sold(product, 1);
+    }
+
+    /// We wrote a record with this key to Kafka, past the outbox.
+    pub(crate) fn stray(&mut self, key: &[u8]) {
+        self.strays.insert(key.to_vec());
+    }
+
+    fn sold(&mut self, product: &str, units: i64) {
+        let (orders, sum) = self.sales.entry(product.to_owned()).or_default();
+        *orders += 1;
+        *sum += units;
+    }
+
+    /// Everything that must come through.
+    pub(crate) fn events(&self) -> i64 {
+        self.orders + self.foreign
+    }
+}
+
+impl World {
+    pub(crate) async fn open(addresses: Addresses) -> Result<Self> {
+        let cluster = Cluster::new(addresses.kafka_brokers.parse()?);
+        Ok(Self {
+            api: Api::new(&addresses.api)?,
+            books: Books::open(&addresses.database_url).await?,
+            topic: Topic::open(&cluster, OrderCreated::TOPIC).await?,
+            cluster,
+            addresses,
+            account: Account::default(),
+        })
+    }
+
+    /// Places an order and enters it into the account.
+    pub(crate) async fn place(&mut self, product: &str, quantity: u16) -> Result<Order> {
+        let order = self.api.place(product, quantity).await?;
+        self.account.accepted(&order);
+        Ok(order)
+    }
+
+    /// Commits an event by SQL and enters it into the account.
+    pub(crate) async fn write_event(&mut self, key: &str, product: &str) -> Result<()> {
+        self.books.write_event(key, product).await?;
+        self.account.foreign(product);
+        Ok(())
+    }
+
+    /// Waits until nothing is on its way any more.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        let expected = self.account.events();
+        eventually("every event to arrive in the inbox", async || {
+            let counts = self.books.counts().await?;
+            Ok(if counts.inbox >= expected && counts.pending == 0 {
+                Seen::Done(())
+            } else {
+                Seen::NotYet(format!("{expected} expected, {counts:?}"))
+            })
+        })
+        .await
+    }
+
+    /// Every order once: in the orders, the outbox, the inbox and the effect, and nothing else
+    /// there; and what Kafka has of each key is in the order it was written.
+    pub(crate) async fn check_books(&mut self) -> Result<()> {
+        let events = self.account.events();
+        let expected = Counts {
+            orders: self.account.orders,
+            events,
+            pending: 0,
+            held: 0,
+            published: events,
+            inbox: events,
+        };
+        let counts = self.books.counts().await?;
+        ensure!(
+            counts == expected,
+            "expected {expected:?}, there are {counts:?}"
+        );
+        let sales = self.books.sales().await?;
+        ensure!(
+            sales == self.account.sales,
+            "product_sales differs from what was ordered: {}",
+            differences(&self.account.sales, &sales)
+        );
+        let written = self.books.events_by_key().await?;
+        let mut arrived = first_occurrences(self.topic.read().await?);
+        for (key, ids) in &written {
+            let there = arrived.remove(key).unwrap_or_default();
+            ensure!(
+                *ids == there,
+                "key {}: written {ids:?}, in Kafka {there:?}",
+                String::from_utf8_lossy(key)
+            );
+        }
+        let unknown = arrived
+            .keys()
+            .find(|key| !self.account.strays.contains(*key));
+        ensure!(
+            unknown.is_none(),
+            "Kafka has records of a key that nobody wrote: {:?}",
+            unknown.map(|key| String::from_utf8_lossy(key))
+        );
+        Ok(())
+    }
+}
+
+fn differences(expected: &Sales, actual: &Sales) -> String {
+    let products: BTreeSet<&String> = expected.keys().chain(actual.keys()).collect();
+    let differing = products.into_iter().filter_map(|product| {
+        let (wanted, there) = (expected.get(product), actual.get(product));
+        (wanted != there).then(|| {
+            format!(
+                "{product}: ordered {:?}, counted {:?} (orders, units)",
+                wanted.unwrap_or(&(0, 0)),
+                there.unwrap_or(&(0, 0))
+            )
+        })
+    });
+    differing.collect::<Vec<_>>().join("; ")
+}
