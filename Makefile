@@ -1,0 +1,49 @@
+# `make` lists what there is. Everything is built once: every target uses the same profile and, by
+# building all targets of the whole workspace, the same features.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help up down run e2e test lint ci fmt build clean
+
+BIN := $(or $(CARGO_TARGET_DIR),target)/debug
+STACK := $(BIN)/local-stack
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: build ## start a Postgres and a Kafka on this machine, without containers
+	@$(STACK) up
+
+down: build ## stop them and remove their data
+	@$(STACK) down
+
+run: build ## run the three services on them until Ctrl-C; PORT chooses the API's port
+	@$(BIN)/e2e run
+
+e2e: build ## check the whole system; LOCAL_STACK=native or compose says where
+	@$(BIN)/e2e check
+
+test: build ## run all tests, on the running stack or on one for the time of the tests
+	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
+	cargo test --workspace
+
+lint: ## check the format, clippy's advice and the direction of the dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace --quiet --test dependencies
+
+ci: ## all checks, as .ci/run does, with their times
+	@for target in lint build test e2e; do \
+		echo "== make $$target"; begun=$$SECONDS; \
+		$(MAKE) --no-print-directory $$target; \
+		echo "== make $$target: $$((SECONDS - begun)) s"; \
+	done; echo "== all: $$SECONDS s"
+
+fmt: ## format the code
+	cargo fmt --all
+
+build: ## build everything
+	cargo build --workspace --all-targets
+
+clean: ## remove what was built
+	cargo clean
