@@ -31,7 +31,8 @@ pub enum MigrationError {
 /// the URL is created when it is missing.
 ///
 /// Harmless to run twice or from several processes at once: an advisory lock lets one work at a
-/// time. Each migration is a transaction of its own. Needs tokio's multi-thread runtime.
+/// time. Each migration is a transaction of its own. Not cancellation safe: one that is dropped goes
+/// on in the background.
 ///
 /// # Errors
 /// [`MigrationError`] when Postgres is away or a migration fails; those before it stay applied.
@@ -45,8 +46,15 @@ pub async fn migrate(database: &Database) -> Result<Vec<String>, MigrationError>
             .await
             .map_err(StorageError::from)?;
     }
-    let mut harness = AsyncMigrationHarness::new(conn);
-    let applied = harness
+    tokio::task::spawn_blocking(move || run_pending(conn))
+        .await
+        .map_err(|died| MigrationError::Failed(died.to_string()))?
+}
+
+/// On a thread of its own: the harness blocks, and blocking inside a task swallows the wake-ups of
+/// whatever else that task waits for.
+fn run_pending(conn: AsyncPgConnection) -> Result<Vec<String>, MigrationError> {
+    let applied = AsyncMigrationHarness::new(conn)
         .run_pending_migrations(MIGRATIONS)
         .map_err(|e| MigrationError::Failed(e.to_string()))?
         .into_iter()
