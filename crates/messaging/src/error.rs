@@ -66,6 +66,43 @@ impl KafkaError {
     }
 }
 
+impl KafkaError {
+    /// Whether the request may have taken effect all the same: to repeat it may append it twice.
+    pub fn outcome_is_unknown(&self) -> bool {
+        match self {
+            Self::Connection(_) | Self::Deadline(_) => true,
+            Self::Broker { code, .. } => matches!(
+                code,
+                ProtocolError::RequestTimedOut
+                    | ProtocolError::NotEnoughReplicasAfterAppend
+                    | ProtocolError::NetworkException
+            ),
+        }
+    }
+
+    /// Whether the request was refused for its size.
+    pub fn is_too_large(&self) -> bool {
+        matches!(
+            self,
+            Self::Broker {
+                code: ProtocolError::MessageTooLarge | ProtocolError::RecordListTooLarge,
+                ..
+            }
+        )
+    }
+
+    /// Whether the topic or the partition does not exist.
+    pub fn is_unknown_topic(&self) -> bool {
+        matches!(
+            self,
+            Self::Broker {
+                code: ProtocolError::UnknownTopicOrPartition,
+                ..
+            }
+        )
+    }
+}
+
 impl From<ClientError> for KafkaError {
     fn from(error: ClientError) -> Self {
         match error {

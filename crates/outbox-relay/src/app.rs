@@ -11,10 +11,12 @@ use storage::lease::Keeper;
 use storage::migrations::{self, NotReady};
 use storage::outbox::{Unfit, check_fitness};
 use storage::{Database, Session};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::partitions::Partitions;
+use crate::recovery::{Recovery, Waiting};
 use crate::relay::{Relay, RelayError, Wiring};
 use crate::routes::RouteKeeper;
 use crate::settings::Settings;
@@ -100,8 +102,9 @@ pub struct Assembly {
     pub surroundings: Surroundings,
 }
 
-/// Looks up topics and listens for wake-ups beside the relay.
+/// Beside the relay: looks up topics, listens for wake-ups, returns what was set aside.
 pub struct Surroundings {
+    recovery: Recovery,
     route_keeper: RouteKeeper,
     listener: Listener,
     kafka: Check,
@@ -122,7 +125,19 @@ impl Assembly {
         let cluster = Cluster::new(settings.brokers.clone());
         let (route_keeper, routes) = RouteKeeper::new(cluster.clone(), settings.worker);
         let wake = Arc::new(Notify::new());
+        let (partitions, waiting) = (Partitions::default(), Waiting::default());
+        let (probes, probe_receiver) = mpsc::channel(16);
         let surroundings = Surroundings {
+            recovery: Recovery {
+                database: settings.database.clone(),
+                session: session.clone().with_index_plans(),
+                leases: leases.clone(),
+                topics: routes.topics.clone(),
+                partitions: partitions.clone(),
+                waiting: waiting.clone(),
+                probes,
+                wake: Arc::clone(&wake),
+            },
             route_keeper,
             listener: Listener {
                 database: settings.database.clone(),
@@ -143,6 +158,9 @@ impl Assembly {
             metrics,
             readiness: readiness.clone(),
             health,
+            partitions,
+            waiting,
+            probes: probe_receiver,
         });
         Self {
             relay,
@@ -159,6 +177,7 @@ impl Surroundings {
         tokio::join!(
             self.route_keeper.run(&topics, &self.kafka, stop),
             self.listener.run(stop),
+            self.recovery.run(stop),
         );
     }
 }

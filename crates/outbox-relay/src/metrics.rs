@@ -1,9 +1,21 @@
-//! What the relay counts. Every counter exists from the start, at zero.
+//! What the relay counts. Every series exists from the start, counters at zero.
+//!
+//! Gauges about the database are filled by the observer: each relay shows the whole outbox, so an
+//! alert takes their maximum over the relays, never their sum.
 
+use std::fmt::Debug;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
+use storage::outbox::Held;
+
+/// A gauge of seconds.
+pub type SecondsGauge = Gauge<f64, AtomicU64>;
 
 /// Clones count into the same metrics.
 #[derive(Debug, Clone)]
@@ -12,88 +24,248 @@ pub struct Metrics {
     pub published: Counter,
     /// Produce requests that failed and were tried again.
     pub produce_failures: Counter,
+    /// Records sent again although the request that carried them may have got through.
+    pub resent_after_unknown_outcome: Counter,
+    /// Events moved to held.
+    pub holds: ByCause<Counter>,
     /// Pending ids whose event is gone.
     pub orphans: Counter,
+    /// Slots lost without having been given up.
+    pub lease_losses: Counter,
+    /// Reads, by what started them.
+    pub wake_ups: WakeUps,
+    /// Events that retention deleted.
+    pub deleted: Counter,
     /// Slots owned now.
     pub slots_owned: Gauge,
     /// Events read and not yet settled.
     pub in_flight: Gauge,
-    /// Wake-ups by a notification.
-    pub wake_ups: Counter,
+    /// Pending events of the whole outbox, counted up to a bound.
+    pub backlog: Gauge,
+    /// Age of the oldest pending event of the whole outbox; 0 when nothing is pending.
+    pub oldest_pending_age: SecondsGauge,
+    /// Events held now, counted up to a bound.
+    pub held: ByCause<Gauge>,
+    /// Age of the oldest snapshot that keeps deleted entries from being vacuumed; 0 when there is none.
+    pub snapshot_horizon_age: SecondsGauge,
     pub read_seconds: Histogram,
     pub produce_seconds: Histogram,
     pub settle_seconds: Histogram,
+    pub hold_seconds: Histogram,
+}
+
+/// One of each cause that an event is held for.
+#[derive(Debug, Clone)]
+pub struct ByCause<M> {
+    /// It can never be produced.
+    pub dead: M,
+    /// It waits for a dead one of its key.
+    pub behind: M,
+    /// Its partition cannot be written.
+    pub unavailable: M,
+}
+
+/// What ended a pause between two reads.
+#[derive(Debug, Clone)]
+pub struct WakeUps {
+    /// A writer said that it committed.
+    pub notification: Counter,
+    /// The time to look anyway had come.
+    pub poll: Counter,
+    /// A slot is idle again.
+    pub settled: Counter,
+    /// The owned slots changed.
+    pub lease: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
 }
 
 impl Metrics {
+    /// Metrics that `registry` shows.
     pub fn register(registry: &mut Registry) -> Self {
-        let seconds = || Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
-        let metrics = Self {
-            published: Counter::default(),
-            produce_failures: Counter::default(),
-            orphans: Counter::default(),
-            slots_owned: Gauge::default(),
-            in_flight: Gauge::default(),
-            wake_ups: Counter::default(),
-            read_seconds: seconds(),
-            produce_seconds: seconds(),
-            settle_seconds: seconds(),
-        };
-        let counters = [
-            (
+        let mut to = Registrar(registry);
+        Self {
+            published: to.add(
                 "outbox_published",
                 "Events acknowledged by Kafka and recorded as published",
-                &metrics.published,
             ),
-            (
-                "outbox_produce_failures",
+            produce_failures: to.add(
+                "outbox_retried",
                 "Produce requests that failed and were tried again",
-                &metrics.produce_failures,
             ),
-            (
+            resent_after_unknown_outcome: to.add(
+                "outbox_resent_after_unknown_outcome",
+                "Records sent again although Kafka may have them: possible duplicates",
+            ),
+            holds: ByCause::of(to.by_cause(
+                "outbox_holds",
+                "Events moved to held, by cause",
+                ["dead", "behind", "unavailable"],
+            )),
+            orphans: to.add(
                 "outbox_orphans",
                 "Reads of a pending id whose event does not exist",
-                &metrics.orphans,
             ),
-            (
+            lease_losses: to.add(
+                "outbox_lease_losses",
+                "Slots lost without having been given up",
+            ),
+            wake_ups: WakeUps::of(to.by_cause(
                 "outbox_wake_ups",
-                "Reads started by a notification",
-                &metrics.wake_ups,
+                "Reads of the outbox, by what started them",
+                ["notification", "poll", "settled", "lease"],
+            )),
+            deleted: to.add(
+                "outbox_deleted",
+                "Published and discarded events deleted because they were older than OUTBOX_RETENTION",
             ),
-        ];
-        for (name, help, counter) in counters {
-            registry.register(name, help, counter.clone());
+            slots_owned: to.add("outbox_slots_owned", "Slots this process owns"),
+            in_flight: to.add("outbox_in_flight", "Events read and not yet settled"),
+            backlog: to.add(
+                "outbox_backlog",
+                "Pending events of the whole outbox, counted up to 100,000",
+            ),
+            oldest_pending_age: to.add(
+                "outbox_oldest_pending_age_seconds",
+                "Age of the oldest pending event of the whole outbox, 0 when nothing is pending",
+            ),
+            held: ByCause::of(to.by_cause(
+                "outbox_held",
+                "Events held now, by cause, among the 100,000 oldest",
+                ["dead", "behind", "unavailable"],
+            )),
+            snapshot_horizon_age: to.add(
+                "outbox_snapshot_horizon_age_seconds",
+                "Age of the oldest snapshot that keeps deleted entries from being vacuumed",
+            ),
+            read_seconds: to.seconds("outbox_read_seconds", "Time of a read of pending events"),
+            produce_seconds: to.seconds("outbox_produce_seconds", "Time of a produce request"),
+            settle_seconds: to.seconds("outbox_settle_seconds", "Time of a settling statement"),
+            hold_seconds: to.seconds("outbox_hold_seconds", "Time of a holding transaction"),
         }
-        registry.register(
-            "outbox_slots_owned",
-            "Slots this process owns",
-            metrics.slots_owned.clone(),
-        );
-        registry.register(
-            "outbox_in_flight",
-            "Events read and not yet settled",
-            metrics.in_flight.clone(),
-        );
-        let histograms = [
-            (
-                "outbox_read_seconds",
-                "Time of a read of pending events",
-                &metrics.read_seconds,
-            ),
-            (
-                "outbox_produce_seconds",
-                "Time of a produce request",
-                &metrics.produce_seconds,
-            ),
-            (
-                "outbox_settle_seconds",
-                "Time of a settling statement",
-                &metrics.settle_seconds,
-            ),
-        ];
-        for (name, help, histogram) in histograms {
-            registry.register(name, help, histogram.clone());
+    }
+
+    /// Counts events that were moved to held just now.
+    pub fn held(&self, held: &[Held]) {
+        for Held { cause, events } in held {
+            let counter = match cause.as_str() {
+                "dead" => &self.holds.dead,
+                "behind" => &self.holds.behind,
+                // The table's own check knows no other.
+                _ => &self.holds.unavailable,
+            };
+            counter.inc_by(u64::try_from(*events).unwrap_or_default());
         }
-        metrics
+    }
+}
+
+impl<M> ByCause<M> {
+    fn of([dead, behind, unavailable]: [M; 3]) -> Self {
+        Self {
+            dead,
+            behind,
+            unavailable,
+        }
+    }
+}
+
+impl WakeUps {
+    fn of([notification, poll, settled, lease]: [Counter; 4]) -> Self {
+        Self {
+            notification,
+            poll,
+            settled,
+            lease,
+        }
+    }
+}
+
+/// Makes metrics and registers them.
+struct Registrar<'a>(&'a mut Registry);
+
+impl Registrar<'_> {
+    fn add<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
+        let metric = M::default();
+        self.0.register(name, help, metric.clone());
+        metric
+    }
+
+    fn seconds(&mut self, name: &str, help: &str) -> Histogram {
+        let histogram = Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
+        self.0.register(name, help, histogram.clone());
+        histogram
+    }
+
+    /// One metric per cause, shown from the start.
+    fn by_cause<M, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        causes: [&'static str; N],
+    ) -> [M; N]
+    where
+        M: Metric + Clone + Default + Debug,
+        Family<CauseLabel, M>: Metric,
+    {
+        let family = Family::<CauseLabel, M>::default();
+        self.0.register(name, help, family.clone());
+        causes.map(|cause| family.get_or_create_owned(&CauseLabel { cause }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_exists_at_zero() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let shown = |registry: &Registry| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+            text
+        };
+        let text = shown(&registry);
+        for series in [
+            "outbox_published_total 0",
+            "outbox_retried_total 0",
+            "outbox_resent_after_unknown_outcome_total 0",
+            "outbox_holds_total{cause=\"dead\"} 0",
+            "outbox_holds_total{cause=\"behind\"} 0",
+            "outbox_holds_total{cause=\"unavailable\"} 0",
+            "outbox_held{cause=\"dead\"} 0",
+            "outbox_held{cause=\"behind\"} 0",
+            "outbox_held{cause=\"unavailable\"} 0",
+            "outbox_lease_losses_total 0",
+            "outbox_wake_ups_total{cause=\"notification\"} 0",
+            "outbox_wake_ups_total{cause=\"poll\"} 0",
+            "outbox_wake_ups_total{cause=\"settled\"} 0",
+            "outbox_wake_ups_total{cause=\"lease\"} 0",
+            "outbox_deleted_total 0",
+            "outbox_slots_owned 0",
+            "outbox_backlog 0",
+            "outbox_oldest_pending_age_seconds 0.0",
+            "outbox_snapshot_horizon_age_seconds 0.0",
+            "outbox_read_seconds_count 0",
+            "outbox_produce_seconds_count 0",
+            "outbox_settle_seconds_count 0",
+            "outbox_hold_seconds_count 0",
+        ] {
+            assert!(text.lines().any(|l| l == series), "{series} in\n{text}");
+        }
+
+        metrics.held(&[Held {
+            cause: "behind".to_owned(),
+            events: 3,
+        }]);
+        let text = shown(&registry);
+        assert!(
+            text.contains("outbox_holds_total{cause=\"behind\"} 3"),
+            "{text}"
+        );
     }
 }

@@ -2,31 +2,38 @@
 //!
 //! [`Relay::step`] is one turn of it and never waits for Kafka.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use messaging::{Cluster, PartitionWriter};
+use messaging::Cluster;
 use service::{Backoff, CancellationToken, Check, Readiness};
 use storage::lease::{Leases, Tenure};
-use storage::outbox::{Batch, BatchLimits, PendingEvent, Settled, read_pending};
+use storage::outbox::{Batch, BatchLimits, Hold, HoldCause, PendingEvent, Settled, read_pending};
 use storage::{Connection, Database, Session, StorageError, within};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, warn};
 
 use crate::health::Health;
+use crate::holder::Holder;
 use crate::metrics::Metrics;
 use crate::pacing::Pacing;
-use crate::routes::{Routes, Topics, route};
-use crate::sender::{Dispatched, Sender};
+use crate::partitions::Partitions;
+use crate::recovery::{Probe, Waiting};
+use crate::routes::{Route, Routes, Topics};
+use crate::sender::{Dispatched, Outlets};
+use crate::senders::{Parts, Senders};
 use crate::settler::Settler;
 use crate::slots::Slots;
+use crate::unroutable::Unroutable;
 
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a stop waits for requests that are out.
 const FINISH_DEADLINE: Duration = Duration::from_secs(6);
+/// Longest pause of the loop: stalls are looked for at least this often.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What one [`Relay::step`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +85,9 @@ pub(crate) struct Wiring {
     pub(crate) metrics: Metrics,
     pub(crate) readiness: Readiness,
     pub(crate) health: Health,
+    pub(crate) partitions: Partitions,
+    pub(crate) waiting: Waiting,
+    pub(crate) probes: mpsc::Receiver<Probe>,
 }
 
 /// See the module.
@@ -86,41 +96,72 @@ pub struct Relay {
     postgres: Check,
     connection: Option<Connection>,
     topics: Topics,
+    unroutable: Unroutable,
+    /// As of the latest step.
+    owned: HashMap<Slot, Tenure>,
     slots: Slots,
-    senders: HashMap<String, HashMap<i32, mpsc::Sender<Dispatched>>>,
+    batch: u64,
+    senders: Senders,
+    /// The settler and the holder.
     tasks: JoinSet<()>,
-    stop_senders: CancellationToken,
-    acknowledged: mpsc::Sender<Vec<Settled>>,
-    returned_sender: mpsc::Sender<Returned>,
+    holds: mpsc::Sender<Vec<Hold>>,
     returned: mpsc::Receiver<Returned>,
 }
 
 impl Relay {
-    /// Starts the settler; senders follow as partitions are met. End it with [`Relay::finish`].
+    /// Starts the settler and the holder; senders follow as partitions are met. End it with
+    /// [`Relay::finish`].
     pub(crate) fn start(wiring: Wiring) -> Self {
         let (acknowledged, acknowledged_receiver) = mpsc::channel(64);
         let (returned_sender, returned) = mpsc::channel(64);
+        let (holds, hold_receiver) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
         let settler = Settler {
             database: wiring.database.clone(),
             session: wiring.session.clone(),
             acknowledged: acknowledged_receiver,
             returned: returned_sender.clone(),
+            partitions: wiring.partitions.clone(),
             metrics: wiring.metrics.clone(),
             health: wiring.health.clone(),
         };
         tasks.spawn(settler.run());
+        let holder = Holder {
+            database: wiring.database.clone(),
+            session: wiring.session.clone(),
+            member: wiring.leases.member(),
+            holds: hold_receiver,
+            returned: returned_sender.clone(),
+            waiting: wiring.waiting.clone(),
+            metrics: wiring.metrics.clone(),
+        };
+        tasks.spawn(holder.run());
+        let senders = Senders::new(Parts {
+            cluster: wiring.cluster.clone(),
+            leases: wiring.leases.clone(),
+            outlets: Outlets {
+                acknowledged,
+                holds: holds.clone(),
+                returned: returned_sender,
+                wanted: wiring.routes.wanted.clone(),
+            },
+            partitions: wiring.partitions.clone(),
+            metrics: wiring.metrics.clone(),
+            health: wiring.health.clone(),
+            events_per_slot: usize::try_from(wiring.limits.events).unwrap_or(usize::MAX),
+        });
         Self {
             postgres: wiring.readiness.check("postgres"),
             wiring,
             connection: None,
             topics: Topics::default(),
+            unroutable: Unroutable::default(),
+            owned: HashMap::new(),
             slots: Slots::new(),
-            senders: HashMap::new(),
+            batch: 0,
+            senders,
             tasks,
-            stop_senders: CancellationToken::new(),
-            acknowledged,
-            returned_sender,
+            holds,
             returned,
         }
     }
@@ -145,7 +186,7 @@ impl Relay {
                         }
                         Step::Idle => pacing.found_nothing(started.elapsed()),
                         // Something else than time ends these; the pause is for the health check.
-                        Step::Busy | Step::NothingOwned => Duration::from_secs(1),
+                        Step::Busy | Step::NothingOwned => LONGEST_PAUSE,
                     }
                 }
                 Err(error) => {
@@ -157,14 +198,18 @@ impl Relay {
                     backoff.next_delay()
                 }
             };
+            let wake_ups = self.wiring.metrics.wake_ups.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(pause) => {}
-                () = self.wiring.wake.notified() => {
-                    self.wiring.metrics.wake_ups.inc();
+                () = tokio::time::sleep(pause) => { wake_ups.poll.inc(); }
+                () = self.wiring.wake.notified() => { wake_ups.notification.inc(); }
+                () = self.wiring.leases.changed() => { wake_ups.lease.inc(); }
+                Some(returned) = self.returned.recv() => {
+                    wake_ups.settled.inc();
+                    self.take_back(&returned);
                 }
-                () = self.wiring.leases.changed() => {}
-                Some(returned) = self.returned.recv() => self.take_back(&returned),
+                Some(probe) = self.wiring.probes.recv() => self.senders.probe(probe),
+                ended = self.senders.ended() => ended?,
                 Some(ended) = self.tasks.join_next() => ended?,
             }
         }
@@ -181,6 +226,9 @@ impl Relay {
         while let Ok(returned) = self.returned.try_recv() {
             self.take_back(&returned);
         }
+        while let Ok(probe) = self.wiring.probes.try_recv() {
+            self.senders.probe(probe);
+        }
         let owned: HashMap<Slot, Tenure> = self
             .wiring
             .leases
@@ -188,17 +236,14 @@ impl Relay {
             .units()
             .filter_map(|(unit, tenure)| Some((Slot::try_from(unit).ok()?, tenure)))
             .collect();
+        self.count_losses(&owned);
         self.hand_over(&owned).await;
         self.observe(owned.len());
         if owned.is_empty() {
             return Ok(Step::NothingOwned);
         }
-        // A key's partition follows from the count: what went out under the old one ends first.
-        if *self.wiring.routes.topics.borrow() != self.topics {
-            if self.slots.total() > 0 {
-                return Ok(Step::Busy);
-            }
-            self.topics = Topics::clone(&self.wiring.routes.topics.borrow_and_update());
+        if !self.adopt_topics() {
+            return Ok(Step::Busy);
         }
         let mut idle: Vec<Slot> = owned
             .iter()
@@ -241,68 +286,102 @@ impl Relay {
         Ok(batch)
     }
 
-    /// What cannot be routed or must follow a held event stays pending, and with it all of its key.
+    /// Takes over what is new of the topics. A key's partition follows from the count, so what went
+    /// out under the old one ends first: false until it has.
+    fn adopt_topics(&mut self) -> bool {
+        let news = Topics::clone(&self.wiring.routes.topics.borrow());
+        if news == self.topics {
+            return true;
+        }
+        let changed: Vec<String> = self.topics.changed(&news);
+        for topic in &changed {
+            self.senders.retire(topic);
+        }
+        if !changed.is_empty() && self.slots.total() > 0 {
+            return false;
+        }
+        self.topics = news;
+        true
+    }
+
+    /// Hands each event to the sender of its partition, or to the holder. What neither can take
+    /// stays pending.
     fn dispatch(&mut self, events: Vec<PendingEvent>, owned: &HashMap<Slot, Tenure>) -> usize {
+        self.batch += 1;
         let mut dispatched = 0;
+        let mut holds = Vec::new();
+        let mut unroutable = HashSet::new();
         for pending in events {
-            if pending.parked.is_some() {
-                continue;
-            }
-            let event = &pending.event;
-            let Some(partition) = route(&self.topics, &event.topic, &event.key) else {
-                // Full: it has topics to look up already, and events stay until it has.
-                let _ = self.wiring.routes.wanted.try_send(event.topic.clone());
-                continue;
-            };
-            let slot = pending.slot;
-            let sender = self.sender(&event.topic, partition);
-            let sent = sender.try_send(Dispatched {
+            let (slot, parked) = (pending.slot, pending.parked.is_some());
+            let event = Dispatched {
                 slot,
                 epoch: owned[&slot].epoch,
+                batch: self.batch,
                 id: pending.id,
                 version: pending.version,
                 event: pending.event,
-            });
-            // A queue has room for all that can be in flight: it is closed only when its sender
-            // died, which ends the process.
-            if sent.is_ok() {
-                self.slots.dispatched(slot, 1);
-                dispatched += 1;
+            };
+            let topic = &event.event.topic;
+            if parked {
+                holds.push(event.to_hold(HoldCause::Parked, None, 0));
+                continue;
+            }
+            match self.topics.route(topic, &event.event.key) {
+                Route::Partition(partition) => {
+                    if self.senders.send(partition, event) {
+                        self.slots.dispatched(slot, 1);
+                        dispatched += 1;
+                    }
+                }
+                Route::Impossible(error) => {
+                    let error = Some(error.to_owned());
+                    holds.push(event.to_hold(HoldCause::Dead, error, 0));
+                }
+                Route::Unknown => {
+                    unroutable.insert(topic.clone());
+                    if self.unroutable.is_due(topic, &self.wiring.partitions) {
+                        let error = Some("the topic does not exist".to_owned());
+                        holds.push(event.to_hold(HoldCause::Unavailable, error, 0));
+                    }
+                }
             }
         }
-        dispatched
+        for topic in &unroutable {
+            // Full: it has topics to look up already, and events stay until it has.
+            let _ = self.wiring.routes.wanted.try_send(topic.clone());
+        }
+        self.unroutable
+            .seen(&unroutable, &self.wiring.health.failing);
+        dispatched + self.hold(holds)
     }
 
-    fn sender(&mut self, topic: &str, partition: i32) -> &mpsc::Sender<Dispatched> {
-        if !self.senders.contains_key(topic) {
-            self.senders.insert(topic.to_owned(), HashMap::new());
+    /// Passes events to the holder; they stay pending when it has more than it can do.
+    fn hold(&mut self, holds: Vec<Hold>) -> usize {
+        let slots: Vec<Slot> = holds.iter().map(|hold| hold.slot).collect();
+        if slots.is_empty() || self.holds.try_send(holds).is_err() {
+            return 0;
         }
-        let partitions = self.senders.get_mut(topic).expect("inserted above");
-        partitions.entry(partition).or_insert_with(|| {
-            let per_slot = usize::try_from(self.wiring.limits.events).unwrap_or(usize::MAX);
-            let slots = usize::try_from(Slot::COUNT).expect("there are slots");
-            let (queue, receiver) = mpsc::channel(per_slot.saturating_mul(slots));
-            let sender = Sender {
-                topic: topic.to_owned(),
-                partition,
-                writer: PartitionWriter::new(self.wiring.cluster.clone(), topic, partition),
-                queue: receiver,
-                leases: self.wiring.leases.clone(),
-                acknowledged: self.acknowledged.clone(),
-                returned: self.returned_sender.clone(),
-                stop: self.stop_senders.clone(),
-                metrics: self.wiring.metrics.clone(),
-                health: self.wiring.health.clone(),
-            };
-            self.tasks.spawn(sender.run());
-            queue
-        })
+        for slot in &slots {
+            self.slots.dispatched(*slot, 1);
+        }
+        slots.len()
     }
 
     fn take_back(&mut self, returned: &Returned) {
         for (slot, events) in &returned.0 {
             self.slots.returned(*slot, *events);
         }
+    }
+
+    /// A slot that is gone without having been asked for was lost.
+    fn count_losses(&mut self, owned: &HashMap<Slot, Tenure>) {
+        let lost = self
+            .owned
+            .iter()
+            .filter(|(slot, tenure)| !tenure.leaving && !owned.contains_key(slot))
+            .count();
+        self.wiring.metrics.lease_losses.inc_by(lost as u64);
+        self.owned.clone_from(owned);
     }
 
     async fn hand_over(&self, owned: &HashMap<Slot, Tenure>) {
@@ -327,7 +406,7 @@ impl Relay {
 
     /// Lets requests that are out end and records them; what was not sent yet stays pending.
     pub async fn finish(mut self) {
-        self.stop_senders.cancel();
+        self.senders.stop();
         let drained = tokio::time::timeout(FINISH_DEADLINE, async {
             while self.slots.total() > 0 {
                 match self.returned.recv().await {

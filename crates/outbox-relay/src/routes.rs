@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use messaging::{Cluster, KafkaError, partition_of};
+use messaging::{Cluster, Failure, KafkaError, partition_of};
 use service::{Backoff, CancellationToken, Check, WorkerSettings};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -14,13 +14,48 @@ use tracing::{info, warn};
 /// Partitions may be added to a topic at any time; this is how soon it is noticed, at the latest.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
 
-/// The number of partitions of each known topic.
-pub(crate) type Topics = Arc<HashMap<String, i32>>;
+/// What is known of the topics. Cheap to clone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Topics(Arc<Known>);
 
-/// The partition of a key, `None` while nothing is known of the topic.
-pub(crate) fn route(topics: &Topics, topic: &str, key: &str) -> Option<i32> {
-    let partitions = *topics.get(topic)?;
-    (partitions > 0).then(|| partition_of(key.as_bytes(), partitions))
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Known {
+    /// The number of partitions of each topic.
+    counts: HashMap<String, i32>,
+    /// Names that Kafka says no topic can have, and what it said.
+    impossible: HashMap<String, String>,
+}
+
+/// Where an event goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    Partition(i32),
+    /// Nothing is known of the topic (yet).
+    Unknown,
+    /// There can be no such topic.
+    Impossible(&'a str),
+}
+
+impl Topics {
+    pub(crate) fn route(&self, topic: &str, key: &str) -> Route<'_> {
+        match (self.0.counts.get(topic), self.0.impossible.get(topic)) {
+            (Some(partitions), _) if *partitions > 0 => {
+                Route::Partition(partition_of(key.as_bytes(), *partitions))
+            }
+            (_, Some(error)) => Route::Impossible(error),
+            (_, None) => Route::Unknown,
+        }
+    }
+
+    /// Topics that had another number of partitions, or are gone.
+    pub(crate) fn changed(&self, news: &Self) -> Vec<String> {
+        self.0
+            .counts
+            .iter()
+            .filter(|(topic, count)| news.0.counts.get(*topic) != Some(count))
+            .map(|(topic, _)| topic.clone())
+            .collect()
+    }
 }
 
 /// The relay's view of the topics.
@@ -63,11 +98,12 @@ impl RouteKeeper {
             for topic in first {
                 this.ensure(topic).await?;
             }
-            this.refresh().await
+            this.refresh(&HashMap::new()).await
         });
         if ready.await.is_none() {
             return;
         }
+        let mut impossible = HashMap::new();
         loop {
             let mut missing = BTreeSet::new();
             tokio::select! {
@@ -80,12 +116,18 @@ impl RouteKeeper {
                     }
                 }
             }
-            for topic in &missing {
-                if let Err(error) = self.ensure(topic).await {
-                    warn!(topic, %error, "cannot create a topic that events wait for");
+            for topic in missing {
+                match self.ensure(&topic).await {
+                    Ok(()) => {}
+                    Err(error) if error.failure() == Failure::Impossible => {
+                        impossible.insert(topic, error.to_string());
+                    }
+                    Err(error) => {
+                        warn!(topic, %error, "cannot create a topic that events wait for");
+                    }
                 }
             }
-            if let Err(error) = self.refresh().await {
+            if let Err(error) = self.refresh(&impossible).await {
                 warn!(%error, "cannot look up the topics");
             }
         }
@@ -107,11 +149,14 @@ impl RouteKeeper {
         Ok(())
     }
 
-    async fn refresh(&self) -> Result<(), KafkaError> {
-        let counts = Topics::new(self.cluster.partition_counts().await?);
-        self.topics.send_if_modified(|known| {
-            let changed = *known != counts;
-            *known = counts;
+    async fn refresh(&self, impossible: &HashMap<String, String>) -> Result<(), KafkaError> {
+        let known = Topics(Arc::new(Known {
+            counts: self.cluster.partition_counts().await?,
+            impossible: impossible.clone(),
+        }));
+        self.topics.send_if_modified(|before| {
+            let changed = *before != known;
+            *before = known;
             changed
         });
         Ok(())

@@ -5,24 +5,38 @@
 use std::time::{Duration, Instant};
 
 use service::Backoff;
-use storage::outbox::{Settled, settle};
+use storage::outbox::{Settled, settle, settle_unavailable};
 use storage::{Connection, Database, Session, StorageError, within};
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::partitions::{Partition, Partitions};
 use crate::relay::Returned;
 
 /// Events per statement at most.
 const MAX_EVENTS: usize = 10_000;
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Events that Kafka has.
+#[derive(Debug)]
+pub(crate) enum Acknowledged {
+    /// Read from pending, in flight until they are settled.
+    Pending(Vec<Settled>),
+    /// A probe, sent from held; ids and offsets.
+    Unavailable {
+        partition: Partition,
+        events: Vec<(i64, i64)>,
+    },
+}
+
 pub(crate) struct Settler {
     pub(crate) database: Database,
     pub(crate) session: Session,
-    pub(crate) acknowledged: mpsc::Receiver<Vec<Settled>>,
+    pub(crate) acknowledged: mpsc::Receiver<Acknowledged>,
     pub(crate) returned: mpsc::Sender<Returned>,
+    pub(crate) partitions: Partitions,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
 }
@@ -31,26 +45,45 @@ impl Settler {
     /// Settles until all senders are gone and nothing is left to settle.
     pub(crate) async fn run(mut self) {
         let mut connection = None;
-        while let Some(mut events) = self.acknowledged.recv().await {
-            while events.len() < MAX_EVENTS {
-                let Ok(more) = self.acknowledged.try_recv() else {
-                    break;
-                };
-                events.extend(more);
+        while let Some(acknowledged) = self.acknowledged.recv().await {
+            let mut next = Some(acknowledged);
+            let mut events: Vec<Settled> = Vec::new();
+            let mut probes = Vec::new();
+            while let Some(acknowledged) = next {
+                match acknowledged {
+                    Acknowledged::Pending(more) if events.is_empty() => events = more,
+                    Acknowledged::Pending(more) => events.extend(more),
+                    Acknowledged::Unavailable { partition, events } => {
+                        probes.push((partition, events));
+                    }
+                }
+                next = (events.len() < MAX_EVENTS)
+                    .then(|| self.acknowledged.try_recv().ok())
+                    .flatten();
             }
-            self.settle(&mut connection, &mut events).await;
-            if self.returned.send(Returned::of(&events)).await.is_err() {
-                return;
+            if !events.is_empty() {
+                self.settle(&mut connection, &mut Fact::Pending(&mut events))
+                    .await;
+                if self.returned.send(Returned::of(&events)).await.is_err() {
+                    return;
+                }
+            }
+            for (partition, events) in probes {
+                let mut fact = Fact::Unavailable(partition.1, &events);
+                self.settle(&mut connection, &mut fact).await;
+                // Only now: what is recorded as published cannot be moved back and sent again.
+                self.partitions.accepted(&partition);
+                self.partitions.end_probe(&partition);
             }
         }
     }
 
     /// Tries until it is done: there is nothing else to do with a fact.
-    async fn settle(&self, connection: &mut Option<Connection>, events: &mut [Settled]) {
+    async fn settle(&self, connection: &mut Option<Connection>, fact: &mut Fact<'_>) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             let started = Instant::now();
-            match self.attempt(connection, events).await {
+            match self.attempt(connection, fact).await {
                 Ok(moved) => {
                     let seconds = started.elapsed().as_secs_f64();
                     self.metrics.settle_seconds.observe(seconds);
@@ -60,7 +93,7 @@ impl Settler {
                 }
                 Err(error) => {
                     *connection = None;
-                    warn!(%error, events = events.len(), "cannot record published events; trying again");
+                    warn!(%error, "cannot record published events; trying again");
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
@@ -70,12 +103,23 @@ impl Settler {
     async fn attempt(
         &self,
         connection: &mut Option<Connection>,
-        events: &mut [Settled],
+        fact: &mut Fact<'_>,
     ) -> Result<usize, StorageError> {
         let conn = match connection {
             Some(conn) => conn,
             None => connection.insert(self.database.connect(&self.session).await?),
         };
-        within(DEADLINE, settle(conn, events)).await
+        match fact {
+            Fact::Pending(events) => within(DEADLINE, settle(conn, events)).await,
+            Fact::Unavailable(partition, events) => {
+                within(DEADLINE, settle_unavailable(conn, *partition, events)).await
+            }
+        }
     }
+}
+
+/// What is to be recorded.
+enum Fact<'a> {
+    Pending(&'a mut [Settled]),
+    Unavailable(i32, &'a [(i64, i64)]),
 }

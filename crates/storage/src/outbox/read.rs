@@ -72,32 +72,16 @@ order by n.id";
 struct Row {
     #[diesel(sql_type = SmallInt)]
     slot: i16,
-    #[diesel(sql_type = BigInt)]
-    id: i64,
     #[diesel(sql_type = Integer)]
     bytes: i32,
     #[diesel(sql_type = Xid)]
     version: RowVersion,
-    #[diesel(sql_type = Nullable<SqlUuid>)]
-    event_id: Option<Uuid>,
-    #[diesel(sql_type = Nullable<Text>)]
-    topic: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
-    key: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
-    event_type: Option<String>,
-    #[diesel(sql_type = Nullable<SmallInt>)]
-    schema_version: Option<i16>,
-    #[diesel(sql_type = Nullable<Text>)]
-    payload: Option<String>,
-    #[diesel(sql_type = Nullable<Jsonb>)]
-    headers: Option<serde_json::Value>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    created_at: Option<OffsetDateTime>,
     #[diesel(sql_type = Nullable<BigInt>)]
     held_id: Option<i64>,
     #[diesel(sql_type = Nullable<Text>)]
     held_cause: Option<String>,
+    #[diesel(embed)]
+    event: EventColumns,
 }
 
 /// What one read found.
@@ -131,36 +115,60 @@ pub async fn read_pending(
             column: "outbox_pending.slot",
             reason: e.to_string(),
         })?;
-        let id = row.id;
-        match event(slot, row) {
-            Some(event) => batch.events.push(event),
-            None => batch.orphans.push((slot, id)),
-        }
+        let id = row.event.id;
+        let Some(event) = event_from(row.event) else {
+            batch.orphans.push((slot, id));
+            continue;
+        };
+        batch.events.push(PendingEvent {
+            slot,
+            id,
+            version: row.version,
+            bytes: row.bytes,
+            event,
+            parked: row
+                .held_id
+                .zip(row.held_cause)
+                .map(|(behind, cause)| Parked { behind, cause }),
+        });
     }
     Ok(batch)
 }
 
-/// `None` when the left join found no event.
-fn event(slot: Slot, row: Row) -> Option<PendingEvent> {
-    Some(PendingEvent {
-        slot,
-        id: row.id,
-        version: row.version,
-        bytes: row.bytes,
-        event: OutboxEvent {
-            event_id: row.event_id?.into(),
-            topic: row.topic?,
-            key: row.key?,
-            event_type: row.event_type?,
-            schema_version: row.schema_version?,
-            payload: row.payload?,
-            headers: row.headers.map(text_headers)?,
-            created_at: row.created_at?,
-        },
-        parked: row
-            .held_id
-            .zip(row.held_cause)
-            .map(|(behind, cause)| Parked { behind, cause }),
+/// The columns of `outbox_event`; all but the id are null where a left join found none.
+#[derive(QueryableByName)]
+pub(super) struct EventColumns {
+    #[diesel(sql_type = BigInt)]
+    pub(super) id: i64,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    event_id: Option<Uuid>,
+    #[diesel(sql_type = Nullable<Text>)]
+    topic: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    key: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    event_type: Option<String>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    schema_version: Option<i16>,
+    #[diesel(sql_type = Nullable<Text>)]
+    payload: Option<String>,
+    #[diesel(sql_type = Nullable<Jsonb>)]
+    headers: Option<serde_json::Value>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    created_at: Option<OffsetDateTime>,
+}
+
+/// `None` when there is no event.
+pub(super) fn event_from(row: EventColumns) -> Option<OutboxEvent> {
+    Some(OutboxEvent {
+        event_id: row.event_id?.into(),
+        topic: row.topic?,
+        key: row.key?,
+        event_type: row.event_type?,
+        schema_version: row.schema_version?,
+        payload: row.payload?,
+        headers: row.headers.map(text_headers)?,
+        created_at: row.created_at?,
     })
 }
 

@@ -1,0 +1,91 @@
+//! Holds events that cannot go out now, several in one transaction, and hands their slots back.
+
+use std::time::{Duration, Instant};
+
+use service::Backoff;
+use storage::lease::MemberId;
+use storage::outbox::{Held, Hold, hold};
+use storage::{Connection, Database, Session, StorageError, within};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::app::LEASE_SCOPE;
+use crate::metrics::Metrics;
+use crate::recovery::Waiting;
+use crate::relay::Returned;
+
+/// Events per transaction at most: each key of them is a lock.
+const MAX_EVENTS: usize = 500;
+const DEADLINE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Holder {
+    pub(crate) database: Database,
+    pub(crate) session: Session,
+    pub(crate) member: MemberId,
+    pub(crate) holds: mpsc::Receiver<Vec<Hold>>,
+    pub(crate) returned: mpsc::Sender<Returned>,
+    /// Told where unavailable events lie now.
+    pub(crate) waiting: Waiting,
+    pub(crate) metrics: Metrics,
+}
+
+impl Holder {
+    /// Holds until all who ask are gone.
+    pub(crate) async fn run(mut self) {
+        let mut connection = None;
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        while let Some(mut holds) = self.holds.recv().await {
+            while holds.len() < MAX_EVENTS {
+                let Ok(more) = self.holds.try_recv() else {
+                    break;
+                };
+                holds.extend(more);
+            }
+            for part in holds.chunks(MAX_EVENTS) {
+                self.hold(&mut connection, part, &mut backoff).await;
+                // Held or not: what is not stays pending, and is read again.
+                let returned = Returned::slots(part.iter().map(|hold| hold.slot));
+                if self.returned.send(returned).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn hold(
+        &self,
+        connection: &mut Option<Connection>,
+        holds: &[Hold],
+        backoff: &mut Backoff,
+    ) {
+        let started = Instant::now();
+        match self.attempt(connection, holds).await {
+            Ok(held) => {
+                backoff.reset();
+                self.metrics.held(&held);
+                self.waiting.note(holds);
+                self.metrics
+                    .hold_seconds
+                    .observe(started.elapsed().as_secs_f64());
+            }
+            Err(error) => {
+                *connection = None;
+                warn!(%error, events = holds.len(), "cannot hold events; they stay pending");
+                // Read again at once they would only come back here.
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        connection: &mut Option<Connection>,
+        holds: &[Hold],
+    ) -> Result<Vec<Held>, StorageError> {
+        let conn = match connection {
+            Some(conn) => conn,
+            None => connection.insert(self.database.connect(&self.session).await?),
+        };
+        within(DEADLINE, hold(conn, LEASE_SCOPE, self.member, holds)).await
+    }
+}

@@ -1,0 +1,321 @@
+//! Returns the events of partitions that were set aside: probes each partition with its first
+//! events, and when Kafka takes them moves the rest back to pending.
+//!
+//! Order does not rest on this module: a moved event whose key still has a held one before it is
+//! parked again when it is read.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domain::{OutboxEvent, Slot};
+use messaging::envelope;
+use service::CancellationToken;
+use storage::lease::Leases;
+use storage::outbox::{Hold, HoldCause, Unavailable, move_back, probe_events, unavailable};
+use storage::{Connection, Database, Session, StorageError, within};
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::{info, warn};
+
+use crate::app::LEASE_SCOPE;
+use crate::chunk;
+use crate::partitions::{Partition, Partitions, State};
+use crate::routes::{Route, Topics};
+
+/// Time between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Events looked at per statement.
+const PAGE: i64 = 500;
+/// Events moved back per transaction: each key of them is a lock.
+const MOVED_AT_ONCE: usize = 200;
+/// Pages without anything to move after which a look goes on with the next topic, and here later.
+const BARREN_PAGES: usize = 20;
+
+/// Unavailable events to be sent once, to see whether their partition is back.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    pub(crate) partition: Partition,
+    pub(crate) slot: Slot,
+    pub(crate) epoch: i64,
+    /// Ascending by id.
+    pub(crate) events: Vec<(i64, OutboxEvent)>,
+}
+
+/// Where the unavailable events of one topic and slot are to be looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    /// None of them lies at or before this id.
+    front: i64,
+    /// The next look begins behind this id.
+    next: i64,
+}
+
+/// Which topics have unavailable events in which slots. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Waiting(Arc<Mutex<BTreeMap<(Slot, String), Place>>>);
+
+impl Waiting {
+    fn places(&self) -> MutexGuard<'_, BTreeMap<(Slot, String), Place>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These may be held as unavailable from now on.
+    pub(crate) fn note(&self, holds: &[Hold]) {
+        for hold in holds.iter().filter(|hold| hold.cause != HoldCause::Dead) {
+            self.lies(hold.slot, &hold.topic, hold.id);
+        }
+    }
+
+    fn lies(&self, slot: Slot, topic: &str, id: i64) {
+        let before = id - 1;
+        let place = Place {
+            front: before,
+            next: before,
+        };
+        self.places()
+            .entry((slot, topic.to_owned()))
+            .and_modify(|known| {
+                known.front = known.front.min(before);
+                known.next = known.next.min(before);
+            })
+            .or_insert(place);
+    }
+
+    /// A look that began at `place` ended at `end`; the first one that stayed was `first`.
+    fn looked(&self, slot: Slot, topic: &str, place: Place, end: End, first: Option<i64>) {
+        let mut places = self.places();
+        let name = (slot, topic.to_owned());
+        // Changed meanwhile: something was held before where this look began.
+        if places.get(&name) != Some(&place) {
+            return;
+        }
+        let from_the_front = place.next == place.front;
+        let front = match first {
+            Some(first) if from_the_front => first - 1,
+            Some(_) | None => place.front,
+        };
+        match end {
+            End::Unfinished(next) => {
+                places.insert(name, Place { front, next });
+            }
+            End::Reached if from_the_front && first.is_none() => {
+                places.remove(&name);
+            }
+            End::Reached => {
+                places.insert(name, Place { front, next: front });
+            }
+        }
+    }
+}
+
+/// How far a look came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Reached,
+    /// It gave up behind this id.
+    Unfinished(i64),
+}
+
+/// A page of unavailable events, told apart.
+#[derive(Debug, Default)]
+struct Sorted {
+    /// To be moved back.
+    back: Vec<Unavailable>,
+    /// To stay, each with the partition to probe for it, if that can be known and helps.
+    stay: Vec<(Option<i32>, i64)>,
+}
+
+pub(crate) struct Recovery {
+    pub(crate) database: Database,
+    pub(crate) session: Session,
+    pub(crate) leases: Leases,
+    pub(crate) topics: watch::Receiver<Topics>,
+    pub(crate) partitions: Partitions,
+    pub(crate) waiting: Waiting,
+    pub(crate) probes: mpsc::Sender<Probe>,
+    /// Told when something is pending again.
+    pub(crate) wake: Arc<Notify>,
+}
+
+impl Recovery {
+    /// Looks again and again until `stop`.
+    pub(crate) async fn run(self, stop: &CancellationToken) {
+        let mut connection = None;
+        let mut known = HashMap::new();
+        let pause = || tokio::time::sleep(LOOK_INTERVAL);
+        while stop.run_until_cancelled(pause()).await.is_some() {
+            let look = self.look(&mut connection, &mut known);
+            if let Some(Err(error)) = stop.run_until_cancelled(look).await {
+                connection = None;
+                warn!(%error, "cannot look after unavailable events; trying again");
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        connection: &mut Option<Connection>,
+        known: &mut HashMap<Slot, i64>,
+    ) -> Result<(), StorageError> {
+        let owned: HashMap<Slot, i64> = self
+            .leases
+            .ownership()
+            .units()
+            .filter(|(_, tenure)| !tenure.leaving)
+            .filter_map(|(unit, tenure)| Some((Slot::try_from(unit).ok()?, tenure.epoch)))
+            .collect();
+        known.retain(|slot, epoch| owned.get(slot) == Some(epoch));
+        self.waiting
+            .places()
+            .retain(|(slot, _), _| owned.contains_key(slot));
+        let conn = match connection {
+            Some(conn) => conn,
+            None => connection.insert(self.database.connect(&self.session).await?),
+        };
+        for (slot, epoch) in &owned {
+            if known.get(slot) != Some(epoch) {
+                self.discover(conn, *slot).await?;
+                known.insert(*slot, *epoch);
+            }
+        }
+        let places: Vec<((Slot, String), Place)> = self
+            .waiting
+            .places()
+            .iter()
+            .map(|(name, place)| (name.clone(), *place))
+            .collect();
+        for ((slot, topic), place) in places {
+            if let Some(epoch) = owned.get(&slot) {
+                self.bring_back(conn, (slot, *epoch), &topic, place).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the slot's owners before us left.
+    async fn discover(&self, conn: &mut Connection, slot: Slot) -> Result<(), StorageError> {
+        let mut after = i64::MIN;
+        loop {
+            let page = within(DEADLINE, unavailable(conn, slot, after, PAGE)).await?;
+            for event in &page {
+                self.waiting.lies(slot, &event.topic, event.id);
+            }
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = last.id;
+        }
+    }
+
+    /// Walks a topic's unavailable events of a slot: moves back those whose partition works, and
+    /// sends the first ones of each that was set aside as its probe. Probes need a walk from the
+    /// front: further on, a key's first event may lie behind us.
+    async fn bring_back(
+        &self,
+        conn: &mut Connection,
+        (slot, epoch): (Slot, i64),
+        topic: &str,
+        place: Place,
+    ) -> Result<(), StorageError> {
+        let mut probed = HashSet::new();
+        let (mut after, mut barren, mut moved) = (place.next, 0, 0);
+        let mut first = None;
+        let end = loop {
+            let page = within(DEADLINE, unavailable(conn, slot, after, PAGE)).await?;
+            let Some(last) = page.last() else {
+                break End::Reached;
+            };
+            after = last.id;
+            let page = page.into_iter().filter(|event| event.topic == topic);
+            let Sorted { back, stay } = self.sort(topic, page);
+            first = first.or(stay.iter().map(|(_, id)| *id).min());
+            if place.next == place.front {
+                let partitions: BTreeSet<i32> = stay.iter().filter_map(|(p, _)| *p).collect();
+                for partition in partitions.into_iter().filter(|p| probed.insert(*p)) {
+                    let of_it = stay.iter().filter(|(p, _)| *p == Some(partition));
+                    let ids: Vec<i64> = of_it.map(|(_, id)| *id).collect();
+                    let partition = (topic.to_owned(), partition);
+                    self.probe(conn, (slot, epoch), partition, &ids).await?;
+                }
+            }
+            barren = if back.is_empty() { barren + 1 } else { 0 };
+            for part in back.chunks(MOVED_AT_ONCE) {
+                let member = self.leases.member();
+                let returned = move_back(conn, LEASE_SCOPE, member, (slot, epoch), part);
+                moved += within(DEADLINE, returned).await?;
+                self.wake.notify_one();
+            }
+            if barren == BARREN_PAGES {
+                break End::Unfinished(after);
+            }
+        };
+        if moved > 0 {
+            let slot = slot.number();
+            info!(
+                topic,
+                slot,
+                events = moved,
+                "unavailable events are pending again"
+            );
+        }
+        self.waiting.looked(slot, topic, place, end, first);
+        Ok(())
+    }
+
+    fn sort(&self, topic: &str, page: impl Iterator<Item = Unavailable>) -> Sorted {
+        let mut sorted = Sorted::default();
+        for event in page {
+            let partition = match self.topics.borrow().route(topic, &event.key) {
+                Route::Partition(partition) => Some(partition),
+                Route::Unknown | Route::Impossible(_) => None,
+            };
+            let state = partition.and_then(|p| self.partitions.state(&(topic.to_owned(), p)));
+            match (partition, state) {
+                // Once pending, it is read, and parked behind the dead one.
+                _ if event.behind_dead => sorted.back.push(event),
+                (Some(_), Some(State::Accepting | State::Untried)) => sorted.back.push(event),
+                (Some(partition), None | Some(State::SetAside)) => {
+                    sorted.stay.push((Some(partition), event.id));
+                }
+                (None, _) | (Some(_), Some(State::Failing { .. })) => {
+                    sorted.stay.push((None, event.id));
+                }
+            }
+        }
+        sorted
+    }
+
+    async fn probe(
+        &self,
+        conn: &mut Connection,
+        (slot, epoch): (Slot, i64),
+        partition: Partition,
+        ids: &[i64],
+    ) -> Result<(), StorageError> {
+        if !self.partitions.begin_probe(&partition) {
+            return Ok(());
+        }
+        let found = within(DEADLINE, probe_events(conn, slot, ids)).await;
+        let mut found = match found {
+            Ok(found) if !found.is_empty() => found,
+            outcome => {
+                self.partitions.end_probe(&partition);
+                return outcome.map(|_| ());
+            }
+        };
+        let sizes = found.iter().map(|(_, event)| envelope::encoded_size(event));
+        found.truncate(chunk::take(sizes, chunk::MAX_REQUEST_BYTES));
+        let probe = Probe {
+            partition: partition.clone(),
+            slot,
+            epoch,
+            events: found,
+        };
+        if self.probes.try_send(probe).is_err() {
+            // The relay has enough of them to do; the next look comes soon.
+            self.partitions.end_probe(&partition);
+        }
+        Ok(())
+    }
+}

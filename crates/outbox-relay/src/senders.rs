@@ -1,0 +1,130 @@
+//! The senders that run, one per partition that was met.
+
+use std::collections::HashMap;
+
+use domain::Slot;
+use messaging::{Cluster, PartitionWriter};
+use service::CancellationToken;
+use storage::lease::Leases;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
+
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::partitions::{Partition, Partitions};
+use crate::recovery::Probe;
+use crate::sender::{Dispatched, Outlets, Sender};
+
+/// What every sender is made of.
+pub(crate) struct Parts {
+    pub(crate) cluster: Cluster,
+    pub(crate) leases: Leases,
+    pub(crate) outlets: Outlets,
+    pub(crate) partitions: Partitions,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Health,
+    /// Events of one slot that can be in flight.
+    pub(crate) events_per_slot: usize,
+}
+
+pub(crate) struct Senders {
+    parts: Parts,
+    running: HashMap<String, HashMap<i32, Handle>>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+struct Handle {
+    queue: mpsc::Sender<Dispatched>,
+    probes: mpsc::Sender<Probe>,
+    stop: CancellationToken,
+}
+
+impl Senders {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            running: HashMap::new(),
+            tasks: JoinSet::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Queues an event; false when its sender died, which ends the process. A queue has room for
+    /// all that can be in flight, so nobody ever waits for it.
+    pub(crate) fn send(&mut self, partition: i32, dispatched: Dispatched) -> bool {
+        let handle = self.handle(&dispatched.event.topic, partition);
+        handle.queue.try_send(dispatched).is_ok()
+    }
+
+    /// Passes a probe on; dropped when there is one already.
+    pub(crate) fn probe(&mut self, probe: Probe) {
+        let (topic, partition) = probe.partition.clone();
+        if self
+            .handle(&topic, partition)
+            .probes
+            .try_send(probe)
+            .is_err()
+        {
+            self.parts.partitions.end_probe(&(topic, partition));
+        }
+    }
+
+    fn handle(&mut self, topic: &str, partition: i32) -> &Handle {
+        if !self.running.contains_key(topic) {
+            self.running.insert(topic.to_owned(), HashMap::new());
+        }
+        let partitions = self.running.get_mut(topic).expect("inserted above");
+        partitions.entry(partition).or_insert_with(|| {
+            let name: Partition = (topic.to_owned(), partition);
+            let slots = usize::try_from(Slot::COUNT).expect("there are slots");
+            let (queue, receiver) = mpsc::channel(self.parts.events_per_slot.saturating_mul(slots));
+            let (probes, probe_receiver) = mpsc::channel(1);
+            let stop = self.stop.child_token();
+            self.parts.partitions.met(&name);
+            let cluster = self.parts.cluster.clone();
+            let sender = Sender {
+                writer: PartitionWriter::new(cluster, topic, partition),
+                partition: name,
+                queue: receiver,
+                probes: probe_receiver,
+                leases: self.parts.leases.clone(),
+                outlets: self.parts.outlets.clone(),
+                partitions: self.parts.partitions.clone(),
+                stop: stop.clone(),
+                metrics: self.parts.metrics.clone(),
+                health: self.parts.health.clone(),
+            };
+            self.tasks.spawn(sender.run());
+            Handle {
+                queue,
+                probes,
+                stop,
+            }
+        })
+    }
+
+    /// Ends a topic's senders: each finishes the request that is out and gives the rest back.
+    pub(crate) fn retire(&mut self, topic: &str) {
+        for (partition, handle) in self.running.remove(topic).into_iter().flatten() {
+            handle.stop.cancel();
+            self.parts.partitions.forget(&(topic.to_owned(), partition));
+        }
+    }
+
+    /// Lets every sender finish the request that is out and give the rest back.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits for a sender to end; for ever while all run.
+    ///
+    /// # Errors
+    /// When one panicked.
+    pub(crate) async fn ended(&mut self) -> Result<(), JoinError> {
+        match self.tasks.join_next().await {
+            Some(ended) => ended,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Letting held keys go: re-driving dead events, and giving them up.
+//!
+//! Each is one transaction under the locks of its keys, at any moment, without a word to a relay:
+//! a relay that read an event as parked looks again, under the same lock, before it holds it.
+//! What moves back is pending like any other event: if something before it is still held, the
+//! relay parks it again. So moving too much back is harmless, and leaving an event parked behind
+//! nothing is the one mistake to avoid. Unavailable events are the relay's own business.
+
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{Array, BigInt, Nullable, Text};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+
+use super::key_lock::lock_keys;
+use crate::error::StorageError;
+
+/// A topic and a key: the unit that order is kept in, and that a held event holds back.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, QueryableByName)]
+pub struct TopicKey {
+    #[diesel(sql_type = Text)]
+    pub topic: String,
+    #[diesel(sql_type = Text)]
+    pub key: String,
+}
+
+/// What a re-drive moved back to pending.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
+pub struct Redriven {
+    #[diesel(sql_type = BigInt)]
+    pub dead: i64,
+    #[diesel(sql_type = BigInt)]
+    pub behind: i64,
+}
+
+/// What a discard did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
+pub struct Discarded {
+    /// Dead events given up.
+    #[diesel(sql_type = BigInt)]
+    pub discarded: i64,
+    /// Events that waited behind them alone and are pending again.
+    #[diesel(sql_type = BigInt)]
+    pub returned: i64,
+}
+
+/// What a pending row says of an event `e`: as the trigger on `outbox_event` counts.
+macro_rules! event_bytes {
+    () => {
+        "octet_length(e.key) + octet_length(e.payload::text) + octet_length(e.headers::text)"
+    };
+}
+pub(super) use event_bytes;
+
+/// The given keys.
+macro_rules! keys {
+    () => {
+        "unnest($1, $2) k(topic, key)"
+    };
+}
+
+/// A walk along `outbox_held_key`. Keys whose held events are all unavailable are left out.
+const DEAD_KEYS: &str = "\
+select h.topic, h.key from outbox_held h
+where h.discarded_at is null and h.cause in ('dead', 'behind')
+  and ($1 is null or (h.topic, h.key) > ($1, $2))
+group by h.topic, h.key order by h.topic, h.key limit $3";
+
+/// Keys with dead events or events behind them, beyond `after`, ascending.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn dead_keys(
+    conn: &mut AsyncPgConnection,
+    after: Option<&TopicKey>,
+    limit: i64,
+) -> Result<Vec<TopicKey>, StorageError> {
+    let (topic, key) = after.map(|after| (&after.topic, &after.key)).unzip();
+    Ok(sql_query(DEAD_KEYS)
+        .bind::<Nullable<Text>, _>(topic)
+        .bind::<Nullable<Text>, _>(key)
+        .bind::<BigInt, _>(limit)
+        .load(conn)
+        .await?)
+}
+
+/// One statement: whoever reads sees all of a key held or all of it pending.
+const REDRIVE: &str = concat!(
+    "\
+with moved as (
+    delete from outbox_held h using ",
+    keys!(),
+    "
+    where h.topic = k.topic and h.key = k.key and h.discarded_at is null
+      and h.cause in ('dead', 'behind')
+    returning h.slot, h.id, h.cause),
+queued as (
+    insert into outbox_pending (slot, id, bytes)
+    select m.slot, m.id, ",
+    event_bytes!(),
+    "
+    from moved m join outbox_event e using (id))
+select count(*) filter (where cause = 'dead') as dead,
+       count(*) filter (where cause = 'behind') as behind from moved"
+);
+
+/// Moves all dead events of these keys, and those behind them, back to pending. Ids keep the order.
+///
+/// # Errors
+/// When Postgres cannot be asked, or the lock of a key is not to be had within half a second;
+/// nothing moved then. Safe to repeat.
+pub async fn redrive(
+    conn: &mut AsyncPgConnection,
+    keys: &[TopicKey],
+) -> Result<Redriven, StorageError> {
+    conn.transaction(async |conn| {
+        lock_keys(conn, &borrowed(keys)).await?;
+        let (topics, keys) = columns(keys);
+        Ok(sql_query(REDRIVE)
+            .bind::<Array<Text>, _>(topics)
+            .bind::<Array<Text>, _>(keys)
+            .get_result(conn)
+            .await?)
+    })
+    .await
+}
+
+/// What [`redrive`] would do now.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn redrivable(
+    conn: &mut AsyncPgConnection,
+    keys: &[TopicKey],
+) -> Result<Redriven, StorageError> {
+    let (topics, keys) = columns(keys);
+    Ok(sql_query(concat!(
+        "select count(*) filter (where h.cause = 'dead') as dead, \
+         count(*) filter (where h.cause = 'behind') as behind from outbox_held h join ",
+        keys!(),
+        " on h.topic = k.topic and h.key = k.key where h.discarded_at is null"
+    ))
+    .bind::<Array<Text>, _>(topics)
+    .bind::<Array<Text>, _>(keys)
+    .get_result(conn)
+    .await?)
+}
+
+const DISCARD: &str = concat!(
+    "\
+update outbox_held h set discarded_at = clock_timestamp() from ",
+    keys!(),
+    "
+where h.topic = k.topic and h.key = k.key and h.discarded_at is null and h.cause = 'dead'
+  and ($3 is null or h.id = $3)"
+);
+
+/// A key may have several dead events (a later one was held before an earlier one committed, or a
+/// replayed one died). What has another dead one before it stays, and now waits for that one.
+const RETURN: &str = concat!(
+    "\
+with key as (
+    select k.topic, k.key, (
+        select min(d.id) from outbox_held d
+        where d.topic = k.topic and d.key = k.key and d.discarded_at is null and d.cause = 'dead'
+    ) as first_dead from (select distinct topic, key from ",
+    keys!(),
+    ") k),
+moved as (
+    delete from outbox_held h using key
+    where h.topic = key.topic and h.key = key.key and h.discarded_at is null
+      and h.cause = 'behind' and (key.first_dead is null or h.id < key.first_dead)
+    returning h.slot, h.id),
+queued as (
+    insert into outbox_pending (slot, id, bytes)
+    select m.slot, m.id, ",
+    event_bytes!(),
+    "
+    from moved m join outbox_event e using (id)),
+waiting as (
+    update outbox_held h set behind = key.first_dead from key
+    where h.topic = key.topic and h.key = key.key and h.discarded_at is null
+      and h.cause = 'behind' and h.id > key.first_dead
+      and h.behind is distinct from key.first_dead)
+select count(*) as returned, $3::bigint as discarded from moved"
+);
+
+/// Gives up the dead events of these keys, or of them the one with the id `only`. What waited
+/// behind them alone moves back to pending.
+///
+/// # Errors
+/// When Postgres cannot be asked, or the lock of a key is not to be had within half a second;
+/// nothing changed then. Safe to repeat.
+pub async fn discard(
+    conn: &mut AsyncPgConnection,
+    keys: &[TopicKey],
+    only: Option<i64>,
+) -> Result<Discarded, StorageError> {
+    conn.transaction(async |conn| {
+        lock_keys(conn, &borrowed(keys)).await?;
+        let (topics, keys) = columns(keys);
+        let discarded = sql_query(DISCARD)
+            .bind::<Array<Text>, _>(&topics)
+            .bind::<Array<Text>, _>(&keys)
+            .bind::<Nullable<BigInt>, _>(only)
+            .execute(conn)
+            .await?;
+        Ok(sql_query(RETURN)
+            .bind::<Array<Text>, _>(topics)
+            .bind::<Array<Text>, _>(keys)
+            .bind::<BigInt, _>(i64::try_from(discarded).unwrap_or(i64::MAX))
+            .get_result(conn)
+            .await?)
+    })
+    .await
+}
+
+/// What [`discard`] would do now.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn discardable(
+    conn: &mut AsyncPgConnection,
+    keys: &[TopicKey],
+    only: Option<i64>,
+) -> Result<Discarded, StorageError> {
+    let (topics, keys) = columns(keys);
+    Ok(sql_query(concat!(
+        "select count(*) filter (where h.cause = 'dead' and ($3 is null or h.id = $3)) as discarded, \
+         count(*) filter (where h.cause = 'behind' and not exists ( \
+             select from outbox_held d where d.topic = h.topic and d.key = h.key and d.id < h.id \
+             and d.discarded_at is null and d.cause = 'dead' and not ($3 is null or d.id = $3) \
+         )) as returned from outbox_held h join ",
+        keys!(),
+        " on h.topic = k.topic and h.key = k.key where h.discarded_at is null"
+    ))
+    .bind::<Array<Text>, _>(topics)
+    .bind::<Array<Text>, _>(keys)
+    .bind::<Nullable<BigInt>, _>(only)
+    .get_result(conn)
+    .await?)
+}
+
+fn borrowed(keys: &[TopicKey]) -> Vec<(&str, &str)> {
+    keys.iter()
+        .map(|k| (k.topic.as_str(), k.key.as_str()))
+        .collect()
+}
+
+fn columns(keys: &[TopicKey]) -> (Vec<&str>, Vec<&str>) {
+    borrowed(keys).into_iter().unzip()
+}
