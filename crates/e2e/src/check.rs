@@ -50,16 +50,15 @@ async fn run(mut deployment: impl Deployment) -> ExitCode {
             Err(None)
         }
     };
-    if let Err(Some(_)) = &outcome {
+    let failed = matches!(outcome, Err(Some(_)));
+    if failed {
         show_logs(&deployment).await;
     }
-    let torn_down = deployment.tear_down(outcome.is_err()).await;
+    let torn_down = deployment.tear_down(failed).await;
     if let Err(error) = &torn_down {
         eprintln!("not everything could be removed: {error:#}");
     }
-    if let Err(Some(_)) = &outcome
-        && let Some(place) = deployment.logs_stay_in()
-    {
+    if failed && let Some(place) = deployment.logs_stay_in() {
         eprintln!("The whole logs are in {place}");
     }
     match outcome {
