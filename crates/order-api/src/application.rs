@@ -96,7 +96,7 @@ impl Application {
 
     /// Serves until asked to stop, and returns the exit status.
     pub async fn run(self) -> ExitCode {
-        tracing::info!(address = %self.address, "taking orders");
+        tracing::info!(address = %self.address, "listening");
         self.process.run_with(self.ops).await
     }
 }

@@ -12,4 +12,5 @@ mod p1_atomic;
 mod proxy;
 mod readiness;
 mod refusals;
+mod store;
 mod wake_ups;

@@ -27,26 +27,29 @@ async fn pass_on(mut client: TcpStream, server: SocketAddr) {
     let (mut from_server, mut to_server) = server.split();
     let mut request = [0; 8_192];
     let mut response = [0; 8_192];
+    let mut committing = false;
     loop {
         tokio::select! {
             Ok(length) = from_client.read(&mut request) => {
                 if length == 0 || to_server.write_all(&request[..length]).await.is_err() {
                     return;
                 }
-                if request[..length].windows(6).any(|word| word == b"COMMIT") {
-                    // Its answer says that it has happened; nobody shall hear of it.
-                    let _ = from_server.read(&mut response).await;
-                    return;
-                }
+                committing |= says_commit(&request[..length]);
             }
             Ok(length) = from_server.read(&mut response) => {
-                if length == 0 || to_client.write_all(&response[..length]).await.is_err() {
+                // The answer repeats the word: the commit has happened, and nobody shall hear of it.
+                let committed = committing && says_commit(&response[..length]);
+                if length == 0 || committed || to_client.write_all(&response[..length]).await.is_err() {
                     return;
                 }
             }
             else => return,
         }
     }
+}
+
+fn says_commit(bytes: &[u8]) -> bool {
+    bytes.windows(6).any(|word| word == b"COMMIT")
 }
 
 /// Accepts connections and never says a word. Lives as long as what is returned.

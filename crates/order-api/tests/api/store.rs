@@ -1,0 +1,80 @@
+//! What becomes of work whose caller has gone: a client that hangs up drops its request's future.
+
+use std::time::Duration;
+
+use domain::{Order, Quantity};
+use local_stack::testing::{TestDatabase, eventually};
+use order_api::store::Store;
+use time::OffsetDateTime;
+use tokio::runtime::Handle;
+use tokio_postgres::Client;
+
+use crate::helpers::DEADLINE;
+
+/// A store of one connection, and a session that keeps it from writing events until it commits.
+async fn locked_store() -> (TestDatabase, Store, Client) {
+    let database = TestDatabase::create().await;
+    let store = Store::new(&database.url().parse().unwrap(), 1, Handle::current());
+    let lock = database.connect().await;
+    lock.batch_execute("begin; lock table outbox_event")
+        .await
+        .unwrap();
+    (database, store, lock)
+}
+
+fn order() -> Order {
+    let product = "P-001".parse().unwrap();
+    Order::place(product, Quantity::ONE, OffsetDateTime::now_utc())
+}
+
+async fn number(sql: &Client, query: &str) -> i64 {
+    sql.query_one(query, &[]).await.unwrap().get(0)
+}
+
+/// Until an order's transaction waits for the lock.
+async fn until_stuck(sql: &Client) {
+    let waiting = "select count(*) from pg_stat_activity where datname = current_database()
+                   and application_name = 'order-api' and wait_event_type = 'Lock'";
+    eventually("an order to wait for the lock", DEADLINE, async || {
+        (number(sql, waiting).await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_that_is_being_placed_is_placed_even_if_nobody_waits_any_more() {
+    let (database, store, lock) = locked_store().await;
+    let sql = database.connect().await;
+    tokio::select! {
+        outcome = store.place(order()) => panic!("{outcome:?} although the table is locked"),
+        () = until_stuck(&sql) => {}
+    }
+    lock.batch_execute("commit").await.unwrap();
+    eventually("the order and its event", DEADLINE, async || {
+        let both = "select count(*) from orders join outbox_event on key = orders.id::text";
+        (number(&sql, both).await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_that_waits_for_a_connection_is_given_up_with_its_caller() {
+    let (database, store, lock) = locked_store().await;
+    let sql = database.connect().await;
+    let first = store.place(order());
+    let second = async {
+        until_stuck(&sql).await;
+        let waiting = store.place(order());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), waiting)
+                .await
+                .is_err()
+        );
+        lock.batch_execute("commit").await.unwrap();
+    };
+    let (first, ()) = tokio::join!(first, second);
+    first.unwrap();
+    // The one connection is free again, so whatever waited for it has had its turn.
+    assert!(store.missing_migrations().await.unwrap().is_empty());
+    assert_eq!(number(&sql, "select count(*) from orders").await, 1);
+}
