@@ -2,6 +2,7 @@
 //! started, however it ended.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
@@ -14,6 +15,9 @@ use crate::native::Native;
 use crate::report::Report;
 use crate::steps::{crashes, duplicates, flow, poison, refusals, sharing, shutdown};
 use crate::world::World;
+
+/// Fetching a Kafka and a Postgres, or building images from nothing, may take this long.
+const START_LIMIT: Duration = Duration::from_mins(30);
 
 /// Lines of each instance's log that a failure shows.
 const TAIL_LINES: usize = 25;
@@ -29,14 +33,14 @@ pub(crate) async fn main() -> ExitCode {
             println!("Docker Compose, a project of its own; building the images takes a while.");
             match Compose::new() {
                 Ok(compose) => run(compose).await,
-                Err(error) => failed(&error),
+                Err(error) => refuse(&error),
             }
         }
-        Err(error) => failed(&error),
+        Err(error) => refuse(&error),
     }
 }
 
-fn failed(error: &anyhow::Error) -> ExitCode {
+fn refuse(error: &anyhow::Error) -> ExitCode {
     eprintln!("e2e: {error:#}");
     ExitCode::FAILURE
 }
@@ -80,7 +84,7 @@ async fn run(mut deployment: impl Deployment) -> ExitCode {
 async fn steps(report: &mut Report, deployment: &mut impl Deployment) -> Result<String> {
     let mut addresses = None;
     report
-        .step("everything starts", async {
+        .step_within(START_LIMIT, "everything starts", async {
             addresses = Some(deployment.up().await?);
             Ok("everything runs: 1 order-api, 2 outbox-relay, 2 order-consumer".to_owned())
         })

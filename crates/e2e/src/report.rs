@@ -3,7 +3,11 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use tokio::time::timeout;
+
+/// A step that takes longer hangs: whatever it waits for has a shorter deadline of its own.
+const STEP_LIMIT: Duration = Duration::from_mins(3);
 
 /// The steps done so far.
 #[derive(Debug)]
@@ -29,8 +33,23 @@ impl Report {
         name: &str,
         work: impl Future<Output = Result<String>>,
     ) -> Result<()> {
+        self.step_within(STEP_LIMIT, name, Box::pin(work)).await
+    }
+
+    /// As [`Report::step`], for one that may take another time.
+    ///
+    /// # Errors
+    /// The step's own, which has been printed.
+    pub(crate) async fn step_within(
+        &mut self,
+        limit: Duration,
+        name: &str,
+        work: impl Future<Output = Result<String>>,
+    ) -> Result<()> {
         let begun = Instant::now();
-        let outcome = work.await;
+        let outcome = timeout(limit, work)
+            .await
+            .unwrap_or_else(|_| Err(anyhow!("not done within {limit:?}")));
         let took = seconds(begun.elapsed());
         match outcome {
             Ok(seen) => {
