@@ -14,7 +14,7 @@ struct Line {
     line: String,
 }
 
-async fn plan(conn: &mut Connection, statement: &str, binds: &[&str]) -> String {
+pub(crate) async fn plan(conn: &mut Connection, statement: &str, binds: &[&str]) -> String {
     let mut statement = format!("explain (costs off) {statement}");
     for (place, value) in binds.iter().enumerate().rev() {
         statement = statement.replace(&format!("${}", place + 1), value);
@@ -24,7 +24,7 @@ async fn plan(conn: &mut Connection, statement: &str, binds: &[&str]) -> String 
 }
 
 /// 200,000 published and 20,000 pending events.
-async fn fill(fixture: &Fixture) {
+pub(crate) async fn fill(fixture: &Fixture) {
     fixture
         .run(
             "alter table outbox_event set (autovacuum_enabled = off);

@@ -1,0 +1,113 @@
+//! Looking at what is held, for whoever decides about it.
+
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use domain::EventId;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::redrive::TopicKey;
+use crate::error::StorageError;
+
+/// An event that is held, or was and is given up.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct HeldEvent {
+    #[diesel(sql_type = BigInt)]
+    pub id: i64,
+    #[diesel(sql_type = SqlUuid)]
+    pub event_id: Uuid,
+    #[diesel(embed)]
+    pub of: TopicKey,
+    #[diesel(sql_type = Text)]
+    pub event_type: String,
+    /// `dead`, `behind`, `unavailable` or `discarded`.
+    #[diesel(sql_type = Text)]
+    pub state: String,
+    /// What Kafka or the client said.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub error: Option<String>,
+    /// Produce requests that carried it.
+    #[diesel(sql_type = Nullable<Integer>)]
+    pub attempts: Option<i32>,
+    /// The id of the event it waits for.
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub behind: Option<i64>,
+    #[diesel(sql_type = Timestamptz)]
+    pub created_at: OffsetDateTime,
+    #[diesel(sql_type = Timestamptz)]
+    pub held_at: OffsetDateTime,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    pub discarded_at: Option<OffsetDateTime>,
+}
+
+/// Which held events; `None` is any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeldFilter {
+    pub topic: Option<String>,
+    pub key: Option<String>,
+    /// A [`HeldEvent::state`]; `None` is all but `discarded`.
+    pub state: Option<String>,
+}
+
+macro_rules! columns {
+    () => {
+        "select h.id, e.event_id, h.topic, h.key, e.event_type, \
+         case when h.discarded_at is not null then 'discarded' else h.cause end as state, \
+         h.error, h.attempts, h.behind, e.created_at, h.held_at, h.discarded_at \
+         from outbox_held h join outbox_event e on e.id = h.id "
+    };
+}
+
+/// Plan: a walk along `outbox_held_key`, in order.
+const UNSETTLED: &str = concat!(
+    columns!(),
+    "where h.discarded_at is null and ($1 is null or h.topic = $1) and ($2 is null or h.key = $2) \
+     and ($3 is null or h.cause = $3) order by h.topic, h.key, h.id limit $4"
+);
+
+/// Discarded ones are in no index but the primary key, and retention takes them.
+const DISCARDED: &str = concat!(
+    columns!(),
+    "where h.discarded_at is not null and ($1 is null or h.topic = $1) \
+     and ($2 is null or h.key = $2) and $3 = 'discarded' order by h.topic, h.key, h.id limit $4"
+);
+
+/// Held events by topic, key and id, at most `limit`.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn held(
+    conn: &mut AsyncPgConnection,
+    filter: &HeldFilter,
+    limit: i64,
+) -> Result<Vec<HeldEvent>, StorageError> {
+    let statement = match filter.state.as_deref() {
+        Some("discarded") => DISCARDED,
+        _ => UNSETTLED,
+    };
+    Ok(sql_query(statement)
+        .bind::<Nullable<Text>, _>(filter.topic.as_deref())
+        .bind::<Nullable<Text>, _>(filter.key.as_deref())
+        .bind::<Nullable<Text>, _>(filter.state.as_deref())
+        .bind::<BigInt, _>(limit)
+        .load(conn)
+        .await?)
+}
+
+/// The held event of this id, if it is held or given up. Plan: a walk over what is held, since
+/// event ids have no index.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn held_event(
+    conn: &mut AsyncPgConnection,
+    event: EventId,
+) -> Result<Option<HeldEvent>, StorageError> {
+    Ok(sql_query(concat!(columns!(), "where e.event_id = $1"))
+        .bind::<SqlUuid, _>(event.as_uuid())
+        .get_result(conn)
+        .await
+        .optional()?)
+}

@@ -1,0 +1,184 @@
+//! What an operator is told of the outbox.
+
+use domain::Slot;
+use storage::lease::{MemberId, claim, ensure_units, renew};
+use storage::outbox::{
+    HeldCounts, append, first_sendable, held_counts, horizon_holders, published_count, settle,
+    slots, verify,
+};
+
+use crate::support::{Fixture, TTL, event, read_all, settled};
+
+#[tokio::test]
+async fn each_offender_is_named() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let events: Vec<_> = (0..10).map(|_| event("k")).collect();
+    append(&mut conn, &events).await.unwrap();
+    let mut first = [settled(&read_all(&mut conn).await[0], 1)];
+    settle(&mut conn, &mut first).await.unwrap();
+    let fine = verify(&mut conn, 10).await.unwrap();
+    assert_eq!((fine.events, fine.offenders), (10, vec![]));
+
+    let hold = "insert into outbox_held (id, slot, topic, key, cause)
+        select id, hashtextextended(key, 0) & 31, topic, key, 'behind' from outbox_event where id";
+    fixture
+        .run(&format!(
+            "set session_replication_role = replica;
+             insert into outbox_event (event_id, topic, key, event_type, payload)
+                 values (gen_random_uuid(), 't', 'k', 'T', '{{}}');
+             set session_replication_role = origin;
+             insert into outbox_published values (2, 0, 0), (3, 0, 0), (77, 0, 0);
+             delete from outbox_pending where id = 3;
+             {hold} in (3, 4);
+             update outbox_pending set slot = (slot + 1) % 32 where id = 5;
+             delete from outbox_event where id = 6;
+             delete from outbox_pending where id = 7; {hold} = 7;
+             update outbox_held set topic = 'elsewhere' where id = 7;
+             delete from outbox_pending where id = 8; {hold} = 8;
+             update outbox_held set slot = (slot + 1) % 32 where id = 8"
+        ))
+        .await;
+    let found = verify(&mut conn, 100).await.unwrap();
+    let named: Vec<(i64, &str)> = found
+        .offenders
+        .iter()
+        .map(|offender| (offender.id, offender.state.as_str()))
+        .collect();
+    for expected in [
+        (2, "pending and published"),
+        (3, "published and held"),
+        (3, "behind nothing"),
+        (4, "pending and held"),
+        (5, "pending in a wrong slot"),
+        (6, "pending without an event"),
+        (7, "held under a wrong key"),
+        (7, "behind nothing"),
+        (8, "held in a wrong slot"),
+        (11, "unqueued"),
+        (77, "published without an event"),
+    ] {
+        assert!(named.contains(&expected), "{expected:?} in {named:?}");
+    }
+    assert_eq!(named.len(), 11, "{named:?}");
+    assert_eq!(verify(&mut conn, 2).await.unwrap().offenders.len(), 2);
+}
+
+#[tokio::test]
+async fn slots_tell_their_owner_and_what_waits() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    append(&mut conn, &vec![event("k"); 3]).await.unwrap();
+    let nobody = slots(&mut conn, "scope", 2).await.unwrap();
+    assert_eq!(nobody.len(), 32);
+    assert!(nobody.iter().all(|slot| slot.owner.is_none()));
+    assert_eq!(nobody.iter().map(|slot| slot.pending).sum::<i64>(), 2);
+
+    let me = MemberId::generate();
+    ensure_units(&mut conn, "scope", 32).await.unwrap();
+    renew(&mut conn, "scope", me, TTL).await.unwrap();
+    claim(&mut conn, "scope", me, &[(7, 0)]).await.unwrap();
+    let owned = slots(&mut conn, "scope", 2).await.unwrap();
+    assert_eq!(owned[7].owner, Some(me.as_uuid()));
+    assert_eq!(owned[7].epoch, 1);
+    assert!(owned[7].expires_in_seconds.unwrap() > 5.0);
+    assert_eq!(owned[8].owner, None);
+
+    fixture
+        .run("update lease_member set expires_at = clock_timestamp()")
+        .await;
+    let dead = slots(&mut conn, "scope", 2).await.unwrap();
+    assert_eq!(dead[7].owner, Some(me.as_uuid()));
+    assert_eq!(dead[7].expires_in_seconds, None);
+}
+
+#[tokio::test]
+async fn counts_end_at_their_bound() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    fixture
+        .run(
+            "insert into outbox_published select n, 0, n from generate_series(1, 20) n;
+             insert into outbox_held (id, slot, topic, key, cause, discarded_at)
+             select n, 0, 't', 'k', (array['dead', 'behind', 'behind', 'unavailable', 'dead'])[n],
+                    case n when 5 then now() end
+             from generate_series(1, 5) n",
+        )
+        .await;
+    assert_eq!(published_count(&mut conn, 7).await.unwrap(), 7);
+    assert_eq!(published_count(&mut conn, 99).await.unwrap(), 20);
+    let counts = held_counts(&mut conn, 99).await.unwrap();
+    let expected = HeldCounts {
+        dead: 1,
+        behind: 2,
+        unavailable: 1,
+        discarded: 1,
+    };
+    assert_eq!(counts, expected);
+    assert_eq!(held_counts(&mut conn, 2).await.unwrap().total(), 2);
+}
+
+#[tokio::test]
+async fn only_what_could_be_sent_counts_as_waiting() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let all: Vec<Slot> = Slot::all().collect();
+    append(&mut conn, &[event("k"), event("k"), event("k")])
+        .await
+        .unwrap();
+    fixture
+        .run(
+            "with moved as (delete from outbox_pending where id = 1 returning slot, id)
+             insert into outbox_held (id, slot, topic, key, cause)
+             select id, slot, 't', 'k', 'dead' from moved",
+        )
+        .await;
+    assert_eq!(first_sendable(&mut conn, &all, 10).await.unwrap(), None);
+    append(&mut conn, &[event("other")]).await.unwrap();
+    let found = first_sendable(&mut conn, &all, 10).await.unwrap().unwrap();
+    assert_eq!((found.id, found.key.as_str()), (4, "other"));
+    assert_eq!(first_sendable(&mut conn, &[], 10).await.unwrap(), None);
+    fixture
+        .run("update outbox_held set discarded_at = now()")
+        .await;
+    let found = first_sendable(&mut conn, &all, 10).await.unwrap().unwrap();
+    assert_eq!(found.id, 2);
+}
+
+#[tokio::test]
+async fn whoever_holds_the_horizon_back_is_named() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let gid = format!("p-{}", uuid::Uuid::now_v7());
+    fixture
+        .run(&format!(
+            "create table held_open (i int);
+             begin; insert into held_open values (1); prepare transaction '{gid}'"
+        ))
+        .await;
+    let reader = fixture.test.connect().await;
+    reader
+        .batch_execute(
+            "set application_name = 'a report';
+             begin isolation level repeatable read; select count(*) from outbox_event",
+        )
+        .await
+        .unwrap();
+    let holders = horizon_holders(&mut conn).await.unwrap();
+    let named = |part: &str| {
+        let found = holders.iter().find(|holder| holder.name.contains(part));
+        found.unwrap_or_else(|| panic!("{part} in {holders:?}"))
+    };
+    assert!(named(&gid).seconds.unwrap() >= 0.0);
+    assert!(named("a report").seconds.unwrap() >= 0.0);
+
+    fixture.run(&format!("rollback prepared '{gid}'")).await;
+    reader.batch_execute("commit").await.unwrap();
+    let holders = horizon_holders(&mut conn).await.unwrap();
+    assert!(
+        !holders
+            .iter()
+            .any(|h| h.name.contains(&gid) || h.name.contains("a report")),
+        "{holders:?}"
+    );
+}
