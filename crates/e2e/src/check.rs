@@ -82,16 +82,14 @@ async fn run(mut deployment: impl Deployment) -> ExitCode {
 
 /// All steps; returns the summary.
 async fn steps(report: &mut Report, deployment: &mut impl Deployment) -> Result<String> {
-    let mut addresses = None;
+    let mut world = None;
     report
         .step_within(START_LIMIT, "everything starts", async {
-            addresses = Some(deployment.up().await?);
+            world = Some(World::open(deployment.up().await?).await?);
             Ok("everything runs: 1 order-api, 2 outbox-relay, 2 order-consumer".to_owned())
         })
         .await?;
-    let addresses = addresses.expect("the step has succeeded");
-    let mut world = World::open(addresses).await?;
-    let world = &mut world;
+    let world = &mut world.expect("the step has succeeded");
 
     report
         .step("work is shared", sharing::work_is_shared(deployment))

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::deployment::Service;
+use crate::deployment::{Service, settings};
 use crate::eventually::{Seen, eventually};
 
 /// Where the binary of a service lies: next to this program.
@@ -32,7 +32,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts it with this environment and no other; its log, in JSON, goes to a new file.
+    /// Starts it with the check's settings and this environment; its log goes to a new file.
     pub(crate) fn start(
         service: Service,
         name: String,
@@ -78,7 +78,8 @@ impl Child {
     }
 }
 
-/// A command that sees this environment and no other, and no `.env` of the workspace.
+/// A command that sees the check's settings and this environment, nothing else, and no `.env` of
+/// the workspace.
 pub(crate) fn command(
     service: Service,
     folder: &Path,
@@ -88,16 +89,12 @@ pub(crate) fn command(
     command
         .current_dir(folder)
         .env_clear()
+        .envs(settings())
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
         // A group of its own: an interrupt at the terminal is for this program, which passes on
         // what it wants.
         .process_group(0)
         .kill_on_drop(true);
-    for name in ["RUST_LOG", "RUST_BACKTRACE"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
     Ok(command)
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 use uuid::Uuid;
 
-use crate::deployment::{Addresses, Deployment, Exit, GROUP, LEASE_TTL, Service};
+use crate::deployment::{Addresses, Deployment, Exit, Service, settings};
 
 /// What `docker-compose.yml` says of Postgres.
 const DATABASE: &str = "orders:orders@127.0.0.1";
@@ -53,9 +53,7 @@ impl Compose {
             .env("PORT", self.api_port.to_string())
             .env("POSTGRES_PORT", self.postgres_port.to_string())
             .env("KAFKA_PORT", self.kafka_port.to_string())
-            .env("KAFKA_GROUP_ID", GROUP)
-            .env("LEASE_TTL", LEASE_TTL)
-            .env("LOG_FORMAT", "json");
+            .envs(settings());
         command
     }
 

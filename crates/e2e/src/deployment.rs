@@ -50,11 +50,24 @@ impl fmt::Display for Service {
     }
 }
 
-/// How long work stays with a process that was killed: short, so that a takeover is seen soon.
-pub(crate) const LEASE_TTL: &str = "2s";
-
 /// The consumer group of a deployment.
 pub(crate) const GROUP: &str = "e2e";
+
+/// Partitions of the topics.
+pub(crate) const PARTITIONS: i32 = 6;
+
+/// What every instance is told, so that no setting of the user's own decides how the check goes.
+pub(crate) fn settings() -> [(&'static str, String); 5] {
+    [
+        ("KAFKA_GROUP_ID", GROUP.to_owned()),
+        ("KAFKA_TOPIC_PARTITIONS", PARTITIONS.to_string()),
+        // How long work stays with a process that was killed: short, so that a takeover is seen
+        // soon.
+        ("LEASE_TTL", "2s".to_owned()),
+        ("LOG_FORMAT", "json".to_owned()),
+        ("RUST_LOG", "info,rskafka=warn".to_owned()),
+    ]
+}
 
 /// Where a deployment's parts are reached from here.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use uuid::Uuid;
 
 use crate::child::{Child, command};
-use crate::deployment::{Addresses, Deployment, Exit, GROUP, LEASE_TTL, Service};
+use crate::deployment::{Addresses, Deployment, Exit, Service};
 use crate::eventually::{Seen, eventually};
 
 /// Far above the 10 s that a service may take.
@@ -90,11 +90,8 @@ impl Native {
         let environment = [
             ("DATABASE_URL", stack.database_url.as_str()),
             ("KAFKA_BROKERS", &stack.kafka_brokers),
-            ("KAFKA_GROUP_ID", GROUP),
-            ("LEASE_TTL", LEASE_TTL),
             ("PORT", "0"),
             ("OPS_PORT", "0"),
-            ("LOG_FORMAT", "json"),
         ];
         let child = Child::start(service, name, &self.folder, &environment)?;
         self.logs.push(Log {

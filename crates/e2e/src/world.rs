@@ -69,10 +69,18 @@ impl Account {
 impl World {
     pub(crate) async fn open(addresses: Addresses) -> Result<Self> {
         let cluster = Cluster::new(addresses.kafka_brokers.parse()?);
+        // Partitions that were created a moment ago may have no leader yet.
+        let topic = eventually("the topic to be readable", async || {
+            Ok(match Topic::open(&cluster, OrderCreated::TOPIC).await {
+                Ok(topic) => Seen::Done(topic),
+                Err(error) => Seen::NotYet(format!("{error:#}")),
+            })
+        })
+        .await?;
         Ok(Self {
             api: Api::new(&addresses.api)?,
             books: Books::open(&addresses.database_url).await?,
-            topic: Topic::open(&cluster, OrderCreated::TOPIC).await?,
+            topic,
             cluster,
             addresses,
             account: Account::default(),

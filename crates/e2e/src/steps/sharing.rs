@@ -2,11 +2,10 @@
 
 use anyhow::Result;
 
-use crate::deployment::{Deployment, Service, each};
+use crate::deployment::{Deployment, PARTITIONS, Service, each};
 use crate::eventually::{Seen, eventually};
 
 const SLOTS: i64 = 32;
-const PARTITIONS: i64 = 6;
 
 /// Two relays have half of the slots each, two consumers half of the partitions each.
 pub(crate) async fn work_is_shared(deployment: &impl Deployment) -> Result<String> {
@@ -15,7 +14,7 @@ pub(crate) async fn work_is_shared(deployment: &impl Deployment) -> Result<Strin
         deployment,
         Service::Consumer,
         "inbox_partitions_owned",
-        PARTITIONS,
+        PARTITIONS.into(),
     )
     .await?;
     Ok(format!(
