@@ -89,23 +89,22 @@ impl RouteKeeper {
         (keeper, routes)
     }
 
-    /// Makes sure that `topics` exist and learns their partitions, waiting for Kafka if need be;
-    /// then keeps looking until `stop`.
+    /// Waits for Kafka, creates those of the topics `first` that are missing, and keeps looking
+    /// until `stop`.
     pub(crate) async fn run(mut self, first: &[&str], kafka: &Check, stop: &CancellationToken) {
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let this = &self;
         let ready = service::until_ready(kafka, stop, backoff, "Kafka", || async move {
-            for topic in first {
-                this.ensure(topic).await?;
-            }
             this.refresh(&HashMap::new()).await
         });
         if ready.await.is_none() {
             return;
         }
         let mut impossible = HashMap::new();
+        let mut missing: BTreeSet<String> = first.iter().map(ToString::to_string).collect();
         loop {
-            let mut missing = BTreeSet::new();
+            self.learn(std::mem::take(&mut missing), &mut impossible)
+                .await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(REFRESH_INTERVAL) => {}
@@ -116,20 +115,24 @@ impl RouteKeeper {
                     }
                 }
             }
-            for topic in missing {
-                match self.ensure(&topic).await {
-                    Ok(()) => {}
-                    Err(error) if error.failure() == Failure::Impossible => {
-                        impossible.insert(topic, error.to_string());
-                    }
-                    Err(error) => {
-                        warn!(topic, %error, "cannot create a topic that events wait for");
-                    }
+        }
+    }
+
+    /// Creates what is missing and looks up all there is.
+    async fn learn(&self, missing: BTreeSet<String>, impossible: &mut HashMap<String, String>) {
+        for topic in missing {
+            match self.ensure(&topic).await {
+                Ok(()) => {}
+                Err(error) if error.failure() == Failure::Impossible => {
+                    impossible.insert(topic, error.to_string());
+                }
+                Err(error) => {
+                    warn!(topic, %error, "cannot create a topic that is missing");
                 }
             }
-            if let Err(error) = self.refresh(&impossible).await {
-                warn!(%error, "cannot look up the topics");
-            }
+        }
+        if let Err(error) = self.refresh(impossible).await {
+            warn!(%error, "cannot look up the topics");
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! What is in here panics instead of returning errors: a test can do nothing else with them.
 
+mod kafka_proxy;
 mod spawned;
 
 use std::sync::mpsc;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use crate::postgres::{block_on, connect, describe};
 use crate::stack::Stack;
 
+pub use kafka_proxy::{Fault, KafkaProxy};
 pub use spawned::Spawned;
 
 /// Held while the template is looked for and made. Any constant of our own will do.

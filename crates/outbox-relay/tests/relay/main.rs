@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
+mod held;
 mod interleaving;
 mod process;
+mod set_aside;
 mod steps;
 mod support;

@@ -6,7 +6,7 @@ use local_stack::testing::{Spawned, eventually};
 
 use crate::support::{Fixture, PATIENCE, assert_in_order};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_it_with_status_0_and_hands_the_slots_over() {

@@ -21,7 +21,7 @@ pub(crate) struct Fixture {
     pub(crate) sql: Client,
     /// Dropped last: it takes the database with it.
     pub(crate) database: TestDatabase,
-    brokers: String,
+    pub(crate) brokers: String,
 }
 
 impl Fixture {
@@ -84,6 +84,28 @@ impl Fixture {
             .unwrap();
     }
 
+    /// Inserts events with these keys and payloads of these sizes, in one transaction.
+    pub(crate) async fn write_sized(&self, events: &[(&str, i32)]) {
+        let (keys, sizes): (Vec<&str>, Vec<i32>) = events.iter().copied().unzip();
+        self.sql
+            .execute(
+                "insert into outbox_event (event_id, topic, key, event_type, payload)
+                 select gen_random_uuid(), $1, e.key, 'T', to_json(repeat('x', e.size))
+                 from unnest($2::text[], $3::int[]) with ordinality e(key, size, place)
+                 order by e.place",
+                &[&self.topic, &keys, &sizes],
+            )
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn until(&self, state: &str, events: i64) {
+        eventually(&format!("{events} {state} events"), PATIENCE, async || {
+            (self.count(state).await == events).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) async fn count(&self, state: &str) -> i64 {
         self.sql
             .query_one("select count(*) from outbox where state = $1", &[&state])
@@ -93,12 +115,7 @@ impl Fixture {
     }
 
     pub(crate) async fn until_published(&self, events: i64) {
-        eventually(
-            &format!("{events} published events"),
-            PATIENCE,
-            async || (self.count("published").await == events).then_some(()),
-        )
-        .await;
+        self.until("published", events).await;
     }
 
     /// Everything in the topic, by partition, in the order of offsets.

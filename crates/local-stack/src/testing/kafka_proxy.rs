@@ -1,0 +1,168 @@
+//! A proxy before Kafka that makes it fail as networks and brokers do, for one topic or for all.
+//!
+//! Clients stay with it: it puts its own port into the addresses brokers give out.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// The protocol's number of a produce request.
+const PRODUCE: [u8; 2] = [0, 0];
+
+/// What happens to a produce request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection is closed before the broker sees it.
+    Refuse,
+    /// The broker gets it and its answer is lost with the connection: the outcome is unknown.
+    LoseAnswer,
+    /// Nobody answers, and the connection stays.
+    Mute,
+}
+
+/// See the module. Ends with this value.
+#[derive(Debug)]
+pub struct KafkaProxy {
+    address: SocketAddr,
+    faults: Faults,
+    _tasks: JoinSet<()>,
+}
+
+/// Topics and what happens to produce requests for them.
+type Faults = Arc<Mutex<Vec<(String, Fault)>>>;
+
+impl KafkaProxy {
+    /// Listens on a free port before the broker at `broker` (`127.0.0.1:port`).
+    ///
+    /// # Panics
+    /// When no port is to be had.
+    pub async fn start(broker: &str) -> Self {
+        let broker: SocketAddr = broker.parse().expect("the local stack's address is one");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener
+            .local_addr()
+            .expect("a bound socket has an address");
+        let faults = Faults::default();
+        let mut tasks = JoinSet::new();
+        let shared = Arc::clone(&faults);
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let faults = Arc::clone(&shared);
+                connections.spawn(connection(client, broker, address, faults));
+            }
+        });
+        Self {
+            address,
+            faults,
+            _tasks: tasks,
+        }
+    }
+
+    /// For `KAFKA_BROKERS`.
+    pub fn brokers(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// From now on produce requests for `topic` fail like this; `None` heals it.
+    pub fn set(&self, topic: &str, fault: Option<Fault>) {
+        let mut faults = lock(&self.faults);
+        faults.retain(|(other, _)| other != topic);
+        faults.extend(fault.map(|fault| (topic.to_owned(), fault)));
+    }
+}
+
+fn lock(faults: &Faults) -> MutexGuard<'_, Vec<(String, Fault)>> {
+    faults.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is to happen to this request.
+fn fault_of(faults: &Faults, request: &[u8]) -> Option<Fault> {
+    if !request.starts_with(&PRODUCE) {
+        return None;
+    }
+    lock(faults)
+        .iter()
+        .find(|(topic, _)| contains(request, topic.as_bytes()))
+        .map(|(_, fault)| fault.clone())
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|part| part == needle)
+}
+
+async fn connection(client: TcpStream, broker: SocketAddr, own: SocketAddr, faults: Faults) {
+    let Ok(server) = TcpStream::connect(broker).await else {
+        return;
+    };
+    // Without it a delayed acknowledgement would make every request slow.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (client_read, client_write) = client.into_split();
+    let (server_read, server_write) = server.into_split();
+    let losing = Arc::new(Mutex::new(false));
+    // Either direction ending ends the connection.
+    tokio::select! {
+        _ = requests(client_read, server_write, faults, Arc::clone(&losing)) => {}
+        _ = answers(server_read, client_write, broker, own, losing) => {}
+    }
+}
+
+async fn requests(
+    mut client: OwnedReadHalf,
+    mut broker: OwnedWriteHalf,
+    faults: Faults,
+    losing: Arc<Mutex<bool>>,
+) -> std::io::Result<()> {
+    loop {
+        let request = frame(&mut client).await?;
+        match fault_of(&faults, &request) {
+            None => {}
+            Some(Fault::Refuse) => return Ok(()),
+            Some(Fault::LoseAnswer) => {
+                *losing.lock().unwrap_or_else(PoisonError::into_inner) = true
+            }
+            Some(Fault::Mute) => std::future::pending().await,
+        }
+        send(&mut broker, &request).await?;
+    }
+}
+
+async fn answers(
+    mut broker: OwnedReadHalf,
+    mut client: OwnedWriteHalf,
+    theirs: SocketAddr,
+    own: SocketAddr,
+    losing: Arc<Mutex<bool>>,
+) -> std::io::Result<()> {
+    let host = theirs.ip().to_string();
+    let address = |port: u16| [host.as_bytes(), &u32::from(port).to_be_bytes()].concat();
+    let (from, to) = (address(theirs.port()), address(own.port()));
+    loop {
+        let mut answer = frame(&mut broker).await?;
+        if *losing.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(());
+        }
+        if let Some(place) = answer.windows(from.len()).position(|part| part == from) {
+            answer[place..place + from.len()].copy_from_slice(&to);
+        }
+        send(&mut client, &answer).await?;
+    }
+}
+
+/// One message: a length in four bytes, then as many.
+async fn frame(from: &mut OwnedReadHalf) -> std::io::Result<Vec<u8>> {
+    let length = from.read_u32().await?;
+    let mut message = vec![0; usize::try_from(length).map_err(std::io::Error::other)?];
+    from.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn send(to: &mut OwnedWriteHalf, message: &[u8]) -> std::io::Result<()> {
+    let length = u32::try_from(message.len()).map_err(std::io::Error::other)?;
+    to.write_all(&[&length.to_be_bytes(), message].concat())
+        .await
+}

@@ -1,0 +1,92 @@
+//! Partitions and topics that cannot be written, beside others that can.
+
+use local_stack::testing::{Fault, KafkaProxy, Spawned, unique_topic};
+
+use crate::process::BINARY;
+use crate::support::{Fixture, PARTITIONS, PATIENCE, assert_in_order};
+
+impl Fixture {
+    /// The same database with another topic, which exists.
+    async fn with_another_topic(&mut self) -> String {
+        let topic = unique_topic("other");
+        let cluster = &self.cluster;
+        cluster.ensure_topic(&topic, PARTITIONS, 1).await.unwrap();
+        std::mem::replace(&mut self.topic, topic)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_an_unwritable_topic_is_set_aside_and_comes_back_in_order() {
+    let mut fixture = Fixture::new().await;
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    proxy.set(&fixture.topic, Some(Fault::Refuse));
+    let mut variables = fixture.variables();
+    variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    let keys: Vec<String> = (0..300).map(|n| format!("k{}", n % 30)).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    fixture.write(&keys).await;
+    let unwritable = fixture.with_another_topic().await;
+    fixture.write(&keys).await;
+    let mut relay = Spawned::start(BINARY, &["run"], variables.clone());
+
+    fixture.until("unavailable", 300).await;
+    fixture.until("published", 300).await;
+    // What comes later flows here, and is set aside there.
+    let writable = std::mem::replace(&mut fixture.topic, unwritable);
+    fixture.write(&keys).await;
+    let unwritable = std::mem::replace(&mut fixture.topic, writable);
+    fixture.write(&keys).await;
+    fixture.until("published", 600).await;
+    fixture.until("unavailable", 600).await;
+
+    // Its successor finds what was left, and tries before it moves anything.
+    relay.kill();
+    relay.exit_code(PATIENCE).await;
+    let mut relay = Spawned::start(BINARY, &["run"], variables.clone());
+    let writable = std::mem::replace(&mut fixture.topic, unwritable);
+    fixture.write(&keys).await;
+    fixture.until("unavailable", 900).await;
+
+    proxy.set(&fixture.topic, None);
+    fixture.until("published", 1_500).await;
+    relay.terminate();
+    assert_eq!(relay.exit_code(PATIENCE).await, Some(0), "{}", relay.log());
+    fixture
+        .sql
+        .execute("delete from outbox_published using outbox_event e where e.topic = $1 and e.id = outbox_published.id", &[&writable])
+        .await
+        .unwrap();
+    let (by_key, _) = fixture.published_by_key().await;
+    assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), 900);
+    assert_in_order(&by_key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_cannot_be_created_is_set_aside_until_it_is_there() {
+    let mut fixture = Fixture::new().await;
+    let mut variables = fixture.variables();
+    // More replicas than there are brokers: no topic can be created.
+    variables.push(("KAFKA_REPLICATION_FACTOR", "2".to_owned()));
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    fixture.write(&["a", "b", "a"]).await;
+    fixture.until("published", 3).await;
+    fixture.topic = unique_topic("missing");
+    fixture.write(&["a", "b", "a", "c"]).await;
+    fixture.until("unavailable", 4).await;
+    fixture.write(&["a"]).await;
+    fixture.until("unavailable", 5).await;
+    let cluster = &fixture.cluster;
+    cluster
+        .ensure_topic(&fixture.topic, PARTITIONS, 1)
+        .await
+        .unwrap();
+    fixture.until("published", 8).await;
+    fixture
+        .sql
+        .batch_execute("delete from outbox_published where id <= 3")
+        .await
+        .unwrap();
+    let (by_key, copies) = fixture.published_by_key().await;
+    assert_eq!(by_key["a"], [4, 6, 8]);
+    assert_eq!(copies, 0, "{}", relay.log());
+}
