@@ -49,6 +49,13 @@ impl FromStr for Brokers {
     }
 }
 
+impl Brokers {
+    /// Each as `host:port`.
+    pub fn addresses(&self) -> &[String] {
+        &self.0
+    }
+}
+
 impl fmt::Display for Brokers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join(","))
@@ -75,6 +82,11 @@ impl Cluster {
             brokers,
             client: Arc::default(),
         }
+    }
+
+    /// Where to ask first.
+    pub fn brokers(&self) -> &Brokers {
+        &self.brokers
     }
 
     async fn client(&self) -> Result<Arc<Client>, KafkaError> {

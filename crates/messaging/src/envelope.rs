@@ -156,6 +156,7 @@ mod tests {
             key: Some(sent.key),
             value: Some(sent.value),
             headers: sent.headers,
+            odd_headers: Vec::new(),
         }
     }
 

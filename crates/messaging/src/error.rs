@@ -16,6 +16,9 @@ pub enum KafkaError {
     /// No usable answer: the connection could not be made, broke, or carried nonsense.
     #[error("kafka: {0}")]
     Connection(String),
+    /// The partition holds bytes at this offset that are no records.
+    #[error("kafka: the record batch at offset {offset} cannot be read: {reason}")]
+    Unreadable { offset: i64, reason: String },
     /// No answer in time; whether the request took effect is unknown.
     #[error("kafka gave no answer within {0:?}")]
     Deadline(Duration),
@@ -40,6 +43,7 @@ impl KafkaError {
         use ProtocolError as P;
         match self {
             Self::Connection(_) | Self::Deadline(_) => Failure::Transient,
+            Self::Unreadable { .. } => Failure::Configuration,
             Self::Broker { code, .. } => match code {
                 P::MessageTooLarge
                 | P::RecordListTooLarge
@@ -71,6 +75,7 @@ impl KafkaError {
     pub fn outcome_is_unknown(&self) -> bool {
         match self {
             Self::Connection(_) | Self::Deadline(_) => true,
+            Self::Unreadable { .. } => false,
             Self::Broker { code, .. } => matches!(
                 code,
                 ProtocolError::RequestTimedOut

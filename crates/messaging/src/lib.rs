@@ -8,8 +8,11 @@
 pub mod cluster;
 pub mod envelope;
 pub mod error;
+mod fetch;
 pub mod partitioner;
 pub mod reader;
+mod record_batch;
+mod wire;
 pub mod writer;
 
 pub use cluster::{Brokers, Cluster};

@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_negative_hash_still_gives_a_partition() {
-        let expected = (-798_503_068_i32 & 0x7fff_ffff) % 6;
+        let expected = (-798_503_068_i32 & i32::MAX) % 6;
         assert_eq!(partition_of(b"kafka", 6), expected);
         for partitions in 1..50 {
             assert!((0..partitions).contains(&partition_of(b"foobar", partitions)));

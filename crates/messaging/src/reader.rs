@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::DateTime;
 use rskafka::client::partition::{OffsetAt, PartitionClient};
-use rskafka::record::RecordAndOffset;
 use time::OffsetDateTime;
 
 use crate::cluster::Cluster;
 use crate::error::{KafkaError, within};
+use crate::fetch::{Answer, Connection};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -22,6 +23,20 @@ pub struct IncomingRecord {
     pub value: Option<Vec<u8>>,
     /// By name. Of headers with the same name the last stays.
     pub headers: BTreeMap<String, Vec<u8>>,
+    /// Headers that `headers` cannot hold: earlier ones of a name that comes again, names that are
+    /// not UTF-8, headers without a value.
+    pub odd_headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl IncomingRecord {
+    /// Every header in bytes; one without a value has an empty one.
+    pub fn all_headers(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let odd = self.odd_headers.iter();
+        let odd = odd.map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()));
+        let named = self.headers.iter();
+        odd.chain(named.map(|(name, value)| (name.clone().into_bytes(), value.clone())))
+            .collect()
+    }
 }
 
 /// What one fetch brought.
@@ -29,8 +44,13 @@ pub struct IncomingRecord {
 pub struct Fetched {
     /// Ascending by offset, none below the one asked for.
     pub records: Vec<IncomingRecord>,
+    /// Where to fetch next: beyond the last record, and beyond whatever follows it that is no
+    /// record (markers of transactions, what was aborted or compacted away).
+    pub next_offset: i64,
     /// The offset the next record to be written will have.
     pub high_watermark: i64,
+    /// Nothing from here on is delivered yet: a transaction is open. Else the high watermark.
+    pub stable_offset: i64,
 }
 
 /// Reads one partition.
@@ -38,7 +58,8 @@ pub struct PartitionReader {
     cluster: Cluster,
     topic: String,
     partition: i32,
-    connection: Option<PartitionClient>,
+    connection: Option<Connection>,
+    offsets: Option<PartitionClient>,
 }
 
 impl PartitionReader {
@@ -49,11 +70,13 @@ impl PartitionReader {
             topic: topic.into(),
             partition,
             connection: None,
+            offsets: None,
         }
     }
 
     /// Fetches from `offset` on: as soon as there is a record, or after `max_wait` with none.
-    /// About `max_bytes` at most; one larger record still comes whole.
+    /// About `max_bytes` at most; one larger record still comes whole. Records of transactions that
+    /// are open or were aborted are not delivered.
     ///
     /// # Errors
     /// [`crate::Failure::OutOfRange`] when the partition does not have `offset`.
@@ -66,24 +89,35 @@ impl PartitionReader {
         max_bytes: i32,
         max_wait: Duration,
     ) -> Result<Fetched, KafkaError> {
-        let connection = self.connect().await?;
+        // Taken out, so that a call that fails or is dropped leaves none behind.
+        let connection = self.connection.take();
         let wait_ms = i32::try_from(max_wait.as_millis()).unwrap_or(i32::MAX);
-        let fetched = within(
-            max_wait + DEADLINE,
-            connection.fetch_records(offset, 1..max_bytes, wait_ms),
-        )
-        .await;
-        let (records, high_watermark) = match fetched {
-            Ok(fetched) => fetched,
-            Err(error) => {
-                self.cluster.reconnect_after(&error).await;
-                return Err(error);
-            }
+        let fetching = async {
+            let mut connection = if let Some(connection) = connection {
+                connection
+            } else {
+                let brokers = self.cluster.brokers().addresses();
+                Connection::to_leader(brokers, &self.topic, self.partition).await?
+            };
+            let place = (self.topic.as_str(), self.partition);
+            let answer = connection.fetch(place, offset, max_bytes, wait_ms).await?;
+            Ok((connection, answer))
         };
+        let limit = max_wait + DEADLINE;
+        let (connection, answer) = tokio::time::timeout(limit, fetching)
+            .await
+            .unwrap_or(Err(KafkaError::Deadline(limit)))?;
         self.connection = Some(connection);
-        Ok(Fetched {
-            records: records.into_iter().map(from_wire).collect(),
+        let Answer {
+            records,
             high_watermark,
+            stable_offset,
+        } = answer;
+        Ok(Fetched {
+            next_offset: records.next_offset,
+            records: records.records,
+            high_watermark,
+            stable_offset: stable_offset.min(high_watermark),
         })
     }
 
@@ -95,7 +129,8 @@ impl PartitionReader {
         self.offset(OffsetAt::Earliest).await
     }
 
-    /// The offset the next record to be written will have.
+    /// The offset the next record to be written will have; that of the first open transaction if
+    /// there is one.
     ///
     /// # Errors
     /// When Kafka gives no answer.
@@ -103,30 +138,32 @@ impl PartitionReader {
         self.offset(OffsetAt::Latest).await
     }
 
-    async fn offset(&mut self, at: OffsetAt) -> Result<i64, KafkaError> {
-        let connection = self.connect().await?;
-        let offset = within(DEADLINE, connection.get_offset(at)).await?;
-        self.connection = Some(connection);
-        Ok(offset)
-    }
-
-    /// Takes the connection out, so that a call that fails or is dropped leaves none behind.
-    async fn connect(&mut self) -> Result<PartitionClient, KafkaError> {
-        match self.connection.take() {
-            Some(connection) => Ok(connection),
-            None => self.cluster.partition(&self.topic, self.partition).await,
+    /// The offset of the first record written at `time` or later; [`Self::latest`] if there is none.
+    ///
+    /// # Errors
+    /// When Kafka gives no answer.
+    pub async fn first_since(&mut self, time: OffsetDateTime) -> Result<i64, KafkaError> {
+        let millis = i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        let Some(time) = DateTime::from_timestamp_millis(millis) else {
+            return self.latest().await;
+        };
+        match self.offset(OffsetAt::Timestamp(time)).await? {
+            offset if offset >= 0 => Ok(offset),
+            _none => self.latest().await,
         }
     }
-}
 
-fn from_wire(fetched: RecordAndOffset) -> IncomingRecord {
-    let millis = fetched.record.timestamp.timestamp_millis();
-    IncomingRecord {
-        offset: fetched.offset,
-        timestamp: OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000)
-            .unwrap_or(OffsetDateTime::UNIX_EPOCH),
-        key: fetched.record.key,
-        value: fetched.record.value,
-        headers: fetched.record.headers,
+    async fn offset(&mut self, at: OffsetAt) -> Result<i64, KafkaError> {
+        // Taken out, as above.
+        let client = match self.offsets.take() {
+            Some(client) => client,
+            None => self.cluster.partition(&self.topic, self.partition).await?,
+        };
+        let offset = within(DEADLINE, client.get_offset(at)).await;
+        if let Err(error) = &offset {
+            self.cluster.reconnect_after(error).await;
+        }
+        self.offsets = Some(client);
+        offset
     }
 }

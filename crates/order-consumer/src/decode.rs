@@ -2,6 +2,7 @@
 
 use domain::{EventId, OrderCreated, Received};
 use messaging::{IncomingRecord, envelope};
+use time::OffsetDateTime;
 
 /// A record and what it turned out to be.
 #[derive(Debug, Clone)]
@@ -9,6 +10,8 @@ pub struct Decoded {
     pub record: IncomingRecord,
     /// Its event id, where the headers could be read, whatever the payload is worth.
     pub event_id: Option<EventId>,
+    /// When the event was created, where the headers could be read.
+    pub time: Option<OffsetDateTime>,
     /// The event, or why it can never be applied.
     pub event: Result<Received<OrderCreated>, String>,
 }
@@ -21,6 +24,7 @@ pub fn decode(record: IncomingRecord) -> Decoded {
             return Decoded {
                 record,
                 event_id: None,
+                time: None,
                 event: Err(invalid.to_string()),
             };
         }
@@ -35,6 +39,7 @@ pub fn decode(record: IncomingRecord) -> Decoded {
     };
     Decoded {
         event_id: Some(envelope.event_id),
+        time: Some(envelope.time),
         event: event.map(|event| Received {
             event_id: envelope.event_id,
             offset: record.offset,
@@ -49,7 +54,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
-    use time::OffsetDateTime;
 
     const ID: &str = "0190a5d0-0000-7000-8000-000000000001";
 
@@ -68,6 +72,7 @@ mod tests {
             headers: headers
                 .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
                 .into(),
+            odd_headers: Vec::new(),
         }
     }
 
