@@ -14,10 +14,12 @@ use storage::{Session, migrations};
 use tracing::{info, warn};
 
 use crate::assignment::{StartConsumer, follow};
-use crate::handler::{Handler, ProductSales};
+use crate::effects::Effects;
 use crate::metrics::Metrics;
 use crate::partition::{PartitionConsumer, Wiring};
+use crate::retention::{Cleaner, Pass};
 use crate::settings::Settings;
+use crate::standing::{self, Standings};
 
 const NAME: &str = "order-consumer";
 
@@ -43,20 +45,20 @@ pub async fn run(settings: Settings) -> ExitCode {
     let ops = settings.ops;
     process.spawn(
         "consumer",
-        consume(settings, metrics, readiness, stop, ProductSales),
+        consume(settings, metrics, readiness, stop, Effects::default()),
     );
     process.run(ops).await
 }
 
-async fn consume<H: Handler>(
+async fn consume(
     settings: Settings,
     metrics: Metrics,
     readiness: Readiness,
     stop: CancellationToken,
-    handler: H,
+    effects: Effects,
 ) -> Result<(), AppError> {
     let (schema, kafka) = (readiness.check("schema"), readiness.check("kafka"));
-    let postgres = readiness.check("postgres");
+    let (postgres, progress) = (readiness.check("postgres"), readiness.check("progress"));
     let backoff = || Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
     let (database, session) = (&settings.database, Session::request(NAME));
     let schema_ready = until_ready(&schema, &stop, backoff(), "Postgres and its schema", || {
@@ -84,12 +86,25 @@ async fn consume<H: Handler>(
         worker.lease_ttl,
         partitions,
     );
+    let standings = Standings::default();
+    let cleaner = Cleaner {
+        group: settings.group.clone(),
+        topic: topic.to_owned(),
+        database: settings.database.clone(),
+        session: Session::request(NAME),
+        cluster: cluster.clone(),
+        leases: leases.clone(),
+        metrics: metrics.clone(),
+        retention: settings.retention,
+        pass: Pass::default(),
+    };
     let consumers = Consumers {
         settings,
         cluster: cluster.clone(),
         leases: leases.clone(),
-        handler,
+        effects,
         metrics: metrics.clone(),
+        standings: standings.clone(),
         postgres: Problems::new(postgres),
         kafka: Problems::new(kafka),
     };
@@ -100,7 +115,8 @@ async fn consume<H: Handler>(
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         metrics.partitions_owned.set(count);
     };
-    let (outcome, ()) = tokio::join!(
+    let progress = Problems::new(progress);
+    let (outcome, (), (), ()) = tokio::join!(
         async {
             let outcome = tokio::select! {
                 ended = follow(leases.clone(), consumers, owned, work.clone()) => ended.map_err(AppError::Consumer),
@@ -110,6 +126,8 @@ async fn consume<H: Handler>(
             outcome
         },
         watch_growth(&cluster, topic, worker, &leases, &work),
+        standing::watch(&standings, &metrics, &progress, &work),
+        cleaner.run(&work),
     );
     outcome?;
     leave.cancel();
@@ -160,17 +178,18 @@ async fn watch_growth(
     }
 }
 
-struct Consumers<H> {
+struct Consumers {
     settings: Settings,
     cluster: Cluster,
     leases: Leases,
-    handler: H,
+    effects: Effects,
     metrics: Metrics,
+    standings: Standings,
     postgres: Problems,
     kafka: Problems,
 }
 
-impl<H: Handler> StartConsumer for Consumers<H> {
+impl StartConsumer for Consumers {
     fn start(
         &self,
         partition: i32,
@@ -188,8 +207,9 @@ impl<H: Handler> StartConsumer for Consumers<H> {
             cluster: self.cluster.clone(),
             leases: self.leases.clone(),
             epoch,
-            handler: self.handler.clone(),
+            effects: self.effects.clone(),
             metrics: self.metrics.clone(),
+            standings: self.standings.clone(),
             postgres: self.postgres.clone(),
             kafka: self.kafka.clone(),
         });

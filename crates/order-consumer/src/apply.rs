@@ -1,17 +1,19 @@
 //! The one transaction of a batch. Nothing is applied outside it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use diesel_async::AsyncConnection;
-use domain::{EventId, NewEvent, OrderCreated, Received};
-use serde::Serialize;
+use domain::{EventId, NewEvent, Position};
 use storage::dead_letters::{self, Cause, DeadLetter};
-use storage::inbox::{self, Progress, Stream};
+use storage::inbox::{self, Opened, Progress, Stream};
 use storage::lease::MemberId;
-use storage::{Connection, StorageError, outbox};
+use storage::{Connection, outbox};
+use time::OffsetDateTime;
 
+use crate::batch::{Sorted, Split, WAITS, known_before, letter, sort, split};
 use crate::decode::Decoded;
-use crate::handler::Handler;
+use crate::effects::{EffectError, Effects};
+use crate::obituary::obituary;
 
 /// Under which lease, and from which offset on, a batch is applied.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,15 @@ pub struct Fence {
     pub owner: MemberId,
     pub epoch: i64,
     pub expected_offset: i64,
+}
+
+/// What to do when an event cannot be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// Undo the whole batch: it is to be tried again.
+    Hopeful,
+    /// Hold it as a dead letter, tried this often, and apply the others.
+    Last { attempts: i32 },
 }
 
 /// What became of a batch.
@@ -34,16 +45,21 @@ pub enum Outcome {
 pub struct Applied {
     /// Events whose effect happened.
     pub new: usize,
-    /// Events that had been applied before, with the offset of their newest copy.
+    /// When those were created.
+    pub created: Vec<OffsetDateTime>,
+    /// Events that had been applied before, with the offsets of their copies.
     pub duplicates: Vec<(EventId, i64)>,
     /// Records that can never be applied, by offset, and why.
     pub dead: Vec<(i64, String)>,
     /// Records that wait behind a dead one of their key.
     pub parked: usize,
+    /// Records that came again after they had been held.
+    pub settled: usize,
     pub progress: Progress,
 }
 
-/// Applies a batch: records in the order of the partition, beginning at the fence's offset.
+/// Applies a batch: records in the order of the partition, beginning at the fence's offset or
+/// beyond, after which the group stands at `next_offset`.
 ///
 /// # Errors
 /// When Postgres cannot be asked or a handler failed; nothing was done then, unless the connection
@@ -51,222 +67,186 @@ pub struct Applied {
 ///
 /// # Cancellation
 /// Dropped midway nothing is done; drop the connection too.
-pub async fn apply<H: Handler>(
+pub async fn apply(
     conn: &mut Connection,
     stream: &Stream,
     fence: Fence,
-    batch: &[Decoded],
-    handler: &H,
-) -> Result<Outcome, StorageError> {
-    let Some(last) = batch.last() else {
-        return Ok(Outcome::Fenced);
-    };
-    let progress = Progress {
-        next_offset: last.record.offset + 1,
-        last_event_id: last.event_id,
-    };
+    batch: &Batch<'_>,
+    effects: &Effects,
+    attempt: Attempt,
+) -> Result<Outcome, EffectError> {
     conn.transaction(async |conn| {
         let Fence {
             owner,
             epoch,
             expected_offset,
         } = fence;
-        if !inbox::fence(conn, stream, expected_offset, owner, epoch).await? {
+        let offsets = (expected_offset, batch.next_offset - 1);
+        let Some(opened) = inbox::fence(conn, stream, offsets, owner, epoch).await? else {
             return Ok(Outcome::Fenced);
-        }
-        let keys: Vec<&[u8]> = batch
-            .iter()
-            .filter_map(|decoded| decoded.record.key.as_deref())
-            .collect();
-        let held = dead_letters::held_keys(conn, stream, &keys).await?;
-        let Sorted {
-            events,
-            newest,
-            letters,
-        } = sort(batch, held);
-
-        let new = inbox::record(conn, stream, &newest).await?;
-        let duplicates: Vec<(EventId, i64)> = duplicates(&newest, &new, &events);
-        inbox::follow_copies(conn, stream, &known_before(&newest, &new)).await?;
-        let fresh = first_copies(events, &new);
-        if !fresh.is_empty() {
-            handler.apply(conn, &fresh).await?;
-        }
-        let dead = bury(conn, stream, &letters).await?;
+        };
+        let sorted = sort_by_what_is_held(conn, stream, batch, offsets, opened).await?;
+        let mut parts = effect(conn, stream, batch.records, sorted, effects, attempt).await?;
+        bury(conn, stream, &mut parts).await?;
+        let progress = Progress {
+            next_offset: batch.next_offset,
+            last_event_id: batch.last_event_id(),
+        };
         inbox::advance(conn, stream, progress).await?;
         Ok(Outcome::Applied(Applied {
-            new: fresh.len(),
-            duplicates,
-            parked: letters.len() - dead.len(),
-            dead,
             progress,
+            ..parts.applied
         }))
     })
     .await
 }
 
-/// A batch, told apart.
-struct Sorted {
-    /// Good ones, copies included, in order.
-    events: Vec<Received<OrderCreated>>,
-    /// Each good event once, with the offset of its newest copy in this batch.
-    newest: Vec<(EventId, i64)>,
+/// Records of one partition, and where the group stands after them.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    pub records: &'a [Decoded],
+    /// Beyond the last record, and beyond what follows it without being a record.
+    pub next_offset: i64,
+}
+
+impl Batch<'_> {
+    /// Of the record just before `next_offset`, if there is one.
+    fn last_event_id(&self) -> Option<EventId> {
+        let last = self.records.last()?;
+        (last.record.offset + 1 == self.next_offset)
+            .then_some(last.event_id)
+            .flatten()
+    }
+}
+
+async fn sort_by_what_is_held(
+    conn: &mut Connection,
+    stream: &Stream,
+    batch: &Batch<'_>,
+    offsets: (i64, i64),
+    opened: Opened,
+) -> Result<Sorted, EffectError> {
+    let held = if opened.keys_held {
+        let keys: Vec<&[u8]> = batch
+            .records
+            .iter()
+            .filter_map(|decoded| decoded.record.key.as_deref())
+            .collect();
+        dead_letters::held_keys(conn, stream, &keys).await?
+    } else {
+        HashSet::new()
+    };
+    let held_before = if opened.held_before {
+        dead_letters::held_before(conn, stream, offsets).await?
+    } else {
+        Vec::new()
+    };
+    Ok(sort(batch.records, held, &held_before))
+}
+
+/// What is done so far, and the letters still to be held.
+struct Parts {
+    applied: Applied,
     letters: Vec<DeadLetter>,
 }
 
-/// `held` are the keys that are held back already; a dead record holds back its key from there on.
-fn sort(batch: &[Decoded], mut held: HashSet<Vec<u8>>) -> Sorted {
-    let mut events = Vec::with_capacity(batch.len());
-    let mut newest = HashMap::new();
-    let mut letters = Vec::new();
-    for decoded in batch {
-        let key = decoded.record.key.as_ref();
-        if key.is_some_and(|key| held.contains(key)) {
-            let reason = "waits for a dead record of its key".to_owned();
-            letters.push(letter(decoded, Cause::Behind, reason));
-            continue;
-        }
-        match &decoded.event {
-            Ok(received) => {
-                newest.insert(received.event_id, received.offset);
-                events.push(received.clone());
-            }
-            Err(reason) => {
-                held.extend(key.cloned());
-                letters.push(letter(decoded, Cause::Dead, reason.clone()));
-            }
-        }
-    }
-    Sorted {
-        events,
-        newest: newest.into_iter().collect(),
-        letters,
-    }
-}
-
-fn letter(decoded: &Decoded, cause: Cause, reason: String) -> DeadLetter {
-    let record = &decoded.record;
-    DeadLetter {
-        offset: record.offset,
-        event_id: decoded.event_id.map(EventId::as_uuid),
-        key: record.key.clone(),
-        value: record.value.clone(),
-        headers: record
-            .headers
-            .iter()
-            .map(|(name, value)| (name.clone().into_bytes(), value.clone()))
-            .collect(),
-        cause,
-        reason,
-    }
-}
-
-fn known_before(newest: &[(EventId, i64)], new: &HashSet<EventId>) -> Vec<(EventId, i64)> {
-    newest
-        .iter()
-        .filter(|(event_id, _)| !new.contains(event_id))
-        .copied()
-        .collect()
-}
-
-/// Copies of events applied earlier, and second copies within the batch.
-fn duplicates(
-    newest: &[(EventId, i64)],
-    new: &HashSet<EventId>,
-    events: &[Received<OrderCreated>],
-) -> Vec<(EventId, i64)> {
-    let mut duplicates = known_before(newest, new);
-    let mut seen = HashSet::new();
-    duplicates.extend(
-        events
-            .iter()
-            .filter(|e| new.contains(&e.event_id) && !seen.insert(e.event_id))
-            .map(|e| (e.event_id, e.offset)),
+/// Inbox and effects.
+async fn effect(
+    conn: &mut Connection,
+    stream: &Stream,
+    records: &[Decoded],
+    sorted: Sorted,
+    effects: &Effects,
+    attempt: Attempt,
+) -> Result<Parts, EffectError> {
+    let new = inbox::record(conn, stream, &sorted.newest).await?;
+    inbox::follow_copies(conn, stream, &known_before(&sorted.newest, &new)).await?;
+    let Split {
+        fresh,
+        candidates,
+        duplicates,
+    } = split(records, sorted.events, &new);
+    let mut letters: Vec<(usize, Cause, String, i32)> = Vec::new();
+    letters.extend(
+        sorted
+            .dead
+            .into_iter()
+            .map(|(place, reason)| (place, Cause::Dead, reason, 1)),
     );
-    duplicates
+    let waits = |place| (place, Cause::Behind, WAITS.to_owned(), 0);
+    letters.extend(sorted.behind.into_iter().map(waits));
+
+    let done: Vec<usize> = match attempt {
+        Attempt::Hopeful => {
+            let events: Vec<_> = candidates.into_iter().map(|c| c.received).collect();
+            effects.apply(conn, &events).await?;
+            fresh
+        }
+        Attempt::Last { attempts } => {
+            let narrowed = effects.apply_narrowing(conn, &candidates).await?;
+            let undone: Vec<EventId> = narrowed
+                .guilty
+                .iter()
+                .map(|(nth, _)| *nth)
+                .chain(narrowed.behind.iter().copied())
+                .map(|nth| candidates[nth].received.event_id)
+                .collect();
+            inbox::forget(conn, &stream.group, &undone).await?;
+            letters.extend(
+                narrowed
+                    .guilty
+                    .into_iter()
+                    .map(|(nth, reason)| (fresh[nth], Cause::Dead, reason, attempts)),
+            );
+            letters.extend(narrowed.behind.into_iter().map(|nth| waits(fresh[nth])));
+            narrowed.applied.into_iter().map(|nth| fresh[nth]).collect()
+        }
+    };
+    letters.sort_unstable_by_key(|(place, ..)| *place);
+    Ok(Parts {
+        applied: Applied {
+            new: done.len(),
+            created: done.into_iter().filter_map(|p| records[p].time).collect(),
+            duplicates,
+            settled: sorted.settled,
+            ..Applied::default()
+        },
+        letters: letters
+            .into_iter()
+            .map(|(place, cause, reason, attempts)| {
+                letter(&records[place], cause, reason, attempts)
+            })
+            .collect(),
+    })
 }
 
-fn first_copies(
-    events: Vec<Received<OrderCreated>>,
-    new: &HashSet<EventId>,
-) -> Vec<Received<OrderCreated>> {
-    let mut seen = HashSet::new();
-    events
-        .into_iter()
-        .filter(|e| new.contains(&e.event_id) && seen.insert(e.event_id))
-        .collect()
-}
-
-/// Holds the letters, announces the dead among them through the outbox, and returns those.
+/// Holds the letters and announces the dead among them through the outbox.
 async fn bury(
     conn: &mut Connection,
     stream: &Stream,
-    letters: &[DeadLetter],
-) -> Result<Vec<(i64, String)>, StorageError> {
-    for letter in letters {
-        dead_letters::hold(conn, stream, letter).await?;
+    parts: &mut Parts,
+) -> Result<(), EffectError> {
+    let mut events: Vec<NewEvent> = Vec::new();
+    for letter in &parts.letters {
+        if !dead_letters::hold(conn, stream, letter).await? {
+            return Err(EffectError::PlaceTaken(letter.offset));
+        }
+        match letter.cause {
+            Cause::Behind => parts.applied.parked += 1,
+            Cause::Dead => {
+                let dead = (letter.offset, letter.reason.clone());
+                parts.applied.dead.push(dead);
+                let position = Position {
+                    topic: stream.topic.clone(),
+                    partition: stream.partition,
+                    offset: letter.offset,
+                };
+                events.push(obituary(&stream.group, &position, letter));
+            }
+        }
     }
-    let dead: Vec<&DeadLetter> = letters
-        .iter()
-        .filter(|letter| letter.cause == Cause::Dead)
-        .collect();
-    if !dead.is_empty() {
-        let events: Vec<NewEvent> = dead.iter().map(|letter| obituary(stream, letter)).collect();
+    if !events.is_empty() {
         outbox::append(conn, &events).await?;
     }
-    Ok(dead
-        .into_iter()
-        .map(|letter| (letter.offset, letter.reason.clone()))
-        .collect())
-}
-
-/// The payload of a dead letter's event. Bytes are in base64 (RFC 4648, with padding).
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Obituary<'a> {
-    consumer_group: &'a str,
-    topic: &'a str,
-    partition: i32,
-    offset: i64,
-    reason: &'a str,
-    key: Option<String>,
-    value: Option<String>,
-    headers: Vec<HeaderText>,
-}
-
-#[derive(Serialize)]
-struct HeaderText {
-    name: String,
-    value: String,
-}
-
-fn obituary(stream: &Stream, letter: &DeadLetter) -> NewEvent {
-    use base64::prelude::{BASE64_STANDARD, Engine};
-    let text = |bytes: &Vec<u8>| BASE64_STANDARD.encode(bytes);
-    let payload = Obituary {
-        consumer_group: &stream.group,
-        topic: &stream.topic,
-        partition: stream.partition,
-        offset: letter.offset,
-        reason: &letter.reason,
-        key: letter.key.as_ref().map(text),
-        value: letter.value.as_ref().map(text),
-        headers: letter
-            .headers
-            .iter()
-            .map(|(name, value)| HeaderText {
-                name: text(name),
-                value: text(value),
-            })
-            .collect(),
-    };
-    NewEvent {
-        event_id: EventId::generate(),
-        topic: format!("{}.dlq", stream.topic),
-        key: format!("{}/{}/{}", stream.topic, stream.partition, letter.offset),
-        event_type: "DeadLettered".to_owned(),
-        schema_version: 1,
-        payload: serde_json::to_string(&payload).expect("text and whole numbers only"),
-        headers: std::collections::BTreeMap::new(),
-    }
+    Ok(())
 }

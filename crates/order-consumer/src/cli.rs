@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use service::{CommonArgs, Source, exit_code_for_settings, healthcheck, telemetry};
 
 use crate::app;
+use crate::commands::{self, dead_letters, offsets, status};
 use crate::settings::{DEFAULT_OPS_PORT, Settings};
 
 /// Applies the effect of each event from Kafka exactly once.
@@ -18,10 +19,22 @@ pub struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Consume until stopped (the default)
     Run,
+    /// Show where the group stands in each partition
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// See and settle records that could not be applied
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
+    /// Say where the group goes on
+    #[command(subcommand)]
+    Offsets(offsets::Command),
     /// Ask the process with these settings on this machine whether it is ready: exit status 0 or 1
     Healthcheck,
 }
@@ -35,6 +48,13 @@ pub fn main() -> ExitCode {
     };
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => run(&source),
+        Command::Status { json } => commands::run(&source, |context| status::run(context, json)),
+        Command::DeadLetters(command) => {
+            commands::run(&source, |context| dead_letters::run(context, command))
+        }
+        Command::Offsets(command) => {
+            commands::run(&source, |context| offsets::run(context, command))
+        }
         Command::Healthcheck => healthcheck::run(&source, DEFAULT_OPS_PORT),
     }
 }

@@ -9,13 +9,23 @@
 pub mod app;
 pub mod apply;
 mod assignment;
+mod batch;
 pub mod cli;
+mod commands;
 pub mod decode;
-pub mod handler;
+pub mod effects;
+pub mod handlers;
 pub mod metrics;
+mod obituary;
 pub mod partition;
+pub mod place;
+mod prefetch;
+pub mod redrive;
+pub mod retention;
 pub mod settings;
+pub mod standing;
 
-pub use handler::Handler;
+pub use effects::Effects;
+pub use handlers::Handler;
 pub use metrics::Metrics;
 pub use settings::Settings;

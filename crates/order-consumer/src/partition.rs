@@ -7,22 +7,22 @@ use service::{Backoff, CancellationToken, Problems};
 use storage::inbox::{self, Stream};
 use storage::lease::Leases;
 use storage::{Connection, Database, Session, StorageError, within};
+use time::OffsetDateTime;
 use tracing::{error, warn};
 
-use crate::apply::{Applied, Fence, Outcome, apply};
-use crate::decode::{Decoded, decode};
-use crate::handler::Handler;
+use crate::apply::{Applied, Attempt, Batch, Fence, Outcome, apply};
+use crate::effects::{EffectError, Effects};
 use crate::metrics::Metrics;
+use crate::place::{self, PlaceError};
+use crate::prefetch::{FetchedBatch, Prefetch};
+use crate::standing::{Standing, Standings};
 
-/// About how much one fetch brings; also what bounds a batch.
-const FETCH_BYTES: i32 = 512 * 1024;
-/// How long Kafka holds a fetch open when there is nothing.
-const FETCH_WAIT: Duration = Duration::from_millis(500);
 /// Beyond what the session allows a transaction on the server's side.
 const APPLY_DEADLINE: Duration = Duration::from_secs(30);
-const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// Time between two log lines about the same trouble.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
+/// How often a batch is tried again before an event of it is blamed.
+const RETRIES: i32 = 3;
 
 /// What one [`PartitionConsumer::step`] did.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,22 +41,16 @@ pub enum StepError {
     Storage(#[from] StorageError),
     #[error(transparent)]
     Kafka(#[from] KafkaError),
-    #[error(
-        "offset {next_offset} of {topic}/{partition} is not there (the partition has {earliest} to \
-         {latest}): data was deleted before it was consumed, or the topic was made anew; \
-         nothing is skipped, the partition stands still"
-    )]
-    OutOfRange {
-        topic: String,
-        partition: i32,
-        next_offset: i64,
-        earliest: i64,
-        latest: i64,
-    },
+    /// Nothing is skipped: the partition stands still until somebody says where to go on.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// An event may be to blame: it is held once the batch has failed too often.
+    #[error("attempt {attempt}: {source}")]
+    Handler { attempt: i32, source: EffectError },
 }
 
 /// What a partition's consumer is made of.
-pub struct Wiring<H> {
+pub struct Wiring {
     pub stream: Stream,
     pub database: Database,
     pub session: Session,
@@ -64,35 +58,35 @@ pub struct Wiring<H> {
     pub leases: Leases,
     /// The epoch the partition is owned under; the consumer ends with it.
     pub epoch: i64,
-    pub handler: H,
+    pub effects: Effects,
     pub metrics: Metrics,
+    pub standings: Standings,
     pub postgres: Problems,
     pub kafka: Problems,
 }
 
 /// See the module.
-pub struct PartitionConsumer<H> {
-    wiring: Wiring<H>,
-    reader: PartitionReader,
+pub struct PartitionConsumer {
+    wiring: Wiring,
     connection: Option<Connection>,
-    /// `None` until it was looked up, and after a fence.
-    next_offset: Option<i64>,
+    /// Begins where the group stands; `None` until that was looked up, and after a failed fetch
+    /// or a fence.
+    prefetch: Option<Prefetch>,
     /// Fetched and not yet applied: kept while Postgres is away.
-    batch: Vec<Decoded>,
+    batch: Option<FetchedBatch>,
+    /// How often the batch failed by the fault of an event.
+    failures: i32,
 }
 
-impl<H: Handler> PartitionConsumer<H> {
+impl PartitionConsumer {
     /// Nothing happens before it is driven.
-    pub fn new(wiring: Wiring<H>) -> Self {
-        let Stream {
-            topic, partition, ..
-        } = &wiring.stream;
+    pub fn new(wiring: Wiring) -> Self {
         Self {
-            reader: PartitionReader::new(wiring.cluster.clone(), topic, *partition),
             wiring,
             connection: None,
-            next_offset: None,
-            batch: Vec::new(),
+            prefetch: None,
+            batch: None,
+            failures: 0,
         }
     }
 
@@ -104,10 +98,8 @@ impl<H: Handler> PartitionConsumer<H> {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut logged: Option<Instant> = None;
-        let name = format!(
-            "{}/{}",
-            self.wiring.stream.topic, self.wiring.stream.partition
-        );
+        let partition = self.wiring.stream.partition;
+        let name = format!("{}/{partition}", self.wiring.stream.topic);
         while !stop.is_cancelled() && self.owned() {
             // A step in the middle of its transaction is left to end: to drop it would be safe too,
             // but it would waste the batch.
@@ -121,10 +113,13 @@ impl<H: Handler> PartitionConsumer<H> {
                 Err(error) => {
                     match &error {
                         StepError::Storage(_) => self.wiring.postgres.report(&name, &error),
-                        StepError::Kafka(_) | StepError::OutOfRange { .. } => {
+                        StepError::Kafka(_) | StepError::Place(_) => {
                             self.wiring.kafka.report(&name, &error);
                         }
+                        // Not a word of the process' own health, unless it stays so: see standing.
+                        StepError::Handler { .. } => {}
                     }
+                    self.wiring.standings.trouble(partition, error.to_string());
                     if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
                         logged = Some(Instant::now());
                         warn!(partition = name, %error, "cannot consume; trying again");
@@ -136,39 +131,51 @@ impl<H: Handler> PartitionConsumer<H> {
         }
         self.wiring.kafka.clear(&name);
         self.wiring.postgres.clear(&name);
+        self.wiring.standings.remove(partition);
     }
 
-    /// One turn: fetches a batch unless there is one, and applies it. Returns early, with
-    /// [`Step::Empty`], when `stop` is cancelled while Kafka has nothing.
+    /// One turn: takes a batch unless there is one, and applies it while the next is fetched.
+    /// Returns early, with [`Step::Empty`], when `stop` is cancelled while Kafka has nothing.
     ///
     /// # Errors
     /// Nothing was done then, or the fence of the next turn will tell that it was.
     pub async fn step(&mut self, stop: &CancellationToken) -> Result<Step, StepError> {
-        let next_offset = match self.next_offset {
-            Some(next_offset) => next_offset,
-            None => self.open().await?,
-        };
-        if self.batch.is_empty() {
-            let fetch = self.reader.fetch(next_offset, FETCH_BYTES, FETCH_WAIT);
-            let fetched = match stop.run_until_cancelled(fetch).await {
-                None => return Ok(Step::Empty),
-                Some(Err(error)) if error.failure() == Failure::OutOfRange => {
-                    return Err(self.out_of_range(next_offset).await?);
-                }
-                Some(fetched) => fetched?,
+        if self.batch.is_none() {
+            let prefetch = if let Some(prefetch) = &mut self.prefetch {
+                prefetch
+            } else {
+                let prefetch = self.open().await?;
+                self.prefetch.insert(prefetch)
             };
-            self.batch = fetched.records.into_iter().map(decode).collect();
-        }
-        if self.batch.is_empty() {
-            return Ok(Step::Empty);
+            let Some(fetched) = stop.run_until_cancelled(prefetch.next()).await else {
+                return Ok(Step::Empty);
+            };
+            let fetched = match fetched {
+                Ok(fetched) => fetched,
+                Err(error) => {
+                    // After any failure the place is looked at again: the topic may be another one.
+                    self.prefetch = None;
+                    if error.failure() == Failure::OutOfRange {
+                        return Err(self.out_of_range().await?.into());
+                    }
+                    return Err(error.into());
+                }
+            };
+            self.stand_at(fetched.from, &fetched);
+            if fetched.next_offset == fetched.from {
+                return Ok(Step::Empty);
+            }
+            self.batch = Some(fetched);
+            self.failures = 0;
         }
         if !self.owned() {
             return Ok(self.drop_batch());
         }
-        match self.apply(next_offset).await? {
+        match self.apply().await? {
             Outcome::Applied(applied) => {
-                self.next_offset = Some(applied.progress.next_offset);
-                self.batch.clear();
+                if let Some(batch) = self.batch.take() {
+                    self.stand_at(batch.next_offset, &batch);
+                }
                 self.observe(&applied);
                 Ok(Step::Applied(applied))
             }
@@ -178,44 +185,75 @@ impl<H: Handler> PartitionConsumer<H> {
 
     fn drop_batch(&mut self) -> Step {
         self.wiring.metrics.fenced.inc();
-        self.batch.clear();
-        self.next_offset = None;
+        self.batch = None;
+        self.prefetch = None;
         Step::Fenced
     }
 
-    /// Where the group stands; at the partition's beginning if it never was here.
-    async fn open(&mut self) -> Result<i64, StepError> {
+    /// Looks up where the group stands, makes sure that it is still the same partition, and begins
+    /// to fetch.
+    async fn open(&mut self) -> Result<Prefetch, StepError> {
+        let mut reader = self.reader();
         let mut conn = self.connect().await?;
-        let stream = &self.wiring.stream;
-        let known = within(OPEN_DEADLINE, inbox::progress(&mut conn, stream)).await?;
-        let next_offset = if let Some(progress) = known {
-            progress.next_offset
-        } else {
-            let earliest = self.reader.earliest().await?;
-            within(OPEN_DEADLINE, inbox::begin_at(&mut conn, stream, earliest)).await?;
-            earliest
-        };
+        let next_offset = place::find(&mut conn, &mut reader, &self.wiring.stream).await?;
         self.connection = Some(conn);
-        self.next_offset = Some(next_offset);
-        Ok(next_offset)
+        Ok(Prefetch::start(reader, next_offset))
     }
 
-    async fn apply(&mut self, expected_offset: i64) -> Result<Outcome, StepError> {
+    fn reader(&self) -> PartitionReader {
+        let Stream {
+            topic, partition, ..
+        } = &self.wiring.stream;
+        PartitionReader::new(self.wiring.cluster.clone(), topic, *partition)
+    }
+
+    async fn apply(&mut self) -> Result<Outcome, StepError> {
         let mut conn = self.connect().await?;
+        let Some(batch) = &self.batch else {
+            return Ok(Outcome::Fenced);
+        };
         let fence = Fence {
             owner: self.wiring.leases.member(),
             epoch: self.wiring.epoch,
-            expected_offset,
+            expected_offset: batch.from,
+        };
+        let attempt = if self.failures < RETRIES {
+            Attempt::Hopeful
+        } else {
+            Attempt::Last {
+                attempts: self.failures + 1,
+            }
+        };
+        let records = Batch {
+            records: &batch.records,
+            next_offset: batch.next_offset,
         };
         let Wiring {
-            stream, handler, ..
+            stream, effects, ..
         } = &self.wiring;
         let started = Instant::now();
-        let outcome = within(
-            APPLY_DEADLINE,
-            apply(&mut conn, stream, fence, &self.batch, handler),
-        )
-        .await?;
+        let applying = apply(&mut conn, stream, fence, &records, effects, attempt);
+        let outcome = match tokio::time::timeout(APPLY_DEADLINE, applying).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) if error.blames_an_event(true) => {
+                self.failures += 1;
+                self.wiring.metrics.retries.inc();
+                self.connection = Some(conn);
+                return Err(StepError::Handler {
+                    attempt: self.failures,
+                    source: error,
+                });
+            }
+            // The batch waits: an outage is nobody's fault and spends no attempt.
+            Ok(Err(EffectError::Storage(error))) => return Err(error.into()),
+            Ok(Err(source)) => {
+                return Err(StepError::Handler {
+                    attempt: self.failures,
+                    source,
+                });
+            }
+            Err(_) => return Err(StorageError::Deadline(APPLY_DEADLINE).into()),
+        };
         let seconds = started.elapsed().as_secs_f64();
         self.wiring.metrics.batch_seconds.observe(seconds);
         self.connection = Some(conn);
@@ -230,19 +268,32 @@ impl<H: Handler> PartitionConsumer<H> {
         }
     }
 
-    async fn out_of_range(&mut self, next_offset: i64) -> Result<StepError, KafkaError> {
-        let Stream {
-            topic, partition, ..
-        } = &self.wiring.stream;
-        // It may have been moved meanwhile, by a command.
-        self.next_offset = None;
-        Ok(StepError::OutOfRange {
-            topic: topic.clone(),
-            partition: *partition,
+    async fn out_of_range(&mut self) -> Result<PlaceError, StepError> {
+        let mut reader = self.reader();
+        let mut conn = self.connect().await?;
+        let stream = &self.wiring.stream;
+        let next_offset = within(APPLY_DEADLINE, inbox::progress(&mut conn, stream)).await?;
+        self.connection = Some(conn);
+        let next_offset = next_offset.unwrap_or_default().next_offset;
+        Ok(place::out_of_range(&mut reader, &self.wiring.stream, next_offset).await?)
+    }
+
+    fn stand_at(&self, next_offset: i64, fetched: &FetchedBatch) {
+        let mut records = fetched.records.iter();
+        let oldest = if next_offset == fetched.from {
+            records.next()
+        } else {
+            records.next_back()
+        };
+        let standing = Standing {
             next_offset,
-            earliest: self.reader.earliest().await?,
-            latest: self.reader.latest().await?,
-        })
+            high_watermark: fetched.high_watermark,
+            stable_offset: fetched.stable_offset,
+            oldest: oldest.map(|decoded| decoded.record.timestamp),
+        };
+        let partition = self.wiring.stream.partition;
+        let standings = &self.wiring.standings;
+        standings.update(partition, standing, Instant::now());
     }
 
     fn observe(&self, applied: &Applied) {
@@ -254,10 +305,19 @@ impl<H: Handler> PartitionConsumer<H> {
         metrics.duplicates.inc_by(applied.duplicates.len() as u64);
         metrics.dead.inc_by(applied.dead.len() as u64);
         metrics.parked.inc_by(applied.parked as u64);
-        let records = applied.new + applied.duplicates.len() + applied.dead.len() + applied.parked;
+        let records = applied.new
+            + applied.duplicates.len()
+            + applied.dead.len()
+            + applied.parked
+            + applied.settled;
         metrics
             .batch_records
             .observe(u32::try_from(records).map_or(f64::MAX, f64::from));
+        let now = OffsetDateTime::now_utc();
+        for created in &applied.created {
+            let seconds = (now - *created).as_seconds_f64().max(0.0);
+            metrics.event_seconds.observe(seconds);
+        }
         for (event_id, offset) in &applied.duplicates {
             warn!(%event_id, topic, partition, offset, "duplicate event, its effect has happened already");
         }

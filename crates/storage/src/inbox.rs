@@ -6,11 +6,12 @@ use std::collections::HashSet;
 
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::EventId;
 use uuid::Uuid;
 
+use crate::cached::cached;
 use crate::error::StorageError;
 use crate::lease::MemberId;
 
@@ -91,44 +92,66 @@ pub async fn begin_at(
     Ok(())
 }
 
-/// Locks the offset's row against every other consumer, and the lease's against a new owner.
-const FENCE: &str = "\
-select 1 from inbox_offset o
-join lease l on l.scope = $5 and l.unit = o.partition
-where o.consumer_group = $1 and o.topic = $2 and o.partition = $3 and o.next_offset = $4
-  and l.owner = $6 and l.epoch = $7
-for update of o for share of l";
+/// Locks the offset's row against every other consumer, and the lease's against a new owner. What
+/// it says of dead letters may be as old as the statement's beginning; whoever changed them for this
+/// partition meanwhile has moved the offset too, and then there is no row.
+const FENCE: &str = r#"
+select exists (select from inbox_dead_letter d
+               where d.consumer_group = o.consumer_group and d.topic = o.topic
+                 and d.settled_at is null and d.key is not null) as keys_held,
+       exists (select from inbox_dead_letter d
+               where d.consumer_group = o.consumer_group and d.topic = o.topic
+                 and d.partition = o.partition and d."offset" between ? and ?) as held_before
+from inbox_offset o
+join lease l on l.scope = ? and l.unit = o.partition
+where o.consumer_group = ? and o.topic = ? and o.partition = ? and o.next_offset = ?
+  and l.owner = ? and l.epoch = ?
+for update of o for share of l"#;
 
-/// Opens a batch: true when this member owns the partition under `epoch` and the group stands at
-/// `expected` exactly. On false the batch must be dropped, whatever it holds.
+/// What there is to know before a batch is sorted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
+pub struct Opened {
+    /// Some key of the topic is held back.
+    #[diesel(sql_type = Bool)]
+    pub keys_held: bool,
+    /// Some record at the batch's offsets was held once: they are delivered again.
+    #[diesel(sql_type = Bool)]
+    pub held_before: bool,
+}
+
+/// Opens the batch of the offsets `first..=last`: `None` unless this member owns the partition under
+/// `epoch` and the group stands at `first` exactly. Then the batch must be dropped, whatever it
+/// holds.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn fence(
     conn: &mut AsyncPgConnection,
     stream: &Stream,
-    expected: i64,
+    (expected, last): (i64, i64),
     owner: MemberId,
     epoch: i64,
-) -> Result<bool, StorageError> {
-    let rows = sql_query(FENCE)
+) -> Result<Option<Opened>, StorageError> {
+    Ok(cached(FENCE)
+        .bind::<BigInt, _>(expected)
+        .bind::<BigInt, _>(last)
+        .bind::<Text, _>(Stream::lease_scope(&stream.group, &stream.topic))
         .bind::<Text, _>(&stream.group)
         .bind::<Text, _>(&stream.topic)
         .bind::<Integer, _>(stream.partition)
         .bind::<BigInt, _>(expected)
-        .bind::<Text, _>(Stream::lease_scope(&stream.group, &stream.topic))
         .bind::<SqlUuid, _>(owner.as_uuid())
         .bind::<BigInt, _>(epoch)
-        .execute(conn)
-        .await?;
-    Ok(rows == 1)
+        .get_result(conn)
+        .await
+        .optional()?)
 }
 
 /// Rows are inserted in the order of event ids, so that two partitions that carry copies of the
 /// same events cannot deadlock.
 const RECORD: &str = r#"
 insert into inbox (consumer_group, event_id, topic, partition, "offset")
-select $1, n.event_id, $2, $3, n.at from unnest($4, $5) n(event_id, at) order by n.event_id
+select ?, n.event_id, ?, ?, n.at from unnest(?, ?) n(event_id, at) order by n.event_id
 on conflict (consumer_group, event_id) do nothing
 returning event_id"#;
 
@@ -151,7 +174,7 @@ pub async fn record(
         return Ok(HashSet::new());
     }
     let (ids, offsets) = columns(events);
-    let new: Vec<New> = sql_query(RECORD)
+    let new: Vec<New> = cached(RECORD)
         .bind::<Text, _>(&stream.group)
         .bind::<Text, _>(&stream.topic)
         .bind::<Integer, _>(stream.partition)
@@ -163,9 +186,9 @@ pub async fn record(
 }
 
 const FOLLOW: &str = r#"
-update inbox i set topic = $2, partition = $3, "offset" = n.at
-from (select event_id, at from unnest($4, $5) n(event_id, at) order by event_id) n
-where i.consumer_group = $1 and i.event_id = n.event_id"#;
+update inbox i set topic = ?, partition = ?, "offset" = n.at
+from (select event_id, at from unnest(?, ?) n(event_id, at) order by event_id) n
+where i.consumer_group = ? and i.event_id = n.event_id"#;
 
 /// Moves the rows of events that arrived again to their newest copy, so that they stay for as long
 /// as Kafka can deliver it.
@@ -181,12 +204,12 @@ pub async fn follow_copies(
         return Ok(());
     }
     let (ids, offsets) = columns(copies);
-    sql_query(FOLLOW)
-        .bind::<Text, _>(&stream.group)
+    cached(FOLLOW)
         .bind::<Text, _>(&stream.topic)
         .bind::<Integer, _>(stream.partition)
         .bind::<Array<SqlUuid>, _>(ids)
         .bind::<Array<BigInt>, _>(offsets)
+        .bind::<Text, _>(&stream.group)
         .execute(conn)
         .await?;
     Ok(())
@@ -201,15 +224,62 @@ pub async fn advance(
     stream: &Stream,
     progress: Progress,
 ) -> Result<(), StorageError> {
+    cached(
+        "update inbox_offset set next_offset = ?, last_event_id = ?, updated_at = now() \
+         where consumer_group = ? and topic = ? and partition = ?",
+    )
+    .bind::<BigInt, _>(progress.next_offset)
+    .bind::<Nullable<SqlUuid>, _>(progress.last_event_id.map(EventId::as_uuid))
+    .bind::<Text, _>(&stream.group)
+    .bind::<Text, _>(&stream.topic)
+    .bind::<Integer, _>(stream.partition)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+const FORGET: &str = "delete from inbox where consumer_group = ? and event_id = any(?)";
+
+/// Takes back what [`record`] said in this transaction: the effect did not happen after all.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn forget(
+    conn: &mut AsyncPgConnection,
+    group: &str,
+    events: &[EventId],
+) -> Result<(), StorageError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = events.iter().map(|id| id.as_uuid()).collect();
+    cached(FORGET)
+        .bind::<Text, _>(group)
+        .bind::<Array<SqlUuid>, _>(ids)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Puts the group elsewhere, whoever owns the partition: an owner that runs meets its fence and
+/// goes on from there.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn reset(
+    conn: &mut AsyncPgConnection,
+    stream: &Stream,
+    next_offset: i64,
+) -> Result<(), StorageError> {
     sql_query(
-        "update inbox_offset set next_offset = $4, last_event_id = $5, updated_at = now() \
-         where consumer_group = $1 and topic = $2 and partition = $3",
+        "insert into inbox_offset (consumer_group, topic, partition, next_offset) \
+         values ($1, $2, $3, $4) on conflict (consumer_group, topic, partition) do update \
+         set next_offset = excluded.next_offset, last_event_id = null, updated_at = now()",
     )
     .bind::<Text, _>(&stream.group)
     .bind::<Text, _>(&stream.topic)
     .bind::<Integer, _>(stream.partition)
-    .bind::<BigInt, _>(progress.next_offset)
-    .bind::<Nullable<SqlUuid>, _>(progress.last_event_id.map(EventId::as_uuid))
+    .bind::<BigInt, _>(next_offset)
     .execute(conn)
     .await?;
     Ok(())

@@ -5,10 +5,13 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod cached;
 pub mod connection;
 pub mod dead_letters;
 pub mod error;
+pub mod fault;
 pub mod inbox;
+pub mod inbox_retention;
 pub mod journey;
 pub mod lease;
 pub mod migrations;
@@ -19,6 +22,9 @@ pub mod product_sales;
 mod xid;
 
 pub use connection::{Database, Session};
+/// What a transaction reports of its own beginning and end.
+pub use diesel::result::Error as TransactionError;
 /// The connection every function here takes.
 pub use diesel_async::AsyncPgConnection as Connection;
 pub use error::{StorageError, within};
+pub use fault::Fault;

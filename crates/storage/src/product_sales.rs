@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use diesel::sql_query;
 use diesel::sql_types::{Array, BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::ProductId;
 
+use crate::cached::cached;
 use crate::error::StorageError;
 
 /// What a batch adds to one product.
@@ -19,7 +19,7 @@ pub struct Sales {
 /// Rows are locked in the order of the products, so that two batches cannot deadlock.
 const ADD: &str = "\
 insert into product_sales (product_id, orders, units)
-select * from unnest($1, $2, $3) as n(product_id, orders, units) order by n.product_id
+select * from unnest(?, ?, ?) as n(product_id, orders, units) order by n.product_id
 on conflict (product_id) do update
 set orders = product_sales.orders + excluded.orders, units = product_sales.units + excluded.units";
 
@@ -37,7 +37,7 @@ pub async fn add(
     let products: Vec<&str> = sales.keys().map(|id| id.as_str()).collect();
     let orders: Vec<i64> = sales.values().map(|s| s.orders).collect();
     let units: Vec<i64> = sales.values().map(|s| s.units).collect();
-    sql_query(ADD)
+    cached(ADD)
         .bind::<Array<Text>, _>(products)
         .bind::<Array<BigInt>, _>(orders)
         .bind::<Array<BigInt>, _>(units)

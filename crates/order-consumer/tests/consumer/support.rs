@@ -5,9 +5,9 @@ use std::time::Duration;
 use domain::{NewEvent, Order, OutboxEvent, ProductId};
 use local_stack::testing::{TestDatabase, unique_topic};
 use messaging::{Cluster, OutgoingRecord, PartitionWriter, envelope};
-use order_consumer::Metrics;
-use order_consumer::handler::ProductSales;
 use order_consumer::partition::{PartitionConsumer, Step, Wiring};
+use order_consumer::standing::Standings;
+use order_consumer::{Effects, Metrics};
 use prometheus_client::registry::Registry;
 use service::{CancellationToken, Problems, Readiness};
 use storage::inbox::Stream;
@@ -27,7 +27,7 @@ pub(crate) struct Fixture {
     pub(crate) brokers: String,
     pub(crate) sql: Client,
     pub(crate) test: TestDatabase,
-    database: Database,
+    pub(crate) database: Database,
 }
 
 impl Fixture {
@@ -69,11 +69,16 @@ impl Fixture {
         (keeper, leases)
     }
 
-    pub(crate) fn consumer(
+    pub(crate) fn consumer(&self, partition: i32, leases: &Leases) -> (PartitionConsumer, Metrics) {
+        self.consumer_with(partition, leases, Effects::default())
+    }
+
+    pub(crate) fn consumer_with(
         &self,
         partition: i32,
         leases: &Leases,
-    ) -> (PartitionConsumer<ProductSales>, Metrics) {
+        effects: Effects,
+    ) -> (PartitionConsumer, Metrics) {
         let readiness = Readiness::new();
         let metrics = Metrics::register(&mut Registry::default());
         let consumer = PartitionConsumer::new(Wiring {
@@ -87,8 +92,9 @@ impl Fixture {
             cluster: self.cluster.clone(),
             leases: leases.clone(),
             epoch: leases.epoch(partition).expect("owned"),
-            handler: ProductSales,
+            effects,
             metrics: metrics.clone(),
+            standings: Standings::default(),
             postgres: Problems::new(readiness.check("postgres")),
             kafka: Problems::new(readiness.check("kafka")),
         });
@@ -108,7 +114,7 @@ impl Fixture {
 }
 
 /// Steps until Kafka has nothing more; returns how many events were new.
-pub(crate) async fn drain(consumer: &mut PartitionConsumer<ProductSales>) -> usize {
+pub(crate) async fn drain(consumer: &mut PartitionConsumer) -> usize {
     let mut new = 0;
     loop {
         match consumer.step(&CancellationToken::new()).await.unwrap() {

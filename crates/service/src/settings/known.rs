@@ -115,6 +115,22 @@ pub const KNOWN: &[Setting] = &[
         secret: false,
     },
     Setting {
+        name: "OUTBOX_RETENTION",
+        meaning: "How long published and discarded events stay",
+        expected: "a duration such as 12h or 3d",
+        default: Some("3d"),
+        services: &[RELAY, CONSUMER],
+        secret: false,
+    },
+    Setting {
+        name: "INBOX_RETENTION",
+        meaning: "How long the consumer remembers an event at least; more than twice OUTBOX_RETENTION",
+        expected: "a duration such as 12h or 14d",
+        default: Some("14d"),
+        services: &[CONSUMER],
+        secret: false,
+    },
+    Setting {
         name: "RUST_LOG",
         meaning: "What is logged",
         expected: "a level, or a filter such as info,order_api=debug",

@@ -30,10 +30,16 @@ async fn the_fence_opens_for_the_owner_at_the_expected_offset_only() {
     renew(&mut conn, &scope, me, TTL).await.unwrap();
     let epoch = claim(&mut conn, &scope, me, &[(0, 0)]).await.unwrap()[0].epoch;
 
-    assert!(fence(&mut conn, &stream, 5, me, epoch).await.unwrap());
-    assert!(!fence(&mut conn, &stream, 6, me, epoch).await.unwrap());
-    assert!(!fence(&mut conn, &stream, 5, other, epoch).await.unwrap());
-    assert!(!fence(&mut conn, &stream, 5, me, epoch - 1).await.unwrap());
+    let mut opens = async |from: i64, owner, epoch| {
+        fence(&mut conn, &stream, (from, from + 9), owner, epoch)
+            .await
+            .unwrap()
+            .is_some()
+    };
+    assert!(opens(5, me, epoch).await);
+    assert!(!opens(6, me, epoch).await);
+    assert!(!opens(5, other, epoch).await);
+    assert!(!opens(5, me, epoch - 1).await);
 
     let there = Progress {
         next_offset: 8,
@@ -41,9 +47,11 @@ async fn the_fence_opens_for_the_owner_at_the_expected_offset_only() {
     };
     advance(&mut conn, &stream, there).await.unwrap();
     assert_eq!(progress(&mut conn, &stream).await.unwrap(), Some(there));
-    assert!(!fence(&mut conn, &stream, 5, me, epoch).await.unwrap());
+    let again = fence(&mut conn, &stream, (5, 9), me, epoch).await.unwrap();
+    assert_eq!(again, None);
     release(&mut conn, &scope, me, &[0]).await.unwrap();
-    assert!(!fence(&mut conn, &stream, 8, me, epoch).await.unwrap());
+    let after = fence(&mut conn, &stream, (8, 9), me, epoch).await.unwrap();
+    assert_eq!(after, None);
 }
 
 #[tokio::test]
@@ -124,9 +132,10 @@ async fn any_bytes_can_be_held_and_hold_back_their_key() {
             headers: vec![(b"h\0".to_vec(), vec![0, 200])],
             cause: Cause::Dead,
             reason: "a NUL: \0".to_owned(),
+            attempts: 1,
         };
-        hold(&mut conn, &stream(), &letter).await.unwrap();
-        hold(&mut conn, &stream(), &letter).await.unwrap();
+        assert!(hold(&mut conn, &stream(), &letter).await.unwrap());
+        assert!(!hold(&mut conn, &stream(), &letter).await.unwrap());
     }
     let free = b"free".as_slice();
     let held = held_keys(&mut conn, &stream(), &[&key, free, &huge])

@@ -1,0 +1,123 @@
+//! Tells the records of a batch apart: events to apply, copies, dead ones, and those that wait.
+//! Pure: what the database knows is handed in.
+
+use std::collections::{HashMap, HashSet};
+
+use domain::{EventId, OrderCreated, Received};
+use storage::dead_letters::{Cause, DeadLetter, HeldBefore};
+
+use crate::decode::Decoded;
+use crate::effects::Candidate;
+
+/// Why a record that is not at fault itself is held.
+pub(crate) const WAITS: &str = "waits for a dead record of its key";
+
+/// A batch, told apart. Places are those in the batch.
+#[derive(Debug, Default)]
+pub(crate) struct Sorted {
+    /// Good ones, copies included, in order.
+    pub(crate) events: Vec<(usize, Received<OrderCreated>)>,
+    /// Each good event once, ascending, with the offset of its newest copy in this batch.
+    pub(crate) newest: Vec<(EventId, i64)>,
+    pub(crate) dead: Vec<(usize, String)>,
+    pub(crate) behind: Vec<usize>,
+    /// Delivered again, and held or settled since the first time.
+    pub(crate) settled: usize,
+}
+
+/// `held` are the keys that are held back already; a dead record holds back its key from there on.
+pub(crate) fn sort(
+    batch: &[Decoded],
+    mut held: HashSet<Vec<u8>>,
+    held_before: &[HeldBefore],
+) -> Sorted {
+    let held_before: HashMap<i64, &HeldBefore> =
+        held_before.iter().map(|row| (row.offset, row)).collect();
+    let mut sorted = Sorted::default();
+    let mut newest = HashMap::new();
+    for (place, decoded) in batch.iter().enumerate() {
+        let record = &decoded.record;
+        let same = held_before
+            .get(&record.offset)
+            .is_some_and(|row| row.key == record.key && row.value == record.value);
+        if same {
+            sorted.settled += 1;
+            continue;
+        }
+        let key = record.key.as_ref();
+        if key.is_some_and(|key| held.contains(key)) {
+            sorted.behind.push(place);
+            continue;
+        }
+        match &decoded.event {
+            Ok(received) => {
+                newest.insert(received.event_id, received.offset);
+                sorted.events.push((place, received.clone()));
+            }
+            Err(reason) => {
+                held.extend(key.cloned());
+                sorted.dead.push((place, reason.clone()));
+            }
+        }
+    }
+    sorted.newest = newest.into_iter().collect();
+    sorted.newest.sort_unstable();
+    sorted
+}
+
+/// The good events, split by what the inbox said of them.
+#[derive(Debug, Default)]
+pub(crate) struct Split {
+    /// First copies of new events, with their places.
+    pub(crate) fresh: Vec<usize>,
+    pub(crate) candidates: Vec<Candidate>,
+    /// Copies of events applied earlier, and second copies within the batch.
+    pub(crate) duplicates: Vec<(EventId, i64)>,
+}
+
+pub(crate) fn split(
+    batch: &[Decoded],
+    events: Vec<(usize, Received<OrderCreated>)>,
+    new: &HashSet<EventId>,
+) -> Split {
+    let mut split = Split::default();
+    let mut seen = HashSet::new();
+    for (place, received) in events {
+        if new.contains(&received.event_id) && seen.insert(received.event_id) {
+            split.fresh.push(place);
+            split.candidates.push(Candidate {
+                key: batch[place].record.key.clone(),
+                received,
+            });
+        } else {
+            split.duplicates.push((received.event_id, received.offset));
+        }
+    }
+    split
+}
+
+/// Events the inbox had before, each once.
+pub(crate) fn known_before(
+    newest: &[(EventId, i64)],
+    new: &HashSet<EventId>,
+) -> Vec<(EventId, i64)> {
+    newest
+        .iter()
+        .filter(|(event_id, _)| !new.contains(event_id))
+        .copied()
+        .collect()
+}
+
+pub(crate) fn letter(decoded: &Decoded, cause: Cause, reason: String, attempts: i32) -> DeadLetter {
+    let record = &decoded.record;
+    DeadLetter {
+        offset: record.offset,
+        event_id: decoded.event_id.map(EventId::as_uuid),
+        key: record.key.clone(),
+        value: record.value.clone(),
+        headers: record.all_headers(),
+        cause,
+        reason,
+        attempts,
+    }
+}

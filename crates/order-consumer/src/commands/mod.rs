@@ -1,0 +1,96 @@
+//! The commands beside `run`: what an operator asks and decides. Each ends with status 0 only when
+//! all it was asked to do is done.
+
+pub(crate) mod dead_letters;
+pub(crate) mod offsets;
+pub(crate) mod status;
+
+use std::process::ExitCode;
+
+use domain::OrderCreated;
+use messaging::Cluster;
+use service::{Source, exit_code_for_settings};
+use storage::{Connection, Session};
+
+use crate::settings::CommandSettings;
+
+const NAME: &str = "order-consumer-command";
+/// The topic whose events the consumer applies.
+const TOPIC: &str = OrderCreated::TOPIC;
+
+/// What every command works with.
+pub(crate) struct Context {
+    settings: CommandSettings,
+}
+
+impl Context {
+    async fn connect(&self) -> anyhow::Result<Connection> {
+        let session = Session::unhurried(NAME);
+        Ok(self.settings.database.connect(&session).await?)
+    }
+
+    fn group(&self) -> &str {
+        &self.settings.group
+    }
+
+    fn cluster(&self) -> anyhow::Result<Cluster> {
+        let brokers = self.settings.brokers.clone();
+        let brokers = brokers.ok_or_else(|| {
+            anyhow::anyhow!(
+                "KAFKA_BROKERS is not set, expected host:port, several separated by commas"
+            )
+        })?;
+        Ok(Cluster::new(brokers))
+    }
+}
+
+/// Runs a command: what it prints goes to standard output, what is wrong to standard error.
+pub(crate) fn run<F>(source: &Source, command: impl FnOnce(Context) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<ExitCode>>,
+{
+    let settings = match CommandSettings::read(source) {
+        Ok(settings) => settings,
+        Err(error) => return exit_code_for_settings(&error),
+    };
+    service::block_on(async {
+        command(Context { settings }).await.unwrap_or_else(|error| {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        })
+    })
+}
+
+/// Prints rows under their heads, as wide as need be.
+fn print_table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([heads[column].len()]).max().unwrap_or(0)
+    });
+    let print = |cells: [&str; N]| {
+        let line: Vec<String> = cells
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        println!("{}", line.join("  ").trim_end());
+    };
+    print(heads);
+    for row in rows {
+        print(std::array::from_fn(|column| row[column].as_str()));
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// A key for people: as text where it is text, else in base64 behind `base64:`.
+fn key_text(key: &[u8]) -> String {
+    use base64::Engine;
+    match std::str::from_utf8(key) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => format!("base64:{}", base64::prelude::BASE64_STANDARD.encode(key)),
+    }
+}

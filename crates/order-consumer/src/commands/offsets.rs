@@ -1,0 +1,161 @@
+//! `offsets reset`: says where a group goes on.
+
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use diesel_async::AsyncConnection;
+use messaging::PartitionReader;
+use storage::inbox::{self, Stream};
+use storage::{Connection, StorageError};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Context, TOPIC, print_table};
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Command {
+    /// Put the group elsewhere. Records it meets again have no second effect; those it passes over
+    /// have none
+    Reset(Reset),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Reset {
+    /// Where to go on: earliest, latest, an offset, or the first record since a time such as
+    /// 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "PLACE")]
+    to: Target,
+    /// Only this partition; may be given several times. All of them when left out
+    #[arg(long = "partition", value_name = "NUMBER")]
+    partitions: Vec<i32>,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Where to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Earliest,
+    Latest,
+    Offset(i64),
+    Since(OffsetDateTime),
+}
+
+impl FromStr for Target {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "earliest" => return Ok(Self::Earliest),
+            "latest" => return Ok(Self::Latest),
+            _ => {}
+        }
+        if let Ok(offset) = text.parse() {
+            return Ok(Self::Offset(offset));
+        }
+        OffsetDateTime::parse(text, &Rfc3339)
+            .map(Self::Since)
+            .map_err(|_| "must be earliest, latest, an offset or a time as in RFC 3339")
+    }
+}
+
+/// A partition's place before and after.
+struct Move {
+    stream: Stream,
+    next_offset: i64,
+}
+
+pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<ExitCode> {
+    let Command::Reset(reset) = command;
+    let cluster = context.cluster()?;
+    let mut conn = context.connect().await?;
+    let topics = cluster.partition_counts().await?;
+    let Some(&count) = topics.get(TOPIC) else {
+        bail!("there is no topic {TOPIC}");
+    };
+    let partitions = if reset.partitions.is_empty() {
+        (0..count).collect()
+    } else {
+        reset.partitions.clone()
+    };
+    let mut moves = Vec::new();
+    for partition in partitions {
+        if !(0..count).contains(&partition) {
+            bail!("{TOPIC} has no partition {partition}, it has {count}");
+        }
+        let mut reader = PartitionReader::new(cluster.clone(), TOPIC, partition);
+        let next_offset = place(&mut reader, reset.to)
+            .await
+            .with_context(|| format!("{TOPIC}/{partition}"))?;
+        moves.push(Move {
+            stream: Stream {
+                group: context.group().to_owned(),
+                topic: TOPIC.to_owned(),
+                partition,
+            },
+            next_offset,
+        });
+    }
+    let mut rows = Vec::new();
+    for (stream, before) in moves.iter().zip(befores(&mut conn, &moves).await?) {
+        rows.push([
+            stream.stream.partition.to_string(),
+            before.map_or("-".to_owned(), |offset| offset.to_string()),
+            stream.next_offset.to_string(),
+        ]);
+    }
+    if !reset.dry_run {
+        conn.transaction(async |conn| {
+            for to in &moves {
+                inbox::reset(conn, &to.stream, to.next_offset).await?;
+            }
+            Ok::<_, StorageError>(())
+        })
+        .await?;
+    }
+    let after = if reset.dry_run { "WOULD BE" } else { "NOW" };
+    print_table(["PARTITION", "BEFORE", after], &rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn befores(conn: &mut Connection, moves: &[Move]) -> anyhow::Result<Vec<Option<i64>>> {
+    let mut befores = Vec::new();
+    for to in moves {
+        let progress = inbox::progress(conn, &to.stream).await?;
+        befores.push(progress.map(|progress| progress.next_offset));
+    }
+    Ok(befores)
+}
+
+async fn place(reader: &mut PartitionReader, target: Target) -> anyhow::Result<i64> {
+    let (earliest, latest) = (reader.earliest().await?, reader.latest().await?);
+    Ok(match target {
+        Target::Earliest => earliest,
+        Target::Latest => latest,
+        Target::Since(time) => reader.first_since(time).await?,
+        Target::Offset(offset) if (earliest..=latest).contains(&offset) => offset,
+        Target::Offset(offset) => {
+            bail!("offset {offset} is not there: the partition has {earliest} to {latest}")
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_word_a_number_or_a_time() {
+        assert_eq!("earliest".parse(), Ok(Target::Earliest));
+        assert_eq!("latest".parse(), Ok(Target::Latest));
+        assert_eq!("17".parse(), Ok(Target::Offset(17)));
+        assert_eq!(
+            "2026-01-31T12:00:00Z".parse(),
+            Ok(Target::Since(time::macros::datetime!(2026-01-31 12:00 UTC)))
+        );
+        assert!("yesterday".parse::<Target>().is_err());
+    }
+}

@@ -1,0 +1,121 @@
+//! `status`: where the group stands in each partition.
+
+use std::collections::HashMap;
+use std::process::ExitCode;
+
+use messaging::PartitionReader;
+use serde::Serialize;
+use storage::dead_letters::{self, Counts};
+use storage::inbox::{self, Stream};
+use storage::lease;
+use uuid::Uuid;
+
+use super::{Context, TOPIC, print_json, print_table};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status<'a> {
+    group: &'a str,
+    topic: &'static str,
+    lag: i64,
+    partitions: Vec<PartitionStatus>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PartitionStatus {
+    partition: i32,
+    /// The offset to consume next; absent when the group was never here.
+    next_offset: Option<i64>,
+    log_start: i64,
+    log_end: i64,
+    lag: i64,
+    /// The process that consumes it, while it lives.
+    owner: Option<Uuid>,
+    dead: i64,
+    behind: i64,
+}
+
+pub(crate) async fn run(context: Context, json: bool) -> anyhow::Result<ExitCode> {
+    let cluster = context.cluster()?;
+    let mut conn = context.connect().await?;
+    let scope = Stream::lease_scope(context.group(), TOPIC);
+    let survey = lease::survey(&mut conn, &scope).await?;
+    let live: Vec<_> = survey.members.iter().map(|member| member.id).collect();
+    let owners: HashMap<i32, Uuid> = survey
+        .units
+        .iter()
+        .filter_map(|unit| Some((unit.number, unit.owner.filter(|id| live.contains(id))?)))
+        .map(|(unit, owner)| (unit, owner.as_uuid()))
+        .collect();
+    let counts = dead_letters::counts(&mut conn, context.group(), TOPIC).await?;
+    let counts: HashMap<i32, Counts> = counts.into_iter().map(|c| (c.partition, c)).collect();
+    let topics = cluster.partition_counts().await?;
+    let count = topics.get(TOPIC).copied().unwrap_or(0);
+    let mut partitions = Vec::new();
+    for partition in 0..count {
+        let stream = Stream {
+            group: context.group().to_owned(),
+            topic: TOPIC.to_owned(),
+            partition,
+        };
+        let progress = inbox::progress(&mut conn, &stream).await?;
+        let mut reader = PartitionReader::new(cluster.clone(), TOPIC, partition);
+        let (log_start, log_end) = (reader.earliest().await?, reader.latest().await?);
+        let next_offset = progress.map(|progress| progress.next_offset);
+        let held = counts.get(&partition).copied().unwrap_or_default();
+        partitions.push(PartitionStatus {
+            partition,
+            next_offset,
+            log_start,
+            log_end,
+            lag: (log_end - next_offset.unwrap_or(log_start)).max(0),
+            owner: owners.get(&partition).copied(),
+            dead: held.dead,
+            behind: held.behind,
+        });
+    }
+    print(&context, partitions, json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> anyhow::Result<()> {
+    let lag = partitions.iter().map(|partition| partition.lag).sum();
+    if json {
+        return print_json(&Status {
+            group: context.group(),
+            topic: TOPIC,
+            lag,
+            partitions,
+        });
+    }
+    println!("group {}, topic {TOPIC}, lag {lag}", context.group());
+    let dash = || "-".to_owned();
+    let cells: Vec<[String; 8]> = partitions
+        .into_iter()
+        .map(|p| {
+            [
+                p.partition.to_string(),
+                p.next_offset.map_or_else(dash, |offset| offset.to_string()),
+                p.log_start.to_string(),
+                p.log_end.to_string(),
+                p.lag.to_string(),
+                p.owner.map_or_else(dash, |owner| owner.to_string()),
+                p.dead.to_string(),
+                p.behind.to_string(),
+            ]
+        })
+        .collect();
+    let heads = [
+        "PARTITION",
+        "NEXT",
+        "START",
+        "END",
+        "LAG",
+        "OWNER",
+        "DEAD",
+        "BEHIND",
+    ];
+    print_table(heads, &cells);
+    Ok(())
+}

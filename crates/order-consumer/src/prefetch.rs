@@ -1,0 +1,76 @@
+//! Fetches and decodes one batch ahead, so that Kafka and Postgres work at the same time.
+
+use std::time::Duration;
+
+use messaging::{Fetched, KafkaError, PartitionReader};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::decode::{Decoded, decode};
+
+/// About how much one fetch brings; also what bounds a batch.
+const FETCH_BYTES: i32 = 512 * 1024;
+/// How long Kafka holds a fetch open when there is nothing.
+const FETCH_WAIT: Duration = Duration::from_millis(500);
+
+/// What one fetch brought, decoded.
+#[derive(Debug)]
+pub(crate) struct FetchedBatch {
+    pub(crate) records: Vec<Decoded>,
+    /// Where it was fetched.
+    pub(crate) from: i64,
+    pub(crate) next_offset: i64,
+    pub(crate) high_watermark: i64,
+    pub(crate) stable_offset: i64,
+}
+
+/// Fetches in a task of its own, which ends with this value and after the first failure.
+pub(crate) struct Prefetch {
+    batches: mpsc::Receiver<Result<FetchedBatch, KafkaError>>,
+    _task: JoinSet<()>,
+}
+
+impl Prefetch {
+    /// Begins at `offset`.
+    pub(crate) fn start(mut reader: PartitionReader, mut offset: i64) -> Self {
+        // One place: a batch is fetched only when the one before has been taken.
+        let (sender, batches) = mpsc::channel(1);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            while let Ok(place) = sender.reserve().await {
+                match reader.fetch(offset, FETCH_BYTES, FETCH_WAIT).await {
+                    Ok(fetched) => {
+                        let batch = decoded(offset, fetched);
+                        offset = batch.next_offset;
+                        place.send(Ok(batch));
+                    }
+                    Err(error) => {
+                        place.send(Err(error));
+                        break;
+                    }
+                }
+            }
+        });
+        Self {
+            batches,
+            _task: task,
+        }
+    }
+
+    /// The next batch, in order; an empty one when Kafka has nothing new. Cancellation safe: what
+    /// is not taken comes with the next call.
+    pub(crate) async fn next(&mut self) -> Result<FetchedBatch, KafkaError> {
+        let gone = || KafkaError::Connection("fetching has ended".to_owned());
+        self.batches.recv().await.unwrap_or_else(|| Err(gone()))
+    }
+}
+
+fn decoded(from: i64, fetched: Fetched) -> FetchedBatch {
+    FetchedBatch {
+        records: fetched.records.into_iter().map(decode).collect(),
+        from,
+        next_offset: fetched.next_offset,
+        high_watermark: fetched.high_watermark,
+        stable_offset: fetched.stable_offset,
+    }
+}

@@ -1,0 +1,287 @@
+//! An operator's decision on dead letters: apply them after all, or give them up.
+//!
+//! Each decision is one transaction of its own, made beside whatever process owns the partition. The
+//! two are kept apart by a lock on the key, see [`dead_letters::held_keys`]; that no effect happens
+//! twice rests on the inbox, as ever.
+
+use std::collections::{BTreeMap, HashSet};
+
+use diesel_async::AsyncConnection;
+use domain::{EventId, Position};
+use messaging::IncomingRecord;
+use storage::dead_letters::{self, Cause, Ending, Stored};
+use storage::inbox::{self, Stream};
+use storage::{Connection, TransactionError, outbox};
+
+use crate::batch::{Split, letter, sort, split};
+use crate::decode::{Decoded, decode};
+use crate::effects::{EffectError, Effects};
+use crate::obituary::obituary;
+
+/// Records read and applied at once.
+const CHUNK: i64 = 500;
+
+/// What to do with a held record, and with those of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Apply all of its key, in order, as far as they can be applied.
+    Redrive,
+    /// Give the dead one up, and apply those behind it.
+    Discard,
+}
+
+/// What a decision did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// Effects that happened.
+    pub applied: usize,
+    /// Events that had been applied before.
+    pub duplicates: usize,
+    /// Records given up.
+    pub discarded: usize,
+    /// The record that still cannot be applied, and why; it and those behind it stay.
+    pub stuck: Option<(Position, String)>,
+}
+
+/// Why nothing was done.
+#[derive(Debug, thiserror::Error)]
+pub enum DecisionError {
+    #[error("no record is held at {0}")]
+    NothingHeld(Position),
+    #[error("{position} waits behind {first}: only that one can be discarded")]
+    NotFirst { position: Position, first: Position },
+    #[error(transparent)]
+    Effect(#[from] EffectError),
+}
+
+/// How the transaction ends.
+enum End {
+    /// All of it was only tried.
+    DryRun(Decided),
+    Failed(DecisionError),
+}
+
+impl<E: Into<DecisionError>> From<E> for End {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<storage::StorageError> for DecisionError {
+    fn from(error: storage::StorageError) -> Self {
+        Self::Effect(error.into())
+    }
+}
+
+impl From<TransactionError> for DecisionError {
+    fn from(error: TransactionError) -> Self {
+        Self::Effect(error.into())
+    }
+}
+
+/// Decides on the record held at `position`, and on its key. A dry run does the same and undoes it.
+///
+/// # Errors
+/// Nothing was done then.
+///
+/// # Cancellation
+/// Dropped midway nothing is done; drop the connection too.
+pub async fn decide(
+    conn: &mut Connection,
+    group: &str,
+    position: &Position,
+    decision: Decision,
+    effects: &Effects,
+    dry_run: bool,
+) -> Result<Decided, DecisionError> {
+    let decided = conn
+        .transaction(async |conn| {
+            let held = Held {
+                group,
+                topic: &position.topic,
+            };
+            let decided = held.decide(conn, position, decision, effects).await?;
+            if dry_run {
+                return Err(End::DryRun(decided));
+            }
+            Ok(decided)
+        })
+        .await;
+    match decided {
+        Ok(decided) | Err(End::DryRun(decided)) => Ok(decided),
+        Err(End::Failed(error)) => Err(error),
+    }
+}
+
+/// What a group holds of a topic.
+struct Held<'a> {
+    group: &'a str,
+    topic: &'a str,
+}
+
+impl Held<'_> {
+    fn position(&self, stored: &Stored) -> Position {
+        Position {
+            topic: self.topic.to_owned(),
+            partition: stored.partition,
+            offset: stored.offset,
+        }
+    }
+
+    async fn decide(
+        &self,
+        conn: &mut Connection,
+        position: &Position,
+        decision: Decision,
+        effects: &Effects,
+    ) -> Result<Decided, DecisionError> {
+        let nothing = || DecisionError::NothingHeld(position.clone());
+        let key = dead_letters::key_of(conn, self.group, position).await?;
+        let key = key.ok_or_else(nothing)?;
+        let mut chunk = match &key {
+            Some(key) => {
+                dead_letters::lock_key(conn, self.group, self.topic, key).await?;
+                self.next(conn, key).await?
+            }
+            None => dead_letters::unsettled_without_key(conn, self.group, position)
+                .await?
+                .into_iter()
+                .collect(),
+        };
+        // Another command may have settled it before the lock was ours.
+        let first = chunk.first().ok_or_else(nothing)?;
+        let mut decided = Decided::default();
+        if decision == Decision::Discard {
+            let first_position = self.position(first);
+            if first_position != *position {
+                return Err(DecisionError::NotFirst {
+                    position: position.clone(),
+                    first: first_position,
+                });
+            }
+            self.discard(conn, first).await?;
+            decided.discarded = 1;
+            chunk.remove(0);
+            if let (true, Some(key)) = (chunk.is_empty(), &key) {
+                chunk = self.next(conn, key).await?;
+            }
+        }
+        while !chunk.is_empty() && decided.stuck.is_none() {
+            self.apply(conn, &chunk, effects, &mut decided).await?;
+            chunk = match &key {
+                Some(key) if decided.stuck.is_none() => self.next(conn, key).await?,
+                _ => Vec::new(),
+            };
+        }
+        Ok(decided)
+    }
+
+    /// The next records of a key, all of one partition.
+    async fn next(&self, conn: &mut Connection, key: &[u8]) -> Result<Vec<Stored>, DecisionError> {
+        let mut chunk =
+            dead_letters::unsettled_of_key(conn, self.group, self.topic, key, CHUNK).await?;
+        if let Some(partition) = chunk.first().map(|stored| stored.partition) {
+            let other = chunk
+                .iter()
+                .position(|stored| stored.partition != partition);
+            chunk.truncate(other.unwrap_or(chunk.len()));
+        }
+        Ok(chunk)
+    }
+
+    fn stream(&self, partition: i32) -> Stream {
+        Stream {
+            group: self.group.to_owned(),
+            topic: self.topic.to_owned(),
+            partition,
+        }
+    }
+
+    /// Its event counts as applied from here on: a copy of it has no effect.
+    async fn discard(&self, conn: &mut Connection, stored: &Stored) -> Result<(), DecisionError> {
+        let decoded = decode(record(stored));
+        if let Some(event_id) = decoded.event_id {
+            let stream = self.stream(stored.partition);
+            inbox::record(conn, &stream, &[(event_id, stored.offset)]).await?;
+        }
+        let place = [(stored.partition, stored.offset)];
+        dead_letters::settle(conn, self.group, self.topic, &place, Ending::Discarded).await?;
+        Ok(())
+    }
+
+    /// Applies records of one key and partition in order, up to the first that cannot be applied.
+    async fn apply(
+        &self,
+        conn: &mut Connection,
+        chunk: &[Stored],
+        effects: &Effects,
+        decided: &mut Decided,
+    ) -> Result<(), DecisionError> {
+        let stream = self.stream(chunk[0].partition);
+        let records: Vec<Decoded> = chunk.iter().map(|stored| decode(record(stored))).collect();
+        let sorted = sort(&records, HashSet::new(), &[]);
+        let new = inbox::record(conn, &stream, &sorted.newest).await?;
+        let Split {
+            fresh, candidates, ..
+        } = split(&records, sorted.events, &new);
+        let narrowed = effects.apply_narrowing(conn, &candidates).await?;
+        let guilty = narrowed
+            .guilty
+            .into_iter()
+            .map(|(nth, why)| (fresh[nth], why));
+        let stuck = sorted.dead.into_iter().chain(guilty).min();
+        // All of one key: nothing after the one that is stuck was applied.
+        let end = stuck.as_ref().map_or(chunk.len(), |(place, _)| *place);
+        let undone: Vec<EventId> = records[end..]
+            .iter()
+            .filter_map(|record| record.event_id)
+            .filter(|event_id| new.contains(event_id))
+            .filter(|event_id| {
+                records[..end]
+                    .iter()
+                    .all(|record| record.event_id != Some(*event_id))
+            })
+            .collect();
+        inbox::forget(conn, self.group, &undone).await?;
+        let places: Vec<(i32, i64)> = chunk[..end]
+            .iter()
+            .map(|stored| (stored.partition, stored.offset))
+            .collect();
+        dead_letters::settle(conn, self.group, self.topic, &places, Ending::Redriven).await?;
+        decided.applied += narrowed.applied.len();
+        decided.duplicates += end - narrowed.applied.len();
+        if let Some((place, reason)) = stuck {
+            let (stored, position) = (&chunk[place], self.position(&chunk[place]));
+            dead_letters::rejected(conn, self.group, &position, &reason).await?;
+            if stored.cause != Cause::Dead.as_str() {
+                let letter = letter(&records[place], Cause::Dead, reason.clone(), 1);
+                outbox::append(conn, &[obituary(self.group, &position, &letter)]).await?;
+            }
+            decided.stuck = Some((position, reason));
+        }
+        Ok(())
+    }
+}
+
+/// The record as Kafka had it, but for its time, which nothing relies on where `ce_time` is.
+fn record(stored: &Stored) -> IncomingRecord {
+    let mut headers = BTreeMap::new();
+    let mut odd_headers = Vec::new();
+    for (name, value) in stored.header_names.iter().zip(&stored.header_values) {
+        let earlier = match std::str::from_utf8(name) {
+            Ok(name) => headers.insert(name.to_owned(), value.clone()),
+            Err(_) => Some(value.clone()),
+        };
+        if let Some(earlier) = earlier {
+            odd_headers.push((name.clone(), Some(earlier)));
+        }
+    }
+    IncomingRecord {
+        offset: stored.offset,
+        timestamp: stored.held_at,
+        key: stored.key.clone(),
+        value: stored.value.clone(),
+        headers,
+        odd_headers,
+    }
+}

@@ -1,0 +1,151 @@
+//! Removes inbox rows after their time, beside the work and never in its way.
+//!
+//! The owner of partition 0 does it for the whole topic, a few rows at a time.
+
+use std::time::{Duration, Instant};
+
+use messaging::{Cluster, KafkaError, PartitionReader};
+use service::CancellationToken;
+use storage::inbox_retention::{Sweep, sweep, unpublished_older_than};
+use storage::lease::Leases;
+use storage::{Connection, Database, Session, StorageError, within};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::metrics::Metrics;
+
+/// Rows looked at by one statement: some milliseconds' work.
+const ROWS: i64 = 2_000;
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What one [`Cleaner::step`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleaning {
+    /// Another process does it.
+    NotOurs,
+    /// Events are unpublished for so long that they may come when their rows are gone.
+    Waiting,
+    Swept {
+        deleted: i64,
+    },
+    /// All rows were looked at.
+    Done,
+}
+
+/// Why a step failed. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum CleaningError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+}
+
+/// What a cleaner is made of.
+pub struct Cleaner {
+    pub group: String,
+    pub topic: String,
+    pub database: Database,
+    pub session: Session,
+    pub cluster: Cluster,
+    pub leases: Leases,
+    pub metrics: Metrics,
+    /// Rows stay for this long at least.
+    pub retention: Duration,
+    pub pass: Pass,
+}
+
+/// How far a pass over all rows has come. Starts anew with each.
+#[derive(Default)]
+pub struct Pass {
+    after: Option<Uuid>,
+    log_starts: Option<Vec<(i32, i64)>>,
+    connection: Option<Connection>,
+}
+
+impl Cleaner {
+    /// Cleans until `stop`.
+    pub(crate) async fn run(mut self, stop: &CancellationToken) {
+        let between_passes = (self.retention / 20).min(Duration::from_mins(10));
+        loop {
+            let started = Instant::now();
+            let pause = match self.step().await {
+                Ok(Cleaning::NotOurs | Cleaning::Waiting | Cleaning::Done) => between_passes,
+                // A tenth of the time at most.
+                Ok(Cleaning::Swept { .. }) => started.elapsed() * 9,
+                Err(error) => {
+                    warn!(%error, "cannot clean the inbox; trying again later");
+                    self.pass = Pass::default();
+                    between_passes.max(Duration::from_secs(5))
+                }
+            };
+            let pause = tokio::time::sleep(pause.max(Duration::from_millis(20)));
+            if stop.run_until_cancelled(pause).await.is_none() {
+                break;
+            }
+        }
+    }
+
+    /// Looks at some rows and removes those whose time is over.
+    ///
+    /// # Errors
+    /// When Kafka or Postgres cannot be asked; nothing was removed then.
+    pub async fn step(&mut self) -> Result<Cleaning, CleaningError> {
+        if self.leases.epoch(0).is_none() {
+            self.pass = Pass::default();
+            return Ok(Cleaning::NotOurs);
+        }
+        let mut conn = match self.pass.connection.take() {
+            Some(conn) => conn,
+            None => self.database.connect(&self.session).await?,
+        };
+        let limit = self.retention / 2;
+        if within(DEADLINE, unpublished_older_than(&mut conn, limit)).await? {
+            info!(
+                topic = self.topic,
+                "events are unpublished for long: the inbox is not cleaned"
+            );
+            self.pass = Pass::default();
+            return Ok(Cleaning::Waiting);
+        }
+        let log_starts = match self.pass.log_starts.take() {
+            Some(log_starts) => log_starts,
+            None => self.log_starts().await?,
+        };
+        let part = Sweep {
+            group: &self.group,
+            topic: &self.topic,
+            after: self.pass.after,
+            limit: ROWS,
+            older_than: self.retention,
+            log_starts: &log_starts,
+        };
+        let swept = within(DEADLINE, sweep(&mut conn, &part)).await?;
+        self.metrics
+            .cleaned
+            .inc_by(u64::try_from(swept.deleted).unwrap_or(0));
+        if swept.reached.is_none() {
+            self.pass = Pass::default();
+            return Ok(Cleaning::Done);
+        }
+        self.pass = Pass {
+            after: swept.reached,
+            log_starts: Some(log_starts),
+            connection: Some(conn),
+        };
+        Ok(Cleaning::Swept {
+            deleted: swept.deleted,
+        })
+    }
+
+    async fn log_starts(&self) -> Result<Vec<(i32, i64)>, KafkaError> {
+        let counts = self.cluster.partition_counts().await?;
+        let count = counts.get(&self.topic).copied().unwrap_or(0);
+        let mut log_starts = Vec::new();
+        for partition in 0..count {
+            let mut reader = PartitionReader::new(self.cluster.clone(), &self.topic, partition);
+            log_starts.push((partition, reader.earliest().await?));
+        }
+        Ok(log_starts)
+    }
+}

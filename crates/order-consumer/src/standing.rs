@@ -1,0 +1,206 @@
+//! Where each owned partition stands: lag for the metrics, and whether it has come to a halt.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use service::{CancellationToken, Problems};
+use time::OffsetDateTime;
+
+use crate::metrics::{Metrics, PartitionLabel};
+
+/// A partition with lag that has not moved for this long is stalled.
+const STALL: Duration = Duration::from_secs(30);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is known of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub next_offset: i64,
+    pub high_watermark: i64,
+    /// Nothing from here on is delivered yet: a transaction is open.
+    pub stable_offset: i64,
+    /// When the oldest record known not to be applied was written.
+    pub oldest: Option<OffsetDateTime>,
+}
+
+impl Standing {
+    /// Offsets up to the end; not all of them need be records.
+    pub fn lag(&self) -> i64 {
+        (self.high_watermark - self.next_offset).max(0)
+    }
+}
+
+#[derive(Debug)]
+struct Watched {
+    standing: Standing,
+    /// When it last moved or had no lag.
+    moved_at: Instant,
+    trouble: Option<String>,
+}
+
+/// Of all owned partitions. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Standings(Arc<Mutex<BTreeMap<i32, Watched>>>);
+
+impl Standings {
+    /// A partition stands here now.
+    pub fn update(&self, partition: i32, standing: Standing, now: Instant) {
+        let mut all = self.lock();
+        let watched = all.entry(partition).or_insert_with(|| Watched {
+            standing: standing.clone(),
+            moved_at: now,
+            trouble: None,
+        });
+        let moved = watched.standing.next_offset != standing.next_offset;
+        if moved || watched.standing.lag() == 0 {
+            watched.moved_at = now;
+        }
+        if moved {
+            watched.trouble = None;
+        }
+        watched.standing = standing;
+    }
+
+    /// Why it does not move, in case it goes on like that.
+    pub fn trouble(&self, partition: i32, reason: String) {
+        if let Some(watched) = self.lock().get_mut(&partition) {
+            watched.trouble = Some(reason);
+        }
+    }
+
+    /// The partition is not ours any more.
+    pub fn remove(&self, partition: i32) {
+        self.lock().remove(&partition);
+    }
+
+    /// The partitions that have lag and have not moved for `limit`, and why.
+    pub fn stalled(&self, now: Instant, limit: Duration) -> Vec<(i32, String)> {
+        let all = self.lock();
+        all.iter()
+            .filter(|(_, watched)| {
+                watched.standing.lag() > 0 && now.duration_since(watched.moved_at) >= limit
+            })
+            .map(|(partition, watched)| (*partition, reason(watched, now)))
+            .collect()
+    }
+
+    fn lags(&self, now: OffsetDateTime) -> Vec<(i32, i64, f64)> {
+        let all = self.lock();
+        all.iter()
+            .map(|(partition, watched)| {
+                let lag = watched.standing.lag();
+                let oldest = watched.standing.oldest.filter(|_| lag > 0);
+                let seconds = oldest.map_or(0.0, |oldest| (now - oldest).as_seconds_f64().max(0.0));
+                (*partition, lag, seconds)
+            })
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, Watched>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn reason(watched: &Watched, now: Instant) -> String {
+    let Standing {
+        next_offset,
+        stable_offset,
+        ..
+    } = watched.standing;
+    let seconds = now.duration_since(watched.moved_at).as_secs();
+    let lag = watched.standing.lag();
+    let why = match &watched.trouble {
+        Some(trouble) => format!(": {trouble}"),
+        None if stable_offset <= next_offset => {
+            ": a transaction of another producer is open there".to_owned()
+        }
+        None => String::new(),
+    };
+    format!("{lag} behind and no step from offset {next_offset} for {seconds} s{why}")
+}
+
+/// Keeps metrics and readiness up to date until `stop`.
+pub(crate) async fn watch(
+    standings: &Standings,
+    metrics: &Metrics,
+    problems: &Problems,
+    stop: &CancellationToken,
+) {
+    let mut stalled_before: Vec<i32> = Vec::new();
+    loop {
+        metrics.lag.clear();
+        metrics.lag_seconds.clear();
+        for (partition, lag, seconds) in standings.lags(OffsetDateTime::now_utc()) {
+            let label = PartitionLabel { partition };
+            metrics.lag.get_or_create(&label).set(lag);
+            metrics.lag_seconds.get_or_create(&label).set(seconds);
+        }
+        let stalled = standings.stalled(Instant::now(), STALL);
+        for partition in &stalled_before {
+            if !stalled.iter().any(|(still, _)| still == partition) {
+                problems.clear(format_args!("partition {partition}"));
+            }
+        }
+        for (partition, reason) in &stalled {
+            problems.report(format_args!("partition {partition}"), reason);
+        }
+        if stalled.is_empty() {
+            problems.clear("");
+        }
+        stalled_before = stalled
+            .into_iter()
+            .map(|(partition, _)| partition)
+            .collect();
+        let pause = tokio::time::sleep(LOOK_INTERVAL);
+        if stop.run_until_cancelled(pause).await.is_none() {
+            break;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(next_offset: i64, high_watermark: i64) -> Standing {
+        Standing {
+            next_offset,
+            high_watermark,
+            stable_offset: high_watermark,
+            oldest: None,
+        }
+    }
+
+    #[test]
+    fn only_lag_without_a_step_is_a_stall() {
+        let standings = Standings::default();
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        standings.update(0, at(5, 5), start);
+        standings.update(1, at(5, 9), start);
+        assert_eq!(standings.stalled(after(29), STALL), []);
+        standings.trouble(1, "the handler fails".to_owned());
+        let stalled = standings.stalled(after(30), STALL);
+        let reason = "4 behind and no step from offset 5 for 30 s: the handler fails";
+        assert_eq!(stalled, [(1, reason.to_owned())]);
+        // Lag that has just appeared, and a step.
+        standings.update(0, at(5, 6), after(30));
+        standings.update(1, at(6, 9), after(31));
+        assert_eq!(standings.stalled(after(59), STALL), []);
+        assert_eq!(standings.stalled(after(60), STALL).len(), 1);
+        standings.remove(0);
+        assert_eq!(standings.stalled(after(60), STALL), []);
+    }
+
+    #[test]
+    fn an_open_transaction_is_named() {
+        let standings = Standings::default();
+        let start = Instant::now();
+        let mut standing = at(5, 9);
+        standing.stable_offset = 5;
+        standings.update(0, standing, start);
+        let stalled = standings.stalled(start + STALL, STALL);
+        assert!(stalled[0].1.contains("a transaction"), "{stalled:?}");
+    }
+}

@@ -1,0 +1,78 @@
+//! Statements that Postgres parses once per connection. Diesel's `sql_query` is parsed on every
+//! call, a round trip each; here the text is a constant, so the prepared statement is kept.
+
+use diesel::pg::Pg;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::QueryResult;
+use diesel::serialize::ToSql;
+use diesel::sql_types::{HasSqlType, Untyped};
+
+/// A statement whose values are marked `?`, in the order in which they are bound.
+pub(crate) struct Cached<'a> {
+    sql: &'static str,
+    values: Vec<Box<dyn QueryFragment<Pg> + Send + 'a>>,
+}
+
+struct Value<SqlType, T> {
+    value: T,
+    sql_type: std::marker::PhantomData<SqlType>,
+}
+
+/// A statement without values yet. It must not contain a `?` of another meaning.
+pub(crate) fn cached<'a>(sql: &'static str) -> Cached<'a> {
+    Cached {
+        sql,
+        values: Vec::new(),
+    }
+}
+
+impl<'a> Cached<'a> {
+    /// The value of the next `?`.
+    pub(crate) fn bind<SqlType, T>(mut self, value: T) -> Self
+    where
+        Pg: HasSqlType<SqlType>,
+        SqlType: Send + 'a,
+        T: ToSql<SqlType, Pg> + Send + 'a,
+    {
+        self.values.push(Box::new(Value {
+            value,
+            sql_type: std::marker::PhantomData::<SqlType>,
+        }));
+        self
+    }
+}
+
+impl<SqlType, T> QueryFragment<Pg> for Value<SqlType, T>
+where
+    Pg: HasSqlType<SqlType>,
+    T: ToSql<SqlType, Pg>,
+{
+    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        pass.push_bind_param(&self.value)
+    }
+}
+
+impl QueryFragment<Pg> for Cached<'_> {
+    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let mut values = self.values.iter();
+        for (index, piece) in self.sql.split('?').enumerate() {
+            if index > 0 {
+                let value = values.next().expect("a value for every ? of the statement");
+                value.walk_ast(pass.reborrow())?;
+            }
+            pass.push_sql(piece);
+        }
+        Ok(())
+    }
+}
+
+/// Kept by its text.
+impl QueryId for Cached<'_> {
+    type QueryId = ();
+
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl Query for Cached<'_> {
+    type SqlType = Untyped;
+}

@@ -1,0 +1,146 @@
+//! The owner's side: which keys are held back, and holding records.
+
+use std::collections::HashSet;
+
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
+
+use super::lock::{By, lock};
+use super::{DeadLetter, storable};
+use crate::cached::cached;
+use crate::error::StorageError;
+use crate::inbox::Stream;
+
+/// Relies on the index by hash, which has unsettled rows with a key only.
+const HELD_KEYS: &str = "\
+select distinct d.key from unnest(?) k(key) join inbox_dead_letter d
+  on d.consumer_group = ? and d.topic = ? and sha256(d.key) = sha256(k.key)
+ and d.settled_at is null and d.key is not null";
+
+/// Which of `keys` are held back: a record of theirs is held and not yet settled. They stay so until
+/// the transaction ends.
+///
+/// Why no record is parked behind nothing: a command settles a key's records under the exclusive
+/// lock of the key, in one transaction; the owner parks only behind keys it has locked (shared) and
+/// looked at again. So either the command comes first, and the second look, whose snapshot is newer
+/// than the lock, no longer finds the key: the record is applied, after those the command applied.
+/// Or the owner comes first, and the command, which reads the key's records after it got its lock,
+/// finds the parked one among them. A key that the first look does not find needs no lock: only an
+/// owner makes a key held, and this partition's is the caller.
+///
+/// # Errors
+/// When Postgres cannot be asked, or a command is too long in deciding: the transaction is void then.
+pub async fn held_keys(
+    conn: &mut AsyncPgConnection,
+    stream: &Stream,
+    keys: &[&[u8]],
+) -> Result<HashSet<Vec<u8>>, StorageError> {
+    let seen = look(conn, stream, keys).await?;
+    if seen.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let seen: Vec<&[u8]> = seen.iter().map(Vec::as_slice).collect();
+    lock(conn, (&stream.group, &stream.topic), &seen, By::Owner).await?;
+    look(conn, stream, &seen).await
+}
+
+async fn look(
+    conn: &mut AsyncPgConnection,
+    stream: &Stream,
+    keys: &[&[u8]],
+) -> Result<HashSet<Vec<u8>>, StorageError> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Binary)]
+        key: Vec<u8>,
+    }
+    let rows: Vec<Row> = cached(HELD_KEYS)
+        .bind::<Array<Binary>, _>(keys)
+        .bind::<Text, _>(&stream.group)
+        .bind::<Text, _>(&stream.topic)
+        .load(conn)
+        .await?;
+    Ok(rows.into_iter().map(|row| row.key).collect())
+}
+
+/// A record that was held before, at an offset that is delivered again.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct HeldBefore {
+    #[diesel(sql_type = BigInt)]
+    pub offset: i64,
+    #[diesel(sql_type = Nullable<Binary>)]
+    pub key: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    pub value: Option<Vec<u8>>,
+    #[diesel(sql_type = Bool)]
+    pub settled: bool,
+}
+
+const HELD_BEFORE: &str = r#"
+select "offset", key, value, settled_at is not null as settled from inbox_dead_letter
+where consumer_group = ? and topic = ? and partition = ? and "offset" between ? and ?"#;
+
+/// The records at the offsets `first..=last` of the partition that were held before, settled or not.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn held_before(
+    conn: &mut AsyncPgConnection,
+    stream: &Stream,
+    (first, last): (i64, i64),
+) -> Result<Vec<HeldBefore>, StorageError> {
+    Ok(cached(HELD_BEFORE)
+        .bind::<Text, _>(&stream.group)
+        .bind::<Text, _>(&stream.topic)
+        .bind::<Integer, _>(stream.partition)
+        .bind::<BigInt, _>(first)
+        .bind::<BigInt, _>(last)
+        .load(conn)
+        .await?)
+}
+
+/// A settled row gives way: it speaks of another record, of a topic that was made anew since.
+const HOLD: &str = r#"
+insert into inbox_dead_letter as d (consumer_group, topic, partition, "offset", event_id, key, value,
+                                    header_names, header_values, cause, reason, attempts)
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+on conflict (consumer_group, topic, partition, "offset") do update
+set event_id = excluded.event_id, key = excluded.key, value = excluded.value,
+    header_names = excluded.header_names, header_values = excluded.header_values,
+    cause = excluded.cause, reason = excluded.reason, attempts = excluded.attempts,
+    held_at = now(), settled_at = null, settled_as = null
+where d.settled_at is not null"#;
+
+/// Holds a record; false when one is held at its offset already.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn hold(
+    conn: &mut AsyncPgConnection,
+    stream: &Stream,
+    letter: &DeadLetter,
+) -> Result<bool, StorageError> {
+    let (names, values): (Vec<&[u8]>, Vec<&[u8]>) = letter
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_slice(), value.as_slice()))
+        .unzip();
+    let rows = cached(HOLD)
+        .bind::<Text, _>(&stream.group)
+        .bind::<Text, _>(&stream.topic)
+        .bind::<Integer, _>(stream.partition)
+        .bind::<BigInt, _>(letter.offset)
+        .bind::<Nullable<SqlUuid>, _>(letter.event_id as Option<Uuid>)
+        .bind::<Nullable<Binary>, _>(letter.key.as_deref())
+        .bind::<Nullable<Binary>, _>(letter.value.as_deref())
+        .bind::<Array<Binary>, _>(names)
+        .bind::<Array<Binary>, _>(values)
+        .bind::<Text, _>(letter.cause.as_str())
+        .bind::<Text, _>(storable(&letter.reason))
+        .bind::<Integer, _>(letter.attempts)
+        .execute(conn)
+        .await?;
+    Ok(rows == 1)
+}

@@ -1,0 +1,58 @@
+//! The table `inbox_dead_letter`: records that could not be applied, and those waiting behind them.
+//!
+//! [`held`] is the side of the partition's owner, [`settle`] that of an operator's command. The two
+//! meet on one key at a time, under a lock on it; see [`held_keys`] for why nothing is lost between
+//! them.
+
+mod held;
+mod list;
+mod lock;
+mod settle;
+
+use uuid::Uuid;
+
+pub use held::{HeldBefore, held_before, held_keys, hold};
+pub use list::{Counts, Filter, Listed, counts, list};
+pub use settle::{
+    Ending, Stored, key_of, lock_key, rejected, settle, unsettled_keys, unsettled_of_key,
+    unsettled_without_key,
+};
+
+/// Why a record is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// It could not be applied.
+    Dead,
+    /// An earlier record of its topic and key could not.
+    Behind,
+}
+
+impl Cause {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Behind => "behind",
+        }
+    }
+}
+
+/// A record to be held, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub offset: i64,
+    pub event_id: Option<Uuid>,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    /// Names and values, in order. A header without a value is stored with an empty one.
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub cause: Cause,
+    /// For whoever decides what to do with it.
+    pub reason: String,
+    /// How often it was tried.
+    pub attempts: i32,
+}
+
+/// Text in Postgres cannot hold a NUL, which a reason may quote from the record.
+fn storable(reason: &str) -> String {
+    reason.replace('\0', "\u{fffd}")
+}
