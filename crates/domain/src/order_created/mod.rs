@@ -3,6 +3,9 @@
 //! Writers write the newest version only; readers read all of them for ever. Older versions are
 //! lifted into today's type while decoding, so that nothing after this module knows of versions.
 
+#[cfg(test)]
+mod compatibility;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
@@ -12,17 +15,20 @@ use crate::outbox::{EventId, NewEvent};
 
 /// An order was accepted. The wire form of its newest version, field names in camelCase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct OrderCreated {
     pub order_id: OrderId,
     pub product_id: ProductId,
     pub quantity: Quantity,
     #[serde(with = "rfc3339")]
+    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
     pub created_at: OffsetDateTime,
 }
 
 /// Version 1: no quantity (it meant one unit) and no time (that of the event stands in).
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 struct OrderCreatedV1 {
     order_id: OrderId,
