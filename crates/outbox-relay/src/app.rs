@@ -16,16 +16,18 @@ use tokio::sync::{Notify, mpsc};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::partitions::Partitions;
-use crate::recovery::{Recovery, Waiting};
-use crate::relay::{Relay, RelayError, Wiring};
+use crate::recovery::Recovery;
+use crate::relay::{Relay, RelayError};
 use crate::routes::RouteKeeper;
 use crate::settings::Settings;
+use crate::waiting::Waiting;
 use crate::wake::Listener;
+use crate::wiring::Wiring;
 
 /// The lease scope of the outbox's slots.
 pub const LEASE_SCOPE: &str = "outbox-relay";
 
-const NAME: &str = "outbox-relay";
+pub(crate) const NAME: &str = "outbox-relay";
 
 /// Why a relay ended.
 #[derive(Debug, thiserror::Error)]

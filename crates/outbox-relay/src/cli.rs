@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use service::{CommonArgs, Source, exit_code_for_settings, healthcheck, telemetry};
 
 use crate::app;
+use crate::commands::Operation;
 use crate::settings::{DEFAULT_OPS_PORT, Settings};
 
 /// Moves committed events from the outbox to Kafka.
@@ -18,17 +20,26 @@ pub struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Relay until stopped (the default)
     Run,
     /// Ask the process with these settings on this machine whether it is ready: exit status 0 or 1
     Healthcheck,
+    #[command(flatten)]
+    Operation(Operation),
 }
 
 /// Does what the command line says; returns the exit status.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(Command::Operation(operation)) = &cli.command
+        && let Err(wrong) = operation.check()
+    {
+        Cli::command()
+            .error(ErrorKind::ArgumentConflict, wrong)
+            .exit();
+    }
     let source = match Source::load(cli.common.config.as_deref()) {
         Ok(source) => source,
         Err(error) => return exit_code_for_settings(&error),
@@ -36,6 +47,7 @@ pub fn main() -> ExitCode {
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => run(&source),
         Command::Healthcheck => healthcheck::run(&source, DEFAULT_OPS_PORT),
+        Command::Operation(operation) => operation.run(&source),
     }
 }
 

@@ -11,8 +11,8 @@ use tracing::warn;
 
 use crate::app::LEASE_SCOPE;
 use crate::metrics::Metrics;
-use crate::recovery::Waiting;
 use crate::relay::Returned;
+use crate::waiting::Waiting;
 
 /// Events per transaction at most: each key of them is a lock.
 const MAX_EVENTS: usize = 500;

@@ -14,6 +14,9 @@
 pub mod app;
 pub mod chunk;
 pub mod cli;
+mod commands;
+mod delivery;
+mod dispatch;
 mod health;
 mod holder;
 pub mod metrics;
@@ -29,7 +32,9 @@ pub mod settings;
 mod settler;
 mod slots;
 mod unroutable;
+mod waiting;
 mod wake;
+mod wiring;
 
 pub use metrics::Metrics;
 pub use relay::{Relay, RelayError, Step};

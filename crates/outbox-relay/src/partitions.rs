@@ -77,6 +77,17 @@ impl Partitions {
             .any(|state| matches!(state, State::Accepting | State::Untried))
     }
 
+    /// Whether some partition has failed for long and nothing is known of any other: then it matters
+    /// who else waits.
+    pub(crate) fn is_stuck(&self) -> bool {
+        let now = Instant::now();
+        !self.any_writable()
+            && self.states().values().any(|state| {
+                matches!(state, State::Failing { since } if now.duration_since(*since) >= PATIENCE)
+            })
+    }
+
+    /// Events wait for it.
     pub(crate) fn met(&self, partition: &Partition) {
         let mut states = self.states();
         if !states.contains_key(partition) {

@@ -2,36 +2,30 @@
 //!
 //! [`Relay::step`] is one turn of it and never waits for Kafka.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use messaging::Cluster;
-use service::{Backoff, CancellationToken, Check, Readiness};
-use storage::lease::{Leases, Tenure};
-use storage::outbox::{Batch, BatchLimits, Hold, HoldCause, PendingEvent, Settled, read_pending};
-use storage::{Connection, Database, Session, StorageError, within};
-use tokio::sync::{Notify, mpsc};
+use service::{Backoff, CancellationToken, Check};
+use storage::lease::Tenure;
+use storage::outbox::{Batch, Hold, Settled, read_pending, waiting_keys};
+use storage::{Connection, StorageError, within};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, warn};
 
-use crate::health::Health;
-use crate::holder::Holder;
-use crate::metrics::Metrics;
 use crate::pacing::Pacing;
-use crate::partitions::Partitions;
-use crate::recovery::{Probe, Waiting};
-use crate::routes::{Route, Routes, Topics};
-use crate::sender::{Dispatched, Outlets};
-use crate::senders::{Parts, Senders};
-use crate::settler::Settler;
+use crate::routes::{Route, Topics};
+use crate::senders::Senders;
 use crate::slots::Slots;
 use crate::unroutable::Unroutable;
+use crate::wiring::Wiring;
 
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a stop waits for requests that are out.
 const FINISH_DEADLINE: Duration = Duration::from_secs(6);
+/// Time between two looks at who waits.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest pause of the loop: stalls are looked for at least this often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -73,99 +67,27 @@ impl Returned {
     }
 }
 
-/// What a relay is made of.
-pub(crate) struct Wiring {
-    pub(crate) database: Database,
-    pub(crate) session: Session,
-    pub(crate) cluster: Cluster,
-    pub(crate) limits: BatchLimits,
-    pub(crate) leases: Leases,
-    pub(crate) routes: Routes,
-    pub(crate) wake: Arc<Notify>,
-    pub(crate) metrics: Metrics,
-    pub(crate) readiness: Readiness,
-    pub(crate) health: Health,
-    pub(crate) partitions: Partitions,
-    pub(crate) waiting: Waiting,
-    pub(crate) probes: mpsc::Receiver<Probe>,
-}
-
 /// See the module.
 pub struct Relay {
-    wiring: Wiring,
-    postgres: Check,
-    connection: Option<Connection>,
-    topics: Topics,
-    unroutable: Unroutable,
+    pub(crate) wiring: Wiring,
+    pub(crate) postgres: Check,
+    pub(crate) connection: Option<Connection>,
+    pub(crate) topics: Topics,
+    pub(crate) unroutable: Unroutable,
+    /// When it was last looked who waits behind failing partitions.
+    pub(crate) looked: Option<Instant>,
     /// As of the latest step.
-    owned: HashMap<Slot, Tenure>,
-    slots: Slots,
-    batch: u64,
-    senders: Senders,
+    pub(crate) owned: HashMap<Slot, Tenure>,
+    pub(crate) slots: Slots,
+    pub(crate) batch: u64,
+    pub(crate) senders: Senders,
     /// The settler and the holder.
-    tasks: JoinSet<()>,
-    holds: mpsc::Sender<Vec<Hold>>,
-    returned: mpsc::Receiver<Returned>,
+    pub(crate) tasks: JoinSet<()>,
+    pub(crate) holds: mpsc::Sender<Vec<Hold>>,
+    pub(crate) returned: mpsc::Receiver<Returned>,
 }
 
 impl Relay {
-    /// Starts the settler and the holder; senders follow as partitions are met. End it with
-    /// [`Relay::finish`].
-    pub(crate) fn start(wiring: Wiring) -> Self {
-        let (acknowledged, acknowledged_receiver) = mpsc::channel(64);
-        let (returned_sender, returned) = mpsc::channel(64);
-        let (holds, hold_receiver) = mpsc::channel(64);
-        let mut tasks = JoinSet::new();
-        let settler = Settler {
-            database: wiring.database.clone(),
-            session: wiring.session.clone(),
-            acknowledged: acknowledged_receiver,
-            returned: returned_sender.clone(),
-            partitions: wiring.partitions.clone(),
-            metrics: wiring.metrics.clone(),
-            health: wiring.health.clone(),
-        };
-        tasks.spawn(settler.run());
-        let holder = Holder {
-            database: wiring.database.clone(),
-            session: wiring.session.clone(),
-            member: wiring.leases.member(),
-            holds: hold_receiver,
-            returned: returned_sender.clone(),
-            waiting: wiring.waiting.clone(),
-            metrics: wiring.metrics.clone(),
-        };
-        tasks.spawn(holder.run());
-        let senders = Senders::new(Parts {
-            cluster: wiring.cluster.clone(),
-            leases: wiring.leases.clone(),
-            outlets: Outlets {
-                acknowledged,
-                holds: holds.clone(),
-                returned: returned_sender,
-                wanted: wiring.routes.wanted.clone(),
-            },
-            partitions: wiring.partitions.clone(),
-            metrics: wiring.metrics.clone(),
-            health: wiring.health.clone(),
-            events_per_slot: usize::try_from(wiring.limits.events).unwrap_or(usize::MAX),
-        });
-        Self {
-            postgres: wiring.readiness.check("postgres"),
-            wiring,
-            connection: None,
-            topics: Topics::default(),
-            unroutable: Unroutable::default(),
-            owned: HashMap::new(),
-            slots: Slots::new(),
-            batch: 0,
-            senders,
-            tasks,
-            holds,
-            returned,
-        }
-    }
-
     /// Runs until `stop`, then finishes what is in flight.
     ///
     /// # Errors
@@ -250,6 +172,7 @@ impl Relay {
             .filter(|(slot, tenure)| !tenure.leaving && self.slots.is_idle(**slot))
             .map(|(slot, _)| *slot)
             .collect();
+        self.look_who_waits(&owned).await?;
         if idle.is_empty() {
             return Ok(Step::Busy);
         }
@@ -274,97 +197,43 @@ impl Relay {
         })
     }
 
+    /// In slots behind a partition that fails, events that could go elsewhere are not even read: looks
+    /// whether there are any, while nothing is known of any other partition.
+    async fn look_who_waits(&mut self, owned: &HashMap<Slot, Tenure>) -> Result<(), StorageError> {
+        let partitions = &self.wiring.partitions;
+        let stuck =
+            partitions.is_stuck() || (!self.unroutable.is_empty() && !partitions.any_writable());
+        if !stuck || self.looked.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
+        let slots: Vec<Slot> = owned.keys().copied().collect();
+        let per_end = self.wiring.limits.events;
+        let mut conn = self.connect().await?;
+        let keys = within(READ_DEADLINE, waiting_keys(&mut conn, &slots, per_end)).await?;
+        self.connection = Some(conn);
+        for (topic, key) in keys {
+            if let Route::Partition(partition) = self.topics.route(&topic, &key) {
+                self.wiring.partitions.met(&(topic, partition));
+            }
+        }
+        Ok(())
+    }
+
+    /// Taken out: a call that fails or is dropped must not leave its connection behind.
+    async fn connect(&mut self) -> Result<Connection, StorageError> {
+        match self.connection.take() {
+            Some(conn) => Ok(conn),
+            None => self.wiring.database.connect(&self.wiring.session).await,
+        }
+    }
+
     async fn read(&mut self, slots: &[Slot]) -> Result<Batch, StorageError> {
-        let wiring = &self.wiring;
-        // Taken out: a read that fails or is dropped must not leave its connection behind.
-        let mut conn = match self.connection.take() {
-            Some(conn) => conn,
-            None => wiring.database.connect(&wiring.session).await?,
-        };
-        let batch = within(READ_DEADLINE, read_pending(&mut conn, slots, wiring.limits)).await?;
+        let mut conn = self.connect().await?;
+        let limits = self.wiring.limits;
+        let batch = within(READ_DEADLINE, read_pending(&mut conn, slots, limits)).await?;
         self.connection = Some(conn);
         Ok(batch)
-    }
-
-    /// Takes over what is new of the topics. A key's partition follows from the count, so what went
-    /// out under the old one ends first: false until it has.
-    fn adopt_topics(&mut self) -> bool {
-        let news = Topics::clone(&self.wiring.routes.topics.borrow());
-        if news == self.topics {
-            return true;
-        }
-        let changed: Vec<String> = self.topics.changed(&news);
-        for topic in &changed {
-            self.senders.retire(topic);
-        }
-        if !changed.is_empty() && self.slots.total() > 0 {
-            return false;
-        }
-        self.topics = news;
-        true
-    }
-
-    /// Hands each event to the sender of its partition, or to the holder. What neither can take
-    /// stays pending.
-    fn dispatch(&mut self, events: Vec<PendingEvent>, owned: &HashMap<Slot, Tenure>) -> usize {
-        self.batch += 1;
-        let mut dispatched = 0;
-        let mut holds = Vec::new();
-        let mut unroutable = HashSet::new();
-        for pending in events {
-            let (slot, parked) = (pending.slot, pending.parked.is_some());
-            let event = Dispatched {
-                slot,
-                epoch: owned[&slot].epoch,
-                batch: self.batch,
-                id: pending.id,
-                version: pending.version,
-                event: pending.event,
-            };
-            let topic = &event.event.topic;
-            if parked {
-                holds.push(event.to_hold(HoldCause::Parked, None, 0));
-                continue;
-            }
-            match self.topics.route(topic, &event.event.key) {
-                Route::Partition(partition) => {
-                    if self.senders.send(partition, event) {
-                        self.slots.dispatched(slot, 1);
-                        dispatched += 1;
-                    }
-                }
-                Route::Impossible(error) => {
-                    let error = Some(error.to_owned());
-                    holds.push(event.to_hold(HoldCause::Dead, error, 0));
-                }
-                Route::Unknown => {
-                    unroutable.insert(topic.clone());
-                    if self.unroutable.is_due(topic, &self.wiring.partitions) {
-                        let error = Some("the topic does not exist".to_owned());
-                        holds.push(event.to_hold(HoldCause::Unavailable, error, 0));
-                    }
-                }
-            }
-        }
-        for topic in &unroutable {
-            // Full: it has topics to look up already, and events stay until it has.
-            let _ = self.wiring.routes.wanted.try_send(topic.clone());
-        }
-        self.unroutable
-            .seen(&unroutable, &self.wiring.health.failing);
-        dispatched + self.hold(holds)
-    }
-
-    /// Passes events to the holder; they stay pending when it has more than it can do.
-    fn hold(&mut self, holds: Vec<Hold>) -> usize {
-        let slots: Vec<Slot> = holds.iter().map(|hold| hold.slot).collect();
-        if slots.is_empty() || self.holds.try_send(holds).is_err() {
-            return 0;
-        }
-        for slot in &slots {
-            self.slots.dispatched(*slot, 1);
-        }
-        slots.len()
     }
 
     fn take_back(&mut self, returned: &Returned) {

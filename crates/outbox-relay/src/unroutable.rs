@@ -11,6 +11,10 @@ use crate::partitions::{PATIENCE, Partitions};
 pub(crate) struct Unroutable(HashMap<String, Instant>);
 
 impl Unroutable {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether events of the topic are to be held as unavailable: they have waited long enough, and
     /// others can be written.
     pub(crate) fn is_due(&self, topic: &str, partitions: &Partitions) -> bool {

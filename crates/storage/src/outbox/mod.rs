@@ -21,11 +21,11 @@ pub use fitness::{Unfit, check_fitness};
 pub use held::{HeldEvent, HeldFilter, held, held_event};
 pub use hold::{Held, Hold, HoldCause, hold};
 pub use horizon::{HorizonHolder, horizon_holders};
-pub use read::{Batch, BatchLimits, Parked, PendingEvent, read_pending};
+pub use read::{Batch, BatchLimits, Parked, PendingEvent, read_pending, waiting_keys};
 pub use redrive::{
     Discarded, Redriven, TopicKey, dead_keys, discard, discardable, redrivable, redrive,
 };
-pub use replay::{ReplayBounds, Window, replay, replayable};
+pub use replay::{ReplayBounds, Window, database_time, replay, replayable};
 pub use retention::{Cleaned, Done, clean};
 pub use settle::{Settled, settle};
 pub use status::{

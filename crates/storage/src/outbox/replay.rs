@@ -150,3 +150,19 @@ async fn walk(
         .get_result(conn)
         .await?)
 }
+
+/// Postgres' time, which the times of publication are.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn database_time(conn: &mut AsyncPgConnection) -> Result<OffsetDateTime, StorageError> {
+    #[derive(QueryableByName)]
+    struct Now {
+        #[diesel(sql_type = Timestamptz)]
+        now: OffsetDateTime,
+    }
+    let now: Now = sql_query("select clock_timestamp() as now")
+        .get_result(conn)
+        .await?;
+    Ok(now.now)
+}

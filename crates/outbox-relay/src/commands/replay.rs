@@ -1,0 +1,141 @@
+//! `replay`: publishing again what was published.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+use storage::outbox::{ReplayBounds, database_time, replay, replayable};
+use storage::{Connection, Database, StorageError, within};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::output::{events, print, print_json};
+use super::{CommandError, DEADLINE, connect, patiently, wake_relays, working};
+
+/// Ids looked at per statement.
+const WINDOW: i64 = 5_000;
+
+/// Which events, and whether to do it.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    bounds: Bounds,
+    /// Say how many it would be and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Bounds {
+    /// Published at this time or later, such as 2025-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    from: Option<OffsetDateTime>,
+    /// Published before this time; without it, before now
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    to: Option<OffsetDateTime>,
+    /// Of this key
+    #[arg(long)]
+    key: Option<String>,
+    /// For this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// The lowest id (not event id)
+    #[arg(long, value_name = "ID")]
+    from_id: Option<i64>,
+    /// The highest id
+    #[arg(long, value_name = "ID")]
+    to_id: Option<i64>,
+}
+
+fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| "expected a time with its offset, such as 2025-01-31T12:00:00Z".to_owned())
+}
+
+impl ReplayArgs {
+    /// Bounds that nothing can be within are a slip.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Bounds {
+            from,
+            to,
+            from_id,
+            to_id,
+            ..
+        } = &self.bounds;
+        if from.zip(*to).is_some_and(|(from, to)| from >= to) {
+            return Err("--from must be before --to".to_owned());
+        }
+        if from_id.zip(*to_id).is_some_and(|(from, to)| from > to) {
+            return Err("--from-id must not be above --to-id".to_owned());
+        }
+        Ok(())
+    }
+}
+
+pub(super) async fn run(database: &Database, args: ReplayArgs) -> Result<ExitCode, CommandError> {
+    let mut conn = connect(database, working()).await?;
+    let Bounds {
+        from,
+        to,
+        key,
+        topic,
+        from_id,
+        to_id,
+    } = args.bounds;
+    // What relays publish again meanwhile must not be met again.
+    let now = within(DEADLINE, database_time(&mut conn)).await?;
+    let bounds = ReplayBounds {
+        from,
+        to: Some(to.map_or(now, |to| to.min(now))),
+        topic,
+        key,
+        from_id,
+        to_id,
+    };
+    let dry_run = args.dry_run;
+    let mut replayed = 0;
+    let outcome = walk(&mut conn, &bounds, dry_run, &mut replayed).await;
+    let verb = if dry_run { "would replay" } else { "replayed" };
+    let done = format!("{verb} {}", events(replayed));
+    if let Err(cause) = outcome {
+        return Err(CommandError::Interrupted { cause, done });
+    }
+    if args.json {
+        print_json(&json!({ "dryRun": dry_run, "replayed": replayed }))?;
+    } else {
+        print(&format!("{done}\n"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn walk(
+    conn: &mut Connection,
+    bounds: &ReplayBounds,
+    dry_run: bool,
+    replayed: &mut i64,
+) -> Result<(), StorageError> {
+    let mut after = None;
+    loop {
+        let window = patiently(conn, async |conn| {
+            if dry_run {
+                replayable(conn, bounds, after, WINDOW).await
+            } else {
+                replay(conn, bounds, after, WINDOW).await
+            }
+        })
+        .await?;
+        *replayed += window.matching;
+        after = window.last;
+        if after.is_none() {
+            break;
+        }
+    }
+    if !dry_run && *replayed > 0 {
+        wake_relays(conn).await;
+    }
+    Ok(())
+}

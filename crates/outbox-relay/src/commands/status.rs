@@ -1,0 +1,340 @@
+//! `status`: who owns the slots, what waits, since when, and what is held.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use domain::Slot;
+use serde::Serialize;
+use storage::outbox::{
+    HeldCounts, HorizonHolder, Offender, SlotStatus, Verified, backlog, held_counts,
+    horizon_holders, published_count, slots, verify,
+};
+use storage::{Connection, Database, Session, StorageError, within};
+use uuid::Uuid;
+
+use super::output::{events, print, print_json, table};
+use super::{CommandError, DEADLINE, connect, working};
+use crate::app::{LEASE_SCOPE, NAME};
+
+/// Counts go no further, so that they cost the same however much there is.
+const BOUND: i64 = 1_000_000;
+const LOOK_DEADLINE: Duration = Duration::from_secs(30);
+/// Offenders that are named.
+const NAMED: i64 = 100;
+
+/// What to look at.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// Look at every event too, and prove that each is in exactly one of pending, published and
+    /// held; exit status 1 when one is not. Takes seconds per million events
+    #[arg(long)]
+    verify: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    pending: Count,
+    oldest_pending_seconds: Option<f64>,
+    published: Count,
+    held: Held,
+    /// Who holds the snapshot horizon back furthest.
+    horizon: Option<Horizon>,
+    slots: Vec<SlotAnswer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified: Option<VerifiedAnswer>,
+}
+
+/// A count, or the bound it ended at.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Count {
+    events: i64,
+    exact: bool,
+}
+
+#[derive(Serialize)]
+struct Held {
+    dead: i64,
+    behind: i64,
+    unavailable: i64,
+    discarded: i64,
+    exact: bool,
+}
+
+#[derive(Serialize)]
+struct Horizon {
+    holder: String,
+    /// `null` when Postgres does not tell.
+    seconds: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct SlotAnswer {
+    slot: i16,
+    owner: Option<Uuid>,
+    live: bool,
+    epoch: i64,
+    pending: i64,
+}
+
+#[derive(Serialize)]
+struct VerifiedAnswer {
+    events: i64,
+    offenders: Vec<OffenderAnswer>,
+    /// Whether there are more than those named.
+    more: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OffenderAnswer {
+    id: i64,
+    event_id: Option<Uuid>,
+    state: String,
+}
+
+pub(super) async fn run(database: &Database, args: StatusArgs) -> Result<ExitCode, CommandError> {
+    let mut conn = connect(database, working()).await?;
+    let mut answer = within(LOOK_DEADLINE, look(&mut conn)).await?;
+    if args.verify {
+        // Walks whole tables: planned as Postgres likes it.
+        let mut conn = connect(database, Session::unhurried(NAME)).await?;
+        let verified = within(DEADLINE, verify(&mut conn, NAMED + 1)).await?;
+        answer.verified = Some(verified.into());
+    }
+    let failed = answer
+        .verified
+        .as_ref()
+        .is_some_and(|verified| !verified.offenders.is_empty());
+    if args.json {
+        print_json(&answer)?;
+    } else {
+        print(&answer.text())?;
+    }
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+async fn look(conn: &mut Connection) -> Result<Answer, StorageError> {
+    let per_slot = BOUND / i64::from(Slot::COUNT);
+    let slots = slots(conn, LEASE_SCOPE, per_slot).await?;
+    let held = held_counts(conn, BOUND).await?;
+    let horizon = horizon_holders(conn).await?.into_iter().next();
+    Ok(Answer {
+        pending: Count {
+            events: slots.iter().map(|slot| slot.pending).sum(),
+            exact: slots.iter().all(|slot| slot.pending < per_slot),
+        },
+        oldest_pending_seconds: backlog(conn, 0).await?.oldest_seconds,
+        published: Count::bounded(published_count(conn, BOUND).await?),
+        held: held.into(),
+        horizon: horizon.map(Into::into),
+        slots: slots.into_iter().map(Into::into).collect(),
+        verified: None,
+    })
+}
+
+impl Count {
+    fn bounded(events: i64) -> Self {
+        Self {
+            events,
+            exact: events < BOUND,
+        }
+    }
+
+    fn text(self) -> String {
+        let or_more = if self.exact { "" } else { " or more" };
+        format!("{}{or_more}", events(self.events))
+    }
+}
+
+impl From<HeldCounts> for Held {
+    fn from(counts: HeldCounts) -> Self {
+        Self {
+            dead: counts.dead,
+            behind: counts.behind,
+            unavailable: counts.unavailable,
+            discarded: counts.discarded,
+            exact: counts.total() < BOUND,
+        }
+    }
+}
+
+impl From<HorizonHolder> for Horizon {
+    fn from(holder: HorizonHolder) -> Self {
+        Self {
+            holder: holder.name,
+            seconds: holder.seconds,
+        }
+    }
+}
+
+impl From<SlotStatus> for SlotAnswer {
+    fn from(slot: SlotStatus) -> Self {
+        Self {
+            slot: slot.slot,
+            owner: slot.owner,
+            live: slot.expires_in_seconds.is_some(),
+            epoch: slot.epoch,
+            pending: slot.pending,
+        }
+    }
+}
+
+impl From<Verified> for VerifiedAnswer {
+    fn from(verified: Verified) -> Self {
+        let named = usize::try_from(NAMED).unwrap_or(usize::MAX);
+        let more = verified.offenders.len() > named;
+        let offender = |offender: Offender| OffenderAnswer {
+            id: offender.id,
+            event_id: offender.event_id,
+            state: offender.state,
+        };
+        Self {
+            events: verified.events,
+            offenders: verified
+                .offenders
+                .into_iter()
+                .take(named)
+                .map(offender)
+                .collect(),
+            more,
+        }
+    }
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        let oldest = self
+            .oldest_pending_seconds
+            .map(|seconds| format!(", the oldest {seconds:.1} s old"))
+            .unwrap_or_default();
+        let held = &self.held;
+        let among = if held.exact {
+            String::new()
+        } else {
+            format!(" among the {BOUND} oldest")
+        };
+        let horizon = match &self.horizon {
+            None => "not held back".to_owned(),
+            Some(Horizon { holder, seconds }) => {
+                let since = seconds
+                    .map(|s| format!(" for {s:.1} s"))
+                    .unwrap_or_default();
+                format!("held back{since} by {holder}")
+            }
+        };
+        let mut text = format!(
+            "pending    {}{oldest}\npublished  {}\nheld       {} dead, {} behind, {} unavailable, {} discarded{among}\nhorizon    {horizon}\n\n{}",
+            self.pending.text(),
+            self.published.text(),
+            held.dead,
+            held.behind,
+            held.unavailable,
+            held.discarded,
+            self.owners(),
+        );
+        if let Some(verified) = &self.verified {
+            text.push('\n');
+            text += &verified.text();
+        }
+        text
+    }
+
+    fn owners(&self) -> String {
+        let mut owners: BTreeMap<(Option<Uuid>, bool), Vec<&SlotAnswer>> = BTreeMap::new();
+        for slot in &self.slots {
+            let owner = (slot.owner, slot.live);
+            owners.entry(owner).or_default().push(slot);
+        }
+        let rows: Vec<[String; 4]> = owners
+            .into_iter()
+            .map(|((owner, live), slots)| {
+                let numbers: Vec<i16> = slots.iter().map(|slot| slot.slot).collect();
+                let pending: i64 = slots.iter().map(|slot| slot.pending).sum();
+                let state = match (owner, live) {
+                    (None, _) => "free",
+                    (Some(_), true) => "live",
+                    (Some(_), false) => "dead",
+                };
+                [
+                    owner.map_or_else(|| "-".to_owned(), |owner| owner.to_string()),
+                    state.to_owned(),
+                    ranges(&numbers),
+                    pending.to_string(),
+                ]
+            })
+            .collect();
+        table(["OWNER", "STATE", "SLOTS", "PENDING"], &rows)
+    }
+}
+
+impl VerifiedAnswer {
+    fn text(&self) -> String {
+        let looked_at = events(self.events);
+        if self.offenders.is_empty() {
+            return format!(
+                "verified   {looked_at}, each in exactly one of pending, published and held\n"
+            );
+        }
+        let rows: Vec<[String; 3]> = self
+            .offenders
+            .iter()
+            .map(|offender| {
+                [
+                    offender.id.to_string(),
+                    offender
+                        .event_id
+                        .map_or_else(|| "-".to_owned(), |id| id.to_string()),
+                    offender.state.clone(),
+                ]
+            })
+            .collect();
+        let more = if self.more { "and more\n" } else { "" };
+        format!(
+            "NOT verified: of {looked_at} these are not where they should be\n{}{more}",
+            table(["ID", "EVENT", "STATE"], &rows)
+        )
+    }
+}
+
+/// `0-3, 7` for 0, 1, 2, 3, 7.
+fn ranges(numbers: &[i16]) -> String {
+    let mut ranges: Vec<(i16, i16)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => ranges.push((*number, *number)),
+        }
+    }
+    let texts: Vec<String> = ranges
+        .into_iter()
+        .map(|(first, last)| {
+            if first == last {
+                first.to_string()
+            } else {
+                format!("{first}-{last}")
+            }
+        })
+        .collect();
+    texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_shown_as_ranges() {
+        assert_eq!(ranges(&[]), "");
+        assert_eq!(ranges(&[4]), "4");
+        assert_eq!(ranges(&[0, 1, 2, 3, 7, 30, 31]), "0-3, 7, 30-31");
+    }
+}

@@ -1,0 +1,98 @@
+//! The relay's router: which sender each event of a batch goes to, and which go to the holder.
+
+use std::collections::{HashMap, HashSet};
+
+use domain::Slot;
+use storage::lease::Tenure;
+use storage::outbox::{Hold, HoldCause, PendingEvent};
+
+use crate::relay::Relay;
+use crate::routes::{Route, Topics};
+use crate::sender::Dispatched;
+
+impl Relay {
+    /// Takes over what is new of the topics. A key's partition follows from the count, so what went
+    /// out under the old one ends first: false until it has.
+    pub(crate) fn adopt_topics(&mut self) -> bool {
+        let news = Topics::clone(&self.wiring.routes.topics.borrow());
+        if news == self.topics {
+            return true;
+        }
+        let changed: Vec<String> = self.topics.changed(&news);
+        for topic in &changed {
+            self.senders.retire(topic);
+        }
+        if !changed.is_empty() && self.slots.total() > 0 {
+            return false;
+        }
+        self.topics = news;
+        true
+    }
+
+    /// Hands each event to the sender of its partition, or to the holder. What neither can take
+    /// stays pending.
+    pub(crate) fn dispatch(
+        &mut self,
+        events: Vec<PendingEvent>,
+        owned: &HashMap<Slot, Tenure>,
+    ) -> usize {
+        self.batch += 1;
+        let mut dispatched = 0;
+        let mut holds = Vec::new();
+        let mut unroutable = HashSet::new();
+        for pending in events {
+            let (slot, parked) = (pending.slot, pending.parked.is_some());
+            let event = Dispatched {
+                slot,
+                epoch: owned[&slot].epoch,
+                batch: self.batch,
+                id: pending.id,
+                version: pending.version,
+                event: pending.event,
+            };
+            let topic = &event.event.topic;
+            if parked {
+                holds.push(event.to_hold(HoldCause::Parked, None, 0));
+                continue;
+            }
+            match self.topics.route(topic, &event.event.key) {
+                Route::Partition(partition) => {
+                    if self.senders.send(partition, event) {
+                        self.slots.dispatched(slot, 1);
+                        dispatched += 1;
+                    }
+                }
+                Route::Impossible(error) => {
+                    let error = Some(error.to_owned());
+                    holds.push(event.to_hold(HoldCause::Dead, error, 0));
+                }
+                Route::Unknown => {
+                    unroutable.insert(topic.clone());
+                    if self.unroutable.is_due(topic, &self.wiring.partitions) {
+                        let error = Some("the topic does not exist".to_owned());
+                        holds.push(event.to_hold(HoldCause::Unavailable, error, 0));
+                    }
+                }
+            }
+        }
+        for topic in &unroutable {
+            // Full: it has topics to look up already, and events stay until it has.
+            let _ = self.wiring.routes.wanted.try_send(topic.clone());
+        }
+        self.unroutable
+            .seen(&unroutable, &self.wiring.health.failing);
+        dispatched + self.hold(holds)
+    }
+
+    /// Passes events to the holder; they stay pending when it has more than it can do.
+    fn hold(&mut self, holds: Vec<Hold>) -> usize {
+        let slots: Vec<Slot> = holds.iter().map(|hold| hold.slot).collect();
+        if slots.is_empty() || self.holds.try_send(holds).is_err() {
+            return 0;
+        }
+        for slot in &slots {
+            self.slots.dispatched(*slot, 1);
+        }
+        slots.len()
+    }
+}

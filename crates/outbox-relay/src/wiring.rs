@@ -1,0 +1,103 @@
+//! What a relay is made of, and how its tasks are put together.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use messaging::Cluster;
+use service::Readiness;
+use storage::lease::Leases;
+use storage::outbox::BatchLimits;
+use storage::{Database, Session};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use crate::health::Health;
+use crate::holder::Holder;
+use crate::metrics::Metrics;
+use crate::partitions::Partitions;
+use crate::recovery::Probe;
+use crate::relay::Relay;
+use crate::routes::{Routes, Topics};
+use crate::sender::Outlets;
+use crate::senders::{Parts, Senders};
+use crate::settler::Settler;
+use crate::slots::Slots;
+use crate::unroutable::Unroutable;
+use crate::waiting::Waiting;
+
+/// What a relay is made of.
+pub(crate) struct Wiring {
+    pub(crate) database: Database,
+    pub(crate) session: Session,
+    pub(crate) cluster: Cluster,
+    pub(crate) limits: BatchLimits,
+    pub(crate) leases: Leases,
+    pub(crate) routes: Routes,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: Readiness,
+    pub(crate) health: Health,
+    pub(crate) partitions: Partitions,
+    pub(crate) waiting: Waiting,
+    pub(crate) probes: mpsc::Receiver<Probe>,
+}
+
+impl Relay {
+    /// Starts the settler and the holder; senders follow as partitions are met. End it with
+    /// [`Relay::finish`].
+    pub(crate) fn start(wiring: Wiring) -> Self {
+        let (acknowledged, acknowledged_receiver) = mpsc::channel(64);
+        let (returned_sender, returned) = mpsc::channel(64);
+        let (holds, hold_receiver) = mpsc::channel(64);
+        let mut tasks = JoinSet::new();
+        let settler = Settler {
+            database: wiring.database.clone(),
+            session: wiring.session.clone(),
+            acknowledged: acknowledged_receiver,
+            returned: returned_sender.clone(),
+            partitions: wiring.partitions.clone(),
+            metrics: wiring.metrics.clone(),
+            health: wiring.health.clone(),
+        };
+        tasks.spawn(settler.run());
+        let holder = Holder {
+            database: wiring.database.clone(),
+            session: wiring.session.clone(),
+            member: wiring.leases.member(),
+            holds: hold_receiver,
+            returned: returned_sender.clone(),
+            waiting: wiring.waiting.clone(),
+            metrics: wiring.metrics.clone(),
+        };
+        tasks.spawn(holder.run());
+        let senders = Senders::new(Parts {
+            cluster: wiring.cluster.clone(),
+            leases: wiring.leases.clone(),
+            outlets: Outlets {
+                acknowledged,
+                holds: holds.clone(),
+                returned: returned_sender,
+                wanted: wiring.routes.wanted.clone(),
+            },
+            partitions: wiring.partitions.clone(),
+            metrics: wiring.metrics.clone(),
+            health: wiring.health.clone(),
+            events_per_slot: usize::try_from(wiring.limits.events).unwrap_or(usize::MAX),
+        });
+        Self {
+            postgres: wiring.readiness.check("postgres"),
+            wiring,
+            connection: None,
+            topics: Topics::default(),
+            unroutable: Unroutable::default(),
+            looked: None,
+            owned: HashMap::new(),
+            slots: Slots::new(),
+            batch: 0,
+            senders,
+            tasks,
+            holds,
+            returned,
+        }
+    }
+}
