@@ -145,7 +145,6 @@ impl Assembly {
                 database: settings.database.clone(),
                 session: session.clone(),
                 wake: Arc::clone(&wake),
-                leases: leases.clone(),
             },
             kafka: health.kafka().clone(),
         };

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use service::{Backoff, CancellationToken};
-use storage::lease::Leases;
 use storage::notify::{Channel, listen, wake_ups};
 use storage::{Database, Session, StorageError};
 use tokio::sync::Notify;
@@ -16,8 +15,6 @@ pub(crate) struct Listener {
     pub(crate) session: Session,
     /// Told that events were committed.
     pub(crate) wake: Arc<Notify>,
-    /// Told that a lease was handed over.
-    pub(crate) leases: Leases,
 }
 
 impl Listener {
@@ -35,7 +32,7 @@ impl Listener {
 
     async fn listen(&self, backoff: &mut Backoff) -> Result<(), StorageError> {
         let mut conn = self.database.connect(&self.session).await?;
-        listen(&mut conn, &[Channel::Outbox, Channel::Lease]).await?;
+        listen(&mut conn, &[Channel::Outbox]).await?;
         backoff.reset();
         // What was committed before we listened told nobody.
         self.wake.notify_one();
@@ -43,7 +40,7 @@ impl Listener {
         while let Some(channel) = wake_ups.next().await {
             match channel? {
                 Channel::Outbox => self.wake.notify_one(),
-                Channel::Lease => self.leases.look_now(),
+                Channel::Lease => {}
             }
         }
         Ok(())

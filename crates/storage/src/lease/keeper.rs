@@ -4,109 +4,20 @@
 //! When beats fail it keeps trying; the workers stop by themselves when [`Ownership`] runs out.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use diesel_async::AsyncPgConnection;
+use futures::StreamExt;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::ownership::{Leases, Ownership, Request, Tenure};
 use super::{Claim, MemberId, claim, decide, ensure_units, leave, release, renew, survey};
 use crate::connection::{Database, Session};
 use crate::error::{StorageError, within};
-use crate::notify::{Channel, notify};
-
-/// How a unit is owned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tenure {
-    pub epoch: i64,
-    /// Wanted by another member: take up nothing new, and release it when nothing is in flight.
-    pub leaving: bool,
-}
-
-/// What a member owns, and until when it may believe so without another beat.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ownership {
-    units: BTreeMap<i32, Tenure>,
-    valid_until: Instant,
-}
-
-impl Ownership {
-    /// The epoch a unit is owned under, `None` when it is not owned or the time has run out.
-    pub fn epoch(&self, unit: i32) -> Option<i64> {
-        (Instant::now() < self.valid_until)
-            .then(|| self.units.get(&unit).map(|tenure| tenure.epoch))
-            .flatten()
-    }
-
-    /// All units owned, none when the time has run out.
-    pub fn units(&self) -> impl Iterator<Item = (i32, Tenure)> + '_ {
-        let valid = Instant::now() < self.valid_until;
-        self.units
-            .iter()
-            .filter(move |_| valid)
-            .map(|(unit, tenure)| (*unit, *tenure))
-    }
-}
-
-/// The workers' view of their leases. Clones see the same.
-#[derive(Debug, Clone)]
-pub struct Leases {
-    member: MemberId,
-    ownership: watch::Receiver<Ownership>,
-    requests: mpsc::Sender<Request>,
-}
-
-#[derive(Debug)]
-enum Request {
-    Release(i32),
-    LookNow,
-    /// The scope has this many units now.
-    Grow(i32),
-}
-
-impl Leases {
-    /// The member that owns.
-    pub fn member(&self) -> MemberId {
-        self.member
-    }
-
-    /// What is owned now.
-    pub fn ownership(&self) -> Ownership {
-        self.ownership.borrow().clone()
-    }
-
-    /// The epoch `unit` is owned under at this moment.
-    pub fn epoch(&self, unit: i32) -> Option<i64> {
-        self.ownership.borrow().epoch(unit)
-    }
-
-    /// Waits until the set of owned units changes. Cancellation safe. Never returns once the keeper
-    /// is gone.
-    pub async fn changed(&mut self) {
-        if self.ownership.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Hands a unit over: nothing of it is in flight any more.
-    pub async fn release(&self, unit: i32) {
-        // The keeper being gone, the lease runs out by itself.
-        let _ = self.requests.send(Request::Release(unit)).await;
-    }
-
-    /// Tells the keeper that the scope has `count` units now; fewer than before changes nothing.
-    pub async fn grow(&self, count: i32) {
-        // The keeper being gone, there is nobody to own more.
-        let _ = self.requests.send(Request::Grow(count)).await;
-    }
-
-    /// Asks the keeper to look for free units now, as after a wake-up.
-    pub fn look_now(&self) {
-        // Full means that a request to look is queued already.
-        let _ = self.requests.try_send(Request::LookNow);
-    }
-}
+use crate::notify::{Channel, listen, notify, wake_ups};
 
 /// See the module. Made by [`Keeper::new`], driven by [`Keeper::run`] or, in tests, by
 /// [`Keeper::beat`].
@@ -185,6 +96,8 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = pause => {}
+                // Somebody came, or gave something up: the beat that follows looks.
+                () = heard(self.connection.as_mut()) => {}
                 Some(request) = self.requests.recv() => {
                     if let Err(error) = self.answer(request).await {
                         warn!(scope = self.scope, %error, "cannot hand a unit over; it will run out");
@@ -206,6 +119,7 @@ impl Keeper {
         // The time counts from before the request: Postgres' answer may be late, never early.
         let sent = Instant::now();
         let limit = self.ttl / 3;
+        let arriving = self.ensured_units == 0;
         let (scope, member, ttl) = (self.scope.clone(), self.member, self.ttl);
         let unit_count = self.unit_count;
         let ensure = unit_count > self.ensured_units;
@@ -219,6 +133,10 @@ impl Keeper {
             let decision = decide(&survey, member);
             if !decision.take.is_empty() {
                 owned.extend(claim(conn, &scope, member, &decision.take).await?);
+            }
+            if arriving && survey.members.len() > 1 {
+                // The others may owe us a share.
+                notify(conn, Channel::Lease).await?;
             }
             Ok::<_, StorageError>((owned, decision, survey))
         })
@@ -238,7 +156,9 @@ impl Keeper {
 
     async fn connected(&mut self) -> Result<&mut AsyncPgConnection, StorageError> {
         if self.connection.is_none() {
-            self.connection = Some(self.database.connect(&self.session).await?);
+            let mut conn = self.database.connect(&self.session).await?;
+            within(self.ttl / 3, listen(&mut conn, &[Channel::Lease])).await?;
+            self.connection = Some(conn);
         }
         Ok(self.connection.as_mut().expect("set just above"))
     }
@@ -279,8 +199,6 @@ impl Keeper {
             match request {
                 Request::Release(unit) => units.push(unit),
                 Request::Grow(count) => self.unit_count = self.unit_count.max(count),
-                // The beat that follows every request looks.
-                Request::LookNow => {}
             }
             next = self.requests.try_recv().ok();
         }
@@ -309,4 +227,15 @@ impl Keeper {
         })
         .await
     }
+}
+
+/// Waits for a wake-up about leases. Its loss costs time only: every beat looks.
+async fn heard(connection: Option<&mut AsyncPgConnection>) {
+    if let Some(conn) = connection
+        && let Some(Ok(_)) = pin!(wake_ups(conn)).next().await
+    {
+        return;
+    }
+    // Without a connection, or with a broken one, the next beat is what helps.
+    std::future::pending::<()>().await;
 }

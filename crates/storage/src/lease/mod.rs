@@ -8,10 +8,12 @@
 
 mod decision;
 mod keeper;
+mod ownership;
 mod statements;
 
 pub use decision::{Decision, Member, Survey, Unit, decide};
-pub use keeper::{Keeper, Leases, Ownership, Tenure};
+pub use keeper::Keeper;
+pub use ownership::{Leases, Ownership, Tenure};
 pub use statements::{Claim, claim, ensure_units, leave, release, renew, survey};
 
 use std::fmt;

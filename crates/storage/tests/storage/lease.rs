@@ -104,12 +104,12 @@ async fn members_come_and_go_and_every_unit_is_owned_once() {
 
     // The second one is due half: the first is told, and releases what it has nothing of in flight.
     let (second_keeper, second) = keeper(&fixture, ttl);
+    let came = Instant::now();
     let running_second = tokio::spawn(second_keeper.run(stop_second.clone()));
     eventually("shares of four", Duration::from_secs(10), async || {
         for (unit, tenure) in first.ownership().units() {
             if tenure.leaving {
                 first.release(unit).await;
-                second.look_now();
             }
         }
         assert!(owned(&first).is_disjoint(&owned(&second)));
@@ -117,11 +117,15 @@ async fn members_come_and_go_and_every_unit_is_owned_once() {
     })
     .await;
 
+    assert!(
+        came.elapsed() < Duration::from_millis(600),
+        "{:?}",
+        came.elapsed()
+    );
     // A graceful end gives everything back at once, an abrupt one after the lease's time.
     stop_first.cancel();
     running_first.await.unwrap();
     let left = Instant::now();
-    second.look_now();
     eventually(
         "the second member to own all",
         Duration::from_secs(1),
