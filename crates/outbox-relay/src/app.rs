@@ -15,9 +15,11 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::observer::Observer;
 use crate::partitions::Partitions;
 use crate::recovery::Recovery;
 use crate::relay::{Relay, RelayError};
+use crate::retention::Cleaner;
 use crate::routes::RouteKeeper;
 use crate::settings::Settings;
 use crate::waiting::Waiting;
@@ -104,8 +106,11 @@ pub struct Assembly {
     pub surroundings: Surroundings,
 }
 
-/// Beside the relay: looks up topics, listens for wake-ups, returns what was set aside.
+/// Beside the relay: looks up topics, listens for wake-ups, returns what was set aside, observes,
+/// deletes what is old.
 pub struct Surroundings {
+    observer: Observer,
+    cleaner: Cleaner,
     recovery: Recovery,
     route_keeper: RouteKeeper,
     listener: Listener,
@@ -129,7 +134,22 @@ impl Assembly {
         let wake = Arc::new(Notify::new());
         let (partitions, waiting) = (Partitions::default(), Waiting::default());
         let (probes, probe_receiver) = mpsc::channel(16);
+        let beside = Session::request(NAME).with_index_plans();
         let surroundings = Surroundings {
+            observer: Observer {
+                database: settings.database.clone(),
+                session: beside.clone(),
+                leases: leases.clone(),
+                topics: routes.topics.clone(),
+                health: health.clone(),
+                metrics: metrics.clone(),
+            },
+            cleaner: Cleaner {
+                database: settings.database.clone(),
+                session: beside,
+                retention: settings.retention,
+                metrics: metrics.clone(),
+            },
             recovery: Recovery {
                 database: settings.database.clone(),
                 session: session.clone().with_index_plans(),
@@ -179,6 +199,8 @@ impl Surroundings {
             self.route_keeper.run(&topics, &self.kafka, stop),
             self.listener.run(stop),
             self.recovery.run(stop),
+            Box::pin(self.observer.run(stop)),
+            Box::pin(self.cleaner.run(stop)),
         );
     }
 }

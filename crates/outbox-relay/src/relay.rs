@@ -107,7 +107,7 @@ impl Relay {
                             pacing.found_nothing(Duration::ZERO)
                         }
                         Step::Idle => pacing.found_nothing(started.elapsed()),
-                        // Something else than time ends these; the pause is for the health check.
+                        // Something else than time ends these.
                         Step::Busy | Step::NothingOwned => LONGEST_PAUSE,
                     }
                 }
@@ -266,11 +266,6 @@ impl Relay {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.wiring.metrics.slots_owned.set(count(owned));
         self.wiring.metrics.in_flight.set(count(in_flight));
-        if in_flight == 0 {
-            self.wiring.health.progressed();
-        } else {
-            self.wiring.health.check_progress(in_flight);
-        }
     }
 
     /// Lets requests that are out end and records them; what was not sent yet stays pending.

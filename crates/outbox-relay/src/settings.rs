@@ -1,5 +1,8 @@
 //! The relay's settings, typed.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use messaging::Brokers;
 use service::{OpsSettings, SettingsError, Source, TelemetrySettings, WorkerSettings};
 use storage::Database;
@@ -8,6 +11,10 @@ use storage::outbox::BatchLimits;
 /// `OPS_PORT` when it is not set.
 pub const DEFAULT_OPS_PORT: u16 = 9102;
 
+/// A shorter retention would take from `replay` what it is for; a longer one is a slip.
+const RETENTION_RANGE: RangeInclusive<Duration> =
+    Duration::from_mins(1)..=Duration::from_hours(24 * 3650);
+
 /// Everything `outbox-relay run` is told.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -15,6 +22,8 @@ pub struct Settings {
     pub brokers: Brokers,
     pub worker: WorkerSettings,
     pub limits: BatchLimits,
+    /// How long published and discarded events stay.
+    pub retention: Duration,
     pub ops: OpsSettings,
     pub telemetry: TelemetrySettings,
 }
@@ -33,6 +42,10 @@ impl Settings {
             events: reader.at_least_one("RELAY__BATCH_EVENTS_PER_SLOT", 256),
             bytes: reader.at_least_one("RELAY__BATCH_BYTES_PER_SLOT", 262_144),
         };
+        let retention = reader.duration("OUTBOX_RETENTION", Duration::from_hours(3 * 24));
+        if !RETENTION_RANGE.contains(&retention) {
+            reader.problem("OUTBOX_RETENTION", "must be from 1m to 3650d");
+        }
         let ops = OpsSettings::read(&mut reader, DEFAULT_OPS_PORT);
         let telemetry = TelemetrySettings::read(&mut reader);
         let settings = database.zip(brokers).map(|(database, brokers)| Self {
@@ -40,6 +53,7 @@ impl Settings {
             brokers,
             worker,
             limits,
+            retention,
             ops,
             telemetry,
         });

@@ -10,7 +10,6 @@ use storage::{Connection, Database, Session, StorageError, within};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::partitions::{Partition, Partitions};
 use crate::relay::Returned;
@@ -38,7 +37,6 @@ pub(crate) struct Settler {
     pub(crate) returned: mpsc::Sender<Returned>,
     pub(crate) partitions: Partitions,
     pub(crate) metrics: Metrics,
-    pub(crate) health: Health,
 }
 
 impl Settler {
@@ -88,7 +86,6 @@ impl Settler {
                     let seconds = started.elapsed().as_secs_f64();
                     self.metrics.settle_seconds.observe(seconds);
                     self.metrics.published.inc_by(moved as u64);
-                    self.health.progressed();
                     return;
                 }
                 Err(error) => {

@@ -57,7 +57,6 @@ impl Relay {
             returned: returned_sender.clone(),
             partitions: wiring.partitions.clone(),
             metrics: wiring.metrics.clone(),
-            health: wiring.health.clone(),
         };
         tasks.spawn(settler.run());
         let holder = Holder {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
+mod commands;
+mod decisions;
 mod held;
 mod interleaving;
 mod process;

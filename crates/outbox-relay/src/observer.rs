@@ -1,0 +1,253 @@
+//! Looks at the outbox from beside the pipeline: fills the gauges about the database, and tells
+//! whether the work goes on. On a connection of its own, so that it sees a pipeline that hangs.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use domain::Slot;
+use service::CancellationToken;
+use storage::lease::Leases;
+use storage::outbox::{
+    Backlog, HeldCounts, HorizonHolder, Sendable, backlog, first_sendable, held_counts,
+    horizon_holders,
+};
+use storage::{Connection, Database, Session, StorageError, within};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::health::{Health, Stall};
+use crate::metrics::{ByCause, Metrics};
+use crate::routes::{Route, Topics};
+
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Of all looks together. One that takes longer sees nothing, and the gauges stay as they were.
+const DEADLINE: Duration = Duration::from_secs(4);
+/// Where entries that cannot be vacuumed make looks slow, they get a tenth of the time at most.
+const SHARE: u32 = 10;
+/// Counts go no further, so that a look costs the same however much there is.
+const COUNT_BOUND: i64 = 100_000;
+/// Events of a slot that are looked at for one that could be sent.
+const SENDABLE_BOUND: i64 = 256;
+
+/// See the module.
+pub(crate) struct Observer {
+    pub(crate) database: Database,
+    pub(crate) session: Session,
+    pub(crate) leases: Leases,
+    pub(crate) topics: watch::Receiver<Topics>,
+    pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
+}
+
+struct Seen {
+    backlog: Backlog,
+    held: HeldCounts,
+    holders: Vec<HorizonHolder>,
+    first: Option<Sendable>,
+}
+
+impl Observer {
+    /// Looks every five seconds until `stop`.
+    pub(crate) async fn run(self, stop: &CancellationToken) {
+        let (mut connection, mut failing) = (None, false);
+        let (mut horizon, mut stall) = (Horizon::default(), Stall::default());
+        loop {
+            let started = Instant::now();
+            match within(DEADLINE, self.look(&mut connection)).await {
+                Ok(seen) => {
+                    failing = false;
+                    self.tell(&seen, &mut horizon, &mut stall);
+                }
+                Err(error) => {
+                    connection = None;
+                    if !failing {
+                        warn!(%error, "cannot look at the backlog; its metrics stand still");
+                    }
+                    failing = true;
+                }
+            }
+            let pause = tokio::time::sleep(INTERVAL.max(started.elapsed() * SHARE));
+            if stop.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn look(&self, connection: &mut Option<Connection>) -> Result<Seen, StorageError> {
+        let conn = match connection {
+            Some(conn) => conn,
+            None => connection.insert(self.database.connect(&self.session).await?),
+        };
+        let owned: Vec<Slot> = self
+            .leases
+            .ownership()
+            .units()
+            .filter_map(|(unit, _)| Slot::try_from(unit).ok())
+            .collect();
+        Ok(Seen {
+            backlog: backlog(conn, COUNT_BOUND).await?,
+            held: held_counts(conn, COUNT_BOUND).await?,
+            holders: horizon_holders(conn).await?,
+            first: first_sendable(conn, &owned, SENDABLE_BOUND).await?,
+        })
+    }
+
+    fn tell(&self, seen: &Seen, horizon: &mut Horizon, stall: &mut Stall) {
+        let metrics = &self.metrics;
+        metrics.backlog.set(seen.backlog.pending);
+        let oldest = seen.backlog.oldest_seconds.unwrap_or_default();
+        metrics.oldest_pending_age.set(oldest.max(0.0));
+        let ByCause {
+            dead,
+            behind,
+            unavailable,
+        } = &metrics.held;
+        dead.set(seen.held.dead);
+        behind.set(seen.held.behind);
+        unavailable.set(seen.held.unavailable);
+
+        let now = Instant::now();
+        let (age, holder) = horizon.look(now, &seen.holders).unwrap_or_default();
+        metrics.snapshot_horizon_age.set(age.as_secs_f64());
+        let seconds = age.as_secs();
+        match horizon.judge(age) {
+            Some(Verdict::TooOld) => warn!(
+                holder,
+                seconds,
+                "an old snapshot keeps deleted entries of the outbox from being vacuumed; reads get slower"
+            ),
+            Some(Verdict::Fine) => info!("the old snapshot is gone"),
+            None => {}
+        }
+
+        // Holding events back is work done, too.
+        let holds = &metrics.holds;
+        let done = metrics.published.get()
+            + holds.dead.get()
+            + holds.behind.get()
+            + holds.unavailable.get();
+        let stalled = stall.look(now, done, seen.first.is_some());
+        let first = seen.first.as_ref().map(|event| Waiting {
+            event,
+            topics: &self.topics,
+        });
+        match first {
+            Some(first) => self.health.tell_progress(stalled, first),
+            None => self.health.tell_progress(Duration::ZERO, ""),
+        }
+    }
+}
+
+/// An event that waits, in words.
+struct Waiting<'a> {
+    event: &'a Sendable,
+    topics: &'a watch::Receiver<Topics>,
+}
+
+impl fmt::Display for Waiting<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sendable { id, topic, key } = self.event;
+        match self.topics.borrow().route(topic, key) {
+            Route::Partition(partition) => write!(f, "event {id} of {topic}/{partition}"),
+            Route::Unknown | Route::Impossible(_) => write!(f, "event {id} of topic {topic}"),
+        }
+    }
+}
+
+/// Remembers since when each holder of the snapshot horizon is in the way: of some Postgres does
+/// not tell, and then it is as old as this relay knows it to be.
+#[derive(Debug, Default)]
+struct Horizon {
+    first_seen: HashMap<(String, String), Instant>,
+    too_old: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    TooOld,
+    Fine,
+}
+
+impl Horizon {
+    /// Older than this is worth a warning.
+    const LIMIT: Duration = Duration::from_mins(5);
+
+    /// The age of the oldest, and whose it is; `None` when nobody is in the way.
+    fn look(&mut self, now: Instant, holders: &[HorizonHolder]) -> Option<(Duration, String)> {
+        let id = |holder: &HorizonHolder| (holder.name.clone(), holder.transaction.clone());
+        self.first_seen
+            .retain(|known, _| holders.iter().any(|holder| id(holder) == *known));
+        holders
+            .iter()
+            .map(|holder| {
+                let known_for = now - *self.first_seen.entry(id(holder)).or_insert(now);
+                let told = holder.seconds.unwrap_or_default().max(0.0);
+                let told = Duration::try_from_secs_f64(told).unwrap_or_default();
+                (told.max(known_for), holder.name.clone())
+            })
+            .max()
+    }
+
+    /// Says so once when the age crosses the limit, and once when it is below again.
+    fn judge(&mut self, age: Duration) -> Option<Verdict> {
+        let too_old = age >= Self::LIMIT;
+        if too_old == self.too_old {
+            return None;
+        }
+        self.too_old = too_old;
+        Some(if too_old {
+            Verdict::TooOld
+        } else {
+            Verdict::Fine
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(name: &str, transaction: &str, seconds: Option<f64>) -> HorizonHolder {
+        HorizonHolder {
+            name: name.to_owned(),
+            transaction: transaction.to_owned(),
+            seconds,
+        }
+    }
+
+    #[test]
+    fn the_oldest_holder_counts_by_what_is_told_or_seen() {
+        let mut horizon = Horizon::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let age = |seen: Option<(Duration, String)>| seen.map(|(age, who)| (age.as_secs(), who));
+        assert_eq!(age(horizon.look(at(0), &[])), None);
+        let told = [
+            holder("session", "7", Some(90.0)),
+            holder("slot", "5", None),
+        ];
+        let seen = horizon.look(at(0), &told);
+        assert_eq!(age(seen), Some((90, "session".to_owned())));
+        let hidden = [holder("slot", "5", None)];
+        let seen = horizon.look(at(60), &hidden);
+        assert_eq!(age(seen), Some((60, "slot".to_owned())));
+        // It made way: what it holds back now is young.
+        let moved = [holder("slot", "9", None)];
+        let seen = horizon.look(at(70), &moved);
+        assert_eq!(age(seen), Some((0, "slot".to_owned())));
+        assert_eq!(horizon.first_seen.len(), 1, "it forgets who has gone");
+    }
+
+    #[test]
+    fn an_old_horizon_is_told_once() {
+        let mut horizon = Horizon::default();
+        let minutes = Duration::from_mins;
+        let told: Vec<_> = [0, 4, 5, 6, 90, 2, 1, 7]
+            .map(|age| horizon.judge(minutes(age)))
+            .into_iter()
+            .flatten()
+            .collect();
+        assert_eq!(told, [Verdict::TooOld, Verdict::Fine, Verdict::TooOld]);
+    }
+}

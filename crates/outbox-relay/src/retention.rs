@@ -1,0 +1,85 @@
+//! Deletes what is older than `OUTBOX_RETENTION`, a little at a time, beside the pipeline: on a
+//! connection of its own, waiting for nobody.
+
+use std::time::{Duration, Instant};
+
+use service::{Backoff, CancellationToken};
+use storage::outbox::{Done, clean};
+use storage::{Connection, Database, Session, StorageError, within};
+use tracing::{info, warn};
+
+use crate::metrics::Metrics;
+
+/// Rows looked at per statement: some ten milliseconds of work.
+const STEP_ROWS: i64 = 2_000;
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Time between two passes.
+const INTERVAL: Duration = Duration::from_mins(1);
+/// A step is followed by a pause this many times as long: a pass takes a third of a connection's
+/// time, and stays ahead of tens of thousands of events a second.
+const PAUSE_SHARE: u32 = 2;
+
+/// See the module.
+pub(crate) struct Cleaner {
+    pub(crate) database: Database,
+    pub(crate) session: Session,
+    pub(crate) retention: Duration,
+    pub(crate) metrics: Metrics,
+}
+
+impl Cleaner {
+    /// Cleans every minute until `stop`.
+    pub(crate) async fn run(self, stop: &CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_secs(1), INTERVAL);
+        let mut failing = false;
+        while let Some(passed) = stop.run_until_cancelled(self.pass()).await {
+            let pause = match passed {
+                Ok(deleted) => {
+                    if deleted > 0 {
+                        info!(deleted, "deleted old events");
+                    }
+                    failing = false;
+                    backoff.reset();
+                    INTERVAL
+                }
+                Err(error) => {
+                    if !failing {
+                        warn!(%error, "cannot delete old events; trying again");
+                    }
+                    failing = true;
+                    backoff.next_delay()
+                }
+            };
+            stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+    }
+
+    /// One walk over all that is done, from the lowest id; less when another relay is at it.
+    async fn pass(&self) -> Result<i64, StorageError> {
+        let mut conn = self.database.connect(&self.session).await?;
+        let mut deleted = 0;
+        for done in [Done::Published, Done::Discarded] {
+            deleted += self.walk(&mut conn, done).await?;
+        }
+        Ok(deleted)
+    }
+
+    async fn walk(&self, conn: &mut Connection, done: Done) -> Result<i64, StorageError> {
+        let (mut deleted, mut after) = (0, None);
+        loop {
+            let started = Instant::now();
+            let step = clean(conn, done, self.retention, after, STEP_ROWS);
+            let Some(cleaned) = within(DEADLINE, step).await? else {
+                return Ok(deleted);
+            };
+            deleted += cleaned.deleted;
+            let counted = u64::try_from(cleaned.deleted).unwrap_or_default();
+            self.metrics.deleted.inc_by(counted);
+            after = cleaned.last;
+            if after.is_none() {
+                return Ok(deleted);
+            }
+            tokio::time::sleep(started.elapsed() * PAUSE_SHARE).await;
+        }
+    }
+}
