@@ -1,0 +1,168 @@
+//! What an operator sees of a running relay: metrics, readiness, and what retention leaves.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use local_stack::testing::{Spawned, eventually};
+use serde_json::Value;
+
+use crate::support::{Fixture, PATIENCE};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
+/// Nobody listens there.
+const NOWHERE: &str = "127.0.0.1:1";
+
+fn with(fixture: &Fixture, name: &'static str, value: &str) -> Vec<(&'static str, String)> {
+    let mut variables = fixture.variables();
+    variables.retain(|(known, _)| *known != name);
+    variables.push((name, value.to_owned()));
+    variables
+}
+
+async fn metric(ops: SocketAddr, series: &str) -> f64 {
+    let text = reqwest::get(format!("http://{ops}/metrics")).await.unwrap();
+    let text = text.text().await.unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(series));
+    let value = line.unwrap_or_else(|| panic!("{series} in\n{text}"));
+    value.trim().parse().unwrap()
+}
+
+/// One check of `/readyz`.
+async fn check(ops: SocketAddr, name: &str) -> Value {
+    let report = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
+    let report: Value = report.json().await.unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    checks
+        .iter()
+        .find(|check| check["name"] == name)
+        .cloned()
+        .unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gauges_tell_what_waits_what_is_held_and_who_holds_vacuum_back() {
+    let fixture = Fixture::new().await;
+    fixture.write(&["a", "a", "b", "c"]).await;
+    fixture
+        .sql
+        .batch_execute(
+            "update outbox_event set created_at = now() - interval '100 seconds' where id = 4;
+             with moved as (delete from outbox_pending where id < 3 returning slot, id)
+             insert into outbox_held (id, slot, topic, key, cause)
+             select m.id, m.slot, e.topic, e.key, case m.id when 1 then 'dead' else 'behind' end
+             from moved m join outbox_event e using (id)",
+        )
+        .await
+        .unwrap();
+    let reader = fixture.database.connect().await;
+    reader
+        .batch_execute("begin isolation level repeatable read; select from outbox_event")
+        .await
+        .unwrap();
+    let variables = with(&fixture, "KAFKA_BROKERS", NOWHERE);
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    let ops = relay.ops_address(PATIENCE).await;
+    eventually("a look at the backlog", PATIENCE, async || {
+        (metric(ops, "outbox_backlog ").await == 2.0).then_some(())
+    })
+    .await;
+    assert_eq!(metric(ops, "outbox_held{cause=\"dead\"}").await, 1.0);
+    assert_eq!(metric(ops, "outbox_held{cause=\"behind\"}").await, 1.0);
+    assert_eq!(metric(ops, "outbox_published_total").await, 0.0);
+    let age = metric(ops, "outbox_oldest_pending_age_seconds").await;
+    assert!((100.0..200.0).contains(&age), "{age}");
+    let horizon = metric(ops, "outbox_snapshot_horizon_age_seconds").await;
+    assert!(horizon > 0.0, "{horizon}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_not_ready_when_nothing_moves_and_only_then() {
+    let (stuck, parked) = (Fixture::new().await, Fixture::new().await);
+    stuck.write(&["a"]).await;
+    // Nothing of this can be sent: that is an operator's business, not the relay's.
+    parked.write(&["a", "a"]).await;
+    parked
+        .sql
+        .batch_execute(
+            "with moved as (delete from outbox_pending where id = 1 returning slot, id)
+             insert into outbox_held (id, slot, topic, key, cause)
+             select m.id, m.slot, e.topic, e.key, 'dead'
+             from moved m join outbox_event e using (id)",
+        )
+        .await
+        .unwrap();
+    let nowhere = with(&stuck, "KAFKA_BROKERS", NOWHERE);
+    let stuck_relay = Spawned::start(BINARY, &["run"], nowhere);
+    let parked_relay = Spawned::start(BINARY, &["run"], parked.variables());
+    let stuck_ops = stuck_relay.ops_address(PATIENCE).await;
+    let parked_ops = parked_relay.ops_address(PATIENCE).await;
+
+    eventually("progress to be watched", PATIENCE, async || {
+        let progress = check(stuck_ops, "progress").await;
+        (progress["ready"] == true).then_some(())
+    })
+    .await;
+    let reason = eventually("it to see the stall", Duration::from_mins(1), async || {
+        let progress = check(stuck_ops, "progress").await;
+        (progress["ready"] == false).then(|| progress["reason"].as_str().unwrap().to_owned())
+    })
+    .await;
+    for part in [
+        "nothing was published for 3",
+        "event 1 of",
+        &stuck.topic,
+        "since 20",
+    ] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
+    parked.until("behind", 1).await;
+    assert_eq!(check(parked_ops, "progress").await["ready"], true);
+    assert_eq!(check(parked_ops, "kafka").await["ready"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_deletes_what_is_old_and_done() {
+    let fixture = Fixture::new().await;
+    let mut relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    fixture.write(&["a", "b", "c", "d", "e"]).await;
+    fixture.until_published(5).await;
+    relay.terminate();
+    assert_eq!(relay.exit_code(PATIENCE).await, Some(0));
+    fixture
+        .sql
+        .batch_execute(
+            "update outbox_event set created_at = now() - interval '2 hours';
+             update outbox_published set processed_at = now() - interval '2 hours' where id > 2;
+             with moved as (delete from outbox_published where id = 5 returning id)
+             insert into outbox_held (id, slot, topic, key, cause, discarded_at)
+             select m.id, hashtextextended(e.key, 0) & 31, e.topic, e.key, 'dead',
+                    now() - interval '2 hours'
+             from moved m join outbox_event e using (id)",
+        )
+        .await
+        .unwrap();
+    let variables = with(&fixture, "OUTBOX_RETENTION", "1h");
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    let ops = relay.ops_address(PATIENCE).await;
+    eventually("three events to be deleted", PATIENCE, async || {
+        (metric(ops, "outbox_deleted_total").await == 3.0).then_some(())
+    })
+    .await;
+    let left = "select string_agg(id || ':' || state, ' ' order by id) from outbox";
+    let left: String = fixture.sql.query_one(left, &[]).await.unwrap().get(0);
+    assert_eq!(left, "1:published 2:published");
+}
+
+#[tokio::test]
+async fn a_retention_that_makes_no_sense_is_refused() {
+    for value in ["1s", "3", "99999d"] {
+        let wrong = vec![
+            ("DATABASE_URL", "postgres://u:p@h/d".to_owned()),
+            ("KAFKA_BROKERS", NOWHERE.to_owned()),
+            ("OUTBOX_RETENTION", value.to_owned()),
+        ];
+        let mut relay = Spawned::start(BINARY, &[], wrong);
+        assert_eq!(relay.exit_code(PATIENCE).await, Some(78), "{value}");
+        assert!(relay.log().contains("OUTBOX_RETENTION"), "{}", relay.log());
+    }
+}
