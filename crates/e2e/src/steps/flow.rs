@@ -62,8 +62,10 @@ pub(crate) async fn reach_kafka(world: &mut World, orders: &[Order]) -> Result<S
         let [event] = events.as_slice() else {
             anyhow::bail!("order {key} has {} events", events.len());
         };
-        check_record(placed, order, event, partitions)
-            .with_context(|| format!("the record of order {key}: {placed:?}"))?;
+        check_record(placed, order, event, partitions).with_context(|| {
+            let (partition, offset) = (placed.partition, placed.record.offset);
+            format!("the record of order {key} at {partition}/{offset}")
+        })?;
     }
     Ok(format!(
         "{count} orders are in Kafka, each in its key's partition, with their headers and what \
