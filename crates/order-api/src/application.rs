@@ -12,7 +12,7 @@ use crate::http::HttpApi;
 use crate::metrics::Metrics;
 use crate::readiness;
 use crate::settings::Settings;
-use crate::store::Store;
+use crate::store::{Store, group_commit};
 use crate::wake_up::{Sender, WakeUps};
 
 /// Serves until asked to stop, and returns the exit status.
@@ -46,9 +46,29 @@ impl Application {
 
         let mut process = Process::new("order-api");
         let stop = process.stop();
-        let store = Store::new(&settings.database, settings.pool_size, Handle::current());
-        let metrics = Metrics::register(process.registry(), store.pool().clone());
         let wake_ups = WakeUps::default();
+        let runtime = Handle::current();
+        let mut store = Store::new(
+            &settings.database,
+            settings.pool_size,
+            runtime,
+            wake_ups.clone(),
+        );
+        let metrics = Metrics::register(process.registry(), store.pool().clone());
+
+        // Stop after the last request, which needs them.
+        let drained = CancellationToken::new();
+        if settings.group_commit {
+            let (queue, writers) = group_commit(&settings.database, &wake_ups, &metrics);
+            store = store.with_group_commit(queue);
+            for writer in writers {
+                let writing = writer.run(drained.clone());
+                process.spawn("writer", async {
+                    writing.await;
+                    Ok::<_, Infallible>(())
+                });
+            }
+        }
 
         let check = process.readiness().check("postgres");
         let watch = readiness::watch(store.clone(), check, stop.clone());
@@ -57,9 +77,7 @@ impl Application {
             Ok::<_, Infallible>(())
         });
 
-        // Wake-ups stop after the last request: its order wants one too.
-        let drained = CancellationToken::new();
-        let sender = Sender::new(wake_ups.clone(), settings.database.clone(), metrics.clone());
+        let sender = Sender::new(wake_ups, settings.database.clone(), metrics.clone());
         let sending = sender.run(drained.clone());
         process.spawn("wake-ups", async {
             sending.await;
@@ -68,7 +86,7 @@ impl Application {
 
         let guard = drained.drop_guard();
         process.spawn("http", async move {
-            let served = api.serve(store, wake_ups, metrics, stop).await;
+            let served = api.serve(store, metrics, stop).await;
             drop(guard);
             served
         });

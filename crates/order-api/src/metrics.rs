@@ -7,7 +7,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use storage::connection::Pool;
@@ -17,6 +17,9 @@ const DURATION_BUCKETS: [f64; 13] = [
     0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 2.0, 5.0,
 ];
 
+/// Upper bounds in orders.
+const BATCH_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+
 /// The counters of the process. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -24,6 +27,9 @@ pub struct Metrics {
     pub orders_placed: Counter,
     /// Wake-ups sent to the relay.
     pub wake_ups: Counter,
+    /// Orders that wait for a writer.
+    pub waiting: Gauge,
+    batches: Histogram,
     requests: Family<RequestLabels, Counter>,
     durations: Family<RouteLabels, Histogram>,
 }
@@ -47,6 +53,8 @@ impl Metrics {
         let metrics = Self {
             orders_placed: Counter::default(),
             wake_ups: Counter::default(),
+            waiting: Gauge::default(),
+            batches: Histogram::new(BATCH_BUCKETS),
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
         };
@@ -61,6 +69,16 @@ impl Metrics {
             metrics.wake_ups.clone(),
         );
         registry.register(
+            "orders_waiting",
+            "Orders that wait for a writer; 0 when group commit is off",
+            metrics.waiting.clone(),
+        );
+        registry.register(
+            "orders_per_commit",
+            "Orders that shared a commit; nothing when group commit is off",
+            metrics.batches.clone(),
+        );
+        registry.register(
             "http_requests",
             "Requests answered, by method, route template and status",
             metrics.requests.clone(),
@@ -73,6 +91,12 @@ impl Metrics {
         );
         registry.register_collector(Box::new(PoolState(pool)));
         metrics
+    }
+
+    /// Counts a commit that this many orders shared.
+    pub fn committed(&self, orders: usize) {
+        let orders = u32::try_from(orders).unwrap_or(u32::MAX);
+        self.batches.observe(f64::from(orders));
     }
 
     /// Counts an answered request. `route` is a template, never a path.

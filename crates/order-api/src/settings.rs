@@ -16,6 +16,8 @@ pub struct Settings {
     pub database: Database,
     /// `API__POOL_SIZE`: connections for answering requests, made when needed.
     pub pool_size: usize,
+    /// `API__GROUP_COMMIT`: whether orders share commits.
+    pub group_commit: bool,
     /// `PORT`; 0 lets the system choose.
     pub port: u16,
     /// `OPS_PORT`.
@@ -46,12 +48,14 @@ impl Settings {
             let (least, most) = POOL_SIZES.into_inner();
             reader.problem("API__POOL_SIZE", format!("must be {least} to {most}"));
         }
+        let group_commit = reader.switch("API__GROUP_COMMIT", true);
         let port = reader.or_default("PORT", 3000);
         let ops = OpsSettings::read(&mut reader, DEFAULT_OPS_PORT);
         let log = TelemetrySettings::read(&mut reader);
         reader.finish_with(database.map(|database| Self {
             database,
             pool_size,
+            group_commit,
             port,
             ops,
             log,

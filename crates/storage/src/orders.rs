@@ -1,34 +1,66 @@
 //! The table `orders`.
 
+use std::borrow::Borrow;
+
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Array, BigInt, Integer, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use domain::{Order, OrderId, ProductId, Quantity};
+use domain::{NewEvent, Order, OrderId, ProductId, Quantity};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::cached::cached;
 use crate::error::StorageError;
+use crate::outbox::append;
 
 const INSERT: &str = "\
 insert into orders (id, product_id, quantity, created_at)
-select * from unnest($1, $2, $3, $4)";
+select * from unnest(?, ?, ?, ?)";
 
 /// Inserts orders, all or none.
 ///
 /// # Errors
 /// When Postgres refuses one or cannot be asked.
-pub async fn insert(conn: &mut AsyncPgConnection, orders: &[Order]) -> Result<(), StorageError> {
-    let ids: Vec<Uuid> = orders.iter().map(|o| o.id.as_uuid()).collect();
-    let products: Vec<&str> = orders.iter().map(|o| o.product_id.as_str()).collect();
-    let quantities: Vec<i32> = orders.iter().map(|o| o.quantity.get().into()).collect();
-    let times: Vec<OffsetDateTime> = orders.iter().map(|o| o.created_at).collect();
-    sql_query(INSERT)
+pub async fn insert(
+    conn: &mut AsyncPgConnection,
+    orders: &[impl Borrow<Order>],
+) -> Result<(), StorageError> {
+    send(conn, orders).await
+}
+
+/// Inserts orders and the events that announce them, in one round trip. Call it in a transaction
+/// whose beginning Postgres has confirmed: outside of one, each half would commit by itself.
+///
+/// # Errors
+/// When Postgres refuses one or cannot be asked.
+pub async fn insert_with_events(
+    conn: &mut AsyncPgConnection,
+    orders: &[impl Borrow<Order>],
+    events: &[impl Borrow<NewEvent>],
+) -> Result<(), StorageError> {
+    let conn = &*conn;
+    let (inserted, appended) = futures::join!(send(conn, orders), append::send(conn, events));
+    // If both failed, the second did because the first had.
+    inserted.and(appended)
+}
+
+/// Through a shared connection statements follow each other without waiting for answers.
+async fn send(
+    mut conn: &AsyncPgConnection,
+    orders: &[impl Borrow<Order>],
+) -> Result<(), StorageError> {
+    let orders = || orders.iter().map(Borrow::borrow);
+    let ids: Vec<Uuid> = orders().map(|o: &Order| o.id.as_uuid()).collect();
+    let products: Vec<&str> = orders().map(|o: &Order| o.product_id.as_str()).collect();
+    let quantities: Vec<i32> = orders().map(|o: &Order| o.quantity.get().into()).collect();
+    let times: Vec<OffsetDateTime> = orders().map(|o: &Order| o.created_at).collect();
+    cached(INSERT)
         .bind::<Array<SqlUuid>, _>(ids)
         .bind::<Array<Text>, _>(products)
         .bind::<Array<Integer>, _>(quantities)
         .bind::<Array<Timestamptz>, _>(times)
-        .execute(conn)
+        .execute(&mut conn)
         .await?;
     Ok(())
 }

@@ -20,7 +20,6 @@ use service::{CancellationToken, ListenError, listen};
 
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::wake_up::WakeUps;
 use problem::Problem;
 
 /// Time a client has to send a request's head.
@@ -38,7 +37,6 @@ const MAX_CONNECTIONS: usize = 2_048;
 /// What the routes share.
 struct Shared {
     store: Store,
-    wake_ups: WakeUps,
     metrics: Metrics,
 }
 
@@ -76,15 +74,10 @@ impl HttpApi {
     pub(crate) async fn serve(
         self,
         store: Store,
-        wake_ups: WakeUps,
         metrics: Metrics,
         stop: CancellationToken,
     ) -> io::Result<()> {
-        let shared = Data::new(Shared {
-            store,
-            wake_ups,
-            metrics,
-        });
+        let shared = Data::new(Shared { store, metrics });
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(shared.clone())

@@ -11,7 +11,6 @@ use super::body::json_body;
 use super::place_order::PlaceOrder;
 use super::problem::Problem;
 use super::views::{JourneyView, OrderView};
-use crate::store::StoreError;
 
 /// `POST /orders`: 201 once the order and its event are committed.
 pub(super) async fn place(
@@ -25,11 +24,8 @@ pub(super) async fn place(
         quantity,
     } = PlaceOrder::parse(&body)?;
     let order = Order::place(product_id, quantity, OffsetDateTime::now_utc());
-    let placed = shared.store.place(order.clone()).await;
-    if matches!(placed, Ok(()) | Err(StoreError::OutcomeUnknown { .. })) {
-        shared.wake_ups.committed();
-    }
-    placed.map_err(Problem::from_store)?;
+    let placed = shared.store.place(order.clone().into()).await;
+    placed.map_err(|error| Problem::from_placing(error, order.id))?;
     shared.metrics.orders_placed.inc();
     Ok(HttpResponse::Created()
         .insert_header((LOCATION, format!("/orders/{}", order.id)))

@@ -73,22 +73,32 @@ struct Body {
 }
 
 impl Problem {
+    /// What it means for a client that this order could not be placed.
+    pub(super) fn from_placing(error: StoreError, order: OrderId) -> Self {
+        match error {
+            StoreError::OutcomeUnknown { reason } => {
+                tracing::warn!(%order, reason, "the outcome of a commit is unknown");
+                Self::OutcomeUnknown { order }
+            }
+            other => Self::from_store(other),
+        }
+    }
+
     /// What a failure of the store means for a client. Logs what the client is not told.
     pub(super) fn from_store(error: StoreError) -> Self {
         match error {
             // How long, and why, is known to the readiness check and the metrics; a line for each
             // request would say no more.
-            StoreError::Busy => Self::Busy,
+            StoreError::Busy(_) => Self::Busy,
             StoreError::Unavailable(reason) => {
                 tracing::debug!(reason, "request refused, Postgres is not available");
                 Self::DatabaseUnavailable
             }
             StoreError::SchemaIncomplete(_) => Self::SchemaIncomplete,
-            StoreError::OutcomeUnknown { order, .. } => {
-                tracing::warn!(%error, "the outcome of a commit is unknown");
-                Self::OutcomeUnknown { order }
-            }
-            StoreError::Failed(_) | StoreError::NoAnswer => {
+            StoreError::Failed(_)
+            | StoreError::NoAnswer
+            // Reading leaves nothing open; placing is handled above.
+            | StoreError::OutcomeUnknown { .. } => {
                 tracing::error!(%error, "request failed");
                 Self::Internal
             }

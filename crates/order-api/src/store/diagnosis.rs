@@ -4,6 +4,7 @@
 //! the server's language. Where the kind does not tell, the connection is asked: if it is dead,
 //! Postgres went away; if the schema is incomplete, that was it; else the statement was at fault.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -28,13 +29,12 @@ enum Kind {
 /// What `failure` means, as far as it says so itself. For a connection that must not be used.
 pub(super) fn without_asking(failure: Failure) -> StoreError {
     match failure {
-        Failure::Unknown(order, error) => StoreError::OutcomeUnknown {
-            order,
+        Failure::Unknown(error) => StoreError::OutcomeUnknown {
             reason: error.to_string(),
         },
         Failure::Undone(error) => match kind(&error) {
             Kind::Passing => StoreError::Unavailable(error.to_string()),
-            Kind::Lasting | Kind::Unclear => StoreError::Failed(error),
+            Kind::Lasting | Kind::Unclear => StoreError::Failed(Arc::new(error)),
         },
     }
 }
@@ -46,7 +46,7 @@ pub(super) async fn ask(conn: &mut Connection, failure: Failure) -> StoreError {
         clear => return without_asking(clear),
     };
     match within(ASK_WITHIN, migrations::missing(conn)).await {
-        Ok(missing) if missing.is_empty() => StoreError::Failed(error),
+        Ok(missing) if missing.is_empty() => StoreError::Failed(Arc::new(error)),
         Ok(missing) => StoreError::SchemaIncomplete(missing),
         Err(_) => StoreError::Unavailable(error.to_string()),
     }

@@ -6,13 +6,16 @@
 //! work and awaits its answer. This costs two crossings between threads a request instead of two a
 //! statement, and a client that hangs up does not tear a transaction apart: work that has begun runs
 //! to its end, work that still waits for a connection is given up. What can be under way is
-//! therefore bounded by the server's connections and the pool's size.
+//! therefore bounded by the server's connections and the pool's size. Orders are handed over to the
+//! writers of [`group_commit`] instead, unless that is switched off.
 //!
 //! It never decides what a client is told; that is `http`'s.
 
 mod diagnosis;
+mod group_commit;
 mod placing;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::{PoolError, TimeoutType};
@@ -26,6 +29,10 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::wake_up::WakeUps;
+pub use group_commit::{Queue, Writer, group_commit};
+pub use placing::Placement;
+
 /// How long waiting for a free connection, making one, or checking one may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long all of it may take. Below Postgres' own limit on a statement, so that a statement that
@@ -36,11 +43,11 @@ const WORK_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_millis(3_450);
 
 /// Why the store could not do what it was asked to.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// Every connection was in use for too long. Nothing was done.
-    #[error("no connection became free within {PATIENCE:?}")]
-    Busy,
+    /// Every connection, or writer, was busy for as long as this. Nothing was done.
+    #[error("none had time for it within {0:?}")]
+    Busy(Duration),
     /// Postgres is away, not answering, or not to be written to. Nothing was done.
     #[error("{0}")]
     Unavailable(String),
@@ -49,11 +56,11 @@ pub enum StoreError {
     SchemaIncomplete(Vec<String>),
     /// The order may have been stored, or not: its commit was under way when the answer failed to
     /// come.
-    #[error("nobody knows whether order {order} was stored: {reason}")]
-    OutcomeUnknown { order: OrderId, reason: String },
+    #[error("nobody knows whether the order was stored: {reason}")]
+    OutcomeUnknown { reason: String },
     /// The statement itself was at fault. Nothing was done.
-    #[error(transparent)]
-    Failed(StorageError),
+    #[error("{0}")]
+    Failed(Arc<StorageError>),
     /// The work died, or the main runtime is stuck.
     #[error("the work gave no answer")]
     NoAnswer,
@@ -63,8 +70,8 @@ pub enum StoreError {
 enum Failure {
     /// Nothing was done.
     Undone(StorageError),
-    /// The commit of this order has, or has not, happened.
-    Unknown(OrderId, StorageError),
+    /// The commit has, or has not, happened.
+    Unknown(StorageError),
 }
 
 impl From<StorageError> for Failure {
@@ -78,15 +85,35 @@ impl From<StorageError> for Failure {
 pub struct Store {
     pool: Pool,
     runtime: Handle,
+    wake_ups: WakeUps,
+    /// Where orders are handed in to share commits; `None` when each has one of its own.
+    queue: Option<Queue>,
 }
 
 impl Store {
-    /// A store of at most `connections` connections, which live on `runtime`. Makes none yet.
-    pub fn new(database: &Database, connections: usize, runtime: Handle) -> Self {
+    /// A store of at most `connections` connections, which live on `runtime`. Makes none yet. It
+    /// reports its commits to `wake_ups`, and each order has one of its own.
+    pub fn new(
+        database: &Database,
+        connections: usize,
+        runtime: Handle,
+        wake_ups: WakeUps,
+    ) -> Self {
         let session = Session::request("order-api");
         Self {
             pool: database.pool(&session, connections, PATIENCE),
             runtime,
+            wake_ups,
+            queue: None,
+        }
+    }
+
+    /// The same, with orders handed in to `queue`.
+    #[must_use]
+    pub fn with_group_commit(self, queue: Queue) -> Self {
+        Self {
+            queue: Some(queue),
+            ..self
         }
     }
 
@@ -97,20 +124,33 @@ impl Store {
 
     /// Commits an order together with its event.
     ///
-    /// Cancellation: a caller that goes away before a connection was free places no order; later,
-    /// the order is placed all the same.
+    /// Cancellation: a caller that goes away before a connection, or a writer, was free places no
+    /// order; later, the order is placed all the same.
     ///
     /// # Errors
     /// [`StoreError::OutcomeUnknown`] when the order may have been stored; after any other error it
     /// has not been.
-    pub async fn place(&self, order: Order) -> Result<(), StoreError> {
-        let id = order.id;
-        self.with_connection(move |conn, limit| placing::place(conn, order, limit).boxed())
+    pub async fn place(&self, placement: Placement) -> Result<(), StoreError> {
+        match &self.queue {
+            Some(queue) => queue.place(placement).await,
+            None => self.place_alone(placement).await,
+        }
+    }
+
+    async fn place_alone(&self, placement: Placement) -> Result<(), StoreError> {
+        let wake_ups = self.wake_ups.clone();
+        let work = async move |conn: &mut Connection, limit| {
+            let outcome = placing::place(conn, &[&placement], limit).await;
+            if matches!(outcome, Ok(()) | Err(Failure::Unknown(_))) {
+                wake_ups.committed();
+            }
+            outcome
+        };
+        self.with_connection(move |conn, limit| async move { work(conn, limit).await }.boxed())
             .await
             .map_err(|error| match error {
                 // It may have died, or be stuck, during the commit.
                 StoreError::NoAnswer => StoreError::OutcomeUnknown {
-                    order: id,
                     reason: error.to_string(),
                 },
                 certain => certain,
@@ -194,7 +234,7 @@ async fn lend(pool: &Pool) -> Result<PooledConnection, StoreError> {
     .await;
     match lent {
         Ok(Ok(conn)) => Ok(conn),
-        Ok(Err(PoolError::Timeout(TimeoutType::Wait))) => Err(StoreError::Busy),
+        Ok(Err(PoolError::Timeout(TimeoutType::Wait))) => Err(StoreError::Busy(PATIENCE)),
         Ok(Err(PoolError::Timeout(TimeoutType::Create | TimeoutType::Recycle))) => Err(
             StoreError::Unavailable(StorageError::Deadline(PATIENCE).to_string()),
         ),
@@ -221,7 +261,7 @@ where
         Ok(value) => return Ok(value),
         Err(failure) => failure,
     };
-    let (Failure::Undone(error) | Failure::Unknown(_, error)) = &failure;
+    let (Failure::Undone(error) | Failure::Unknown(error)) = &failure;
     if matches!(error, StorageError::Deadline(_)) {
         // A statement may still be running on it.
         drop(PooledConnection::take(conn));

@@ -52,7 +52,7 @@ async fn a_statement_that_is_stuck_is_given_up_and_does_nothing_later() {
 
 #[tokio::test]
 async fn a_request_that_finds_no_free_connection_is_told_so() {
-    let app = TestApp::start_with(&[("API__POOL_SIZE", "1")]).await;
+    let app = TestApp::start_with(&[("API__POOL_SIZE", "1"), ("API__GROUP_COMMIT", "off")]).await;
     app.execute("begin; lock table outbox_event").await;
     let mut answers = futures::future::join_all((0..3).map(|_| app.api.post(ORDER))).await;
     answers.sort_by_key(|answer| answer.took);

@@ -4,6 +4,7 @@
 
 mod executable;
 mod faults;
+mod group_commit;
 mod helpers;
 mod limits;
 mod migrating;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use domain::{Order, Quantity};
 use local_stack::testing::{TestDatabase, eventually};
 use order_api::store::Store;
+use order_api::wake_up::WakeUps;
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio_postgres::Client;
@@ -14,7 +15,12 @@ use crate::helpers::DEADLINE;
 /// A store of one connection, and a session that keeps it from writing events until it commits.
 async fn locked_store() -> (TestDatabase, Store, Client) {
     let database = TestDatabase::create().await;
-    let store = Store::new(&database.url().parse().unwrap(), 1, Handle::current());
+    let store = Store::new(
+        &database.url().parse().unwrap(),
+        1,
+        Handle::current(),
+        WakeUps::default(),
+    );
     let lock = database.connect().await;
     lock.batch_execute("begin; lock table outbox_event")
         .await
@@ -32,7 +38,7 @@ async fn number(sql: &Client, query: &str) -> i64 {
 }
 
 /// Until an order's transaction waits for the lock.
-async fn until_stuck(sql: &Client) {
+pub(crate) async fn until_stuck(sql: &Client) {
     let waiting = "select count(*) from pg_stat_activity where datname = current_database()
                    and application_name = 'order-api' and wait_event_type = 'Lock'";
     eventually("an order to wait for the lock", DEADLINE, async || {
@@ -46,7 +52,7 @@ async fn an_order_that_is_being_placed_is_placed_even_if_nobody_waits_any_more()
     let (database, store, lock) = locked_store().await;
     let sql = database.connect().await;
     tokio::select! {
-        outcome = store.place(order()) => panic!("{outcome:?} although the table is locked"),
+        outcome = store.place(order().into()) => panic!("{outcome:?} although the table is locked"),
         () = until_stuck(&sql) => {}
     }
     lock.batch_execute("commit").await.unwrap();
@@ -61,10 +67,10 @@ async fn an_order_that_is_being_placed_is_placed_even_if_nobody_waits_any_more()
 async fn an_order_that_waits_for_a_connection_is_given_up_with_its_caller() {
     let (database, store, lock) = locked_store().await;
     let sql = database.connect().await;
-    let first = store.place(order());
+    let first = store.place(order().into());
     let second = async {
         until_stuck(&sql).await;
-        let waiting = store.place(order());
+        let waiting = store.place(order().into());
         assert!(
             tokio::time::timeout(Duration::from_millis(50), waiting)
                 .await

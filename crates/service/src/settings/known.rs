@@ -67,6 +67,14 @@ pub const KNOWN: &[Setting] = &[
         secret: false,
     },
     Setting {
+        name: "API__GROUP_COMMIT",
+        meaning: "Whether orders that arrive together share a commit",
+        expected: "on or off",
+        default: Some("on"),
+        services: &[API],
+        secret: false,
+    },
+    Setting {
         name: "OPS_PORT",
         meaning: "Port of /livez, /readyz and /metrics",
         expected: "a port, 0 to 65535 (0: any free one)",
@@ -134,7 +142,7 @@ pub const KNOWN: &[Setting] = &[
         name: "RUST_LOG",
         meaning: "What is logged",
         expected: "a level, or a filter such as info,order_api=debug",
-        default: Some("info,rskafka=warn"),
+        default: Some("info,rskafka=warn,actix_server=warn"),
         services: ALL,
         secret: false,
     },

@@ -18,12 +18,17 @@ from unnest(?, ?, ?, ?, ?, ?, ?) with ordinality
      as e(event_id, topic, key, event_type, schema_version, payload, headers, place)
 order by e.place";
 
-/// Appends events, all or none. Call it in the transaction of what they announce. Takes a shared
-/// connection, so that it can be sent together with the statement before it in that transaction.
+/// Appends events, all or none. Call it in the transaction of what they announce.
 ///
 /// # Errors
 /// When Postgres refuses one (a payload that is no JSON, a key over 2,048 bytes) or cannot be asked.
-pub async fn append(
+pub async fn append(conn: &mut AsyncPgConnection, events: &[NewEvent]) -> Result<(), StorageError> {
+    send(conn, events).await
+}
+
+/// Through a shared connection, so that it can follow another statement without waiting for its
+/// answer.
+pub(crate) async fn send(
     mut conn: &AsyncPgConnection,
     events: &[impl Borrow<NewEvent>],
 ) -> Result<(), StorageError> {

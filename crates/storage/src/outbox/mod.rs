@@ -1,6 +1,6 @@
 //! The outbox's tables: writing events, reading what is pending, recording what was published.
 
-mod append;
+pub(crate) mod append;
 mod fitness;
 mod held;
 mod hold;

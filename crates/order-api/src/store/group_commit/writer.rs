@@ -1,0 +1,202 @@
+//! A writer: a connection of its own, and the loop that commits what waits.
+//!
+//! Its connection is not asked whether it is alive before each batch: a dead one fails at `begin`,
+//! when nothing has been done, and the batch is tried again on a new one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use service::CancellationToken;
+use storage::{Connection, Database, Session, StorageError, within};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+
+use super::{BATCH, BATCH_WITHIN, Ticket};
+use crate::metrics::Metrics;
+use crate::store::diagnosis;
+use crate::store::placing::{self, Placement};
+use crate::store::{Failure, StoreError};
+use crate::wake_up::WakeUps;
+
+/// How often the same transaction is begun at most.
+const ATTEMPTS: usize = 2;
+
+/// Commits orders from the queue, a batch at a time.
+pub struct Writer {
+    pub(super) waiting: Arc<Mutex<mpsc::Receiver<Ticket>>>,
+    pub(super) database: Database,
+    pub(super) session: Session,
+    pub(super) connection: Option<Connection>,
+    pub(super) wake_ups: WakeUps,
+    pub(super) metrics: Metrics,
+}
+
+impl Writer {
+    /// Writes until `stop` is cancelled; a batch that has begun is finished.
+    pub async fn run(mut self, stop: CancellationToken) {
+        // So that the first order does not wait for a connection. Failing is no matter yet.
+        let connecting = self.database.connect(&self.session);
+        if let Some(Ok(connection)) = stop.run_until_cancelled(connecting).await {
+            self.connection = Some(connection);
+        }
+        while let Some(batch) = stop.run_until_cancelled(self.next()).await {
+            self.step(batch).await;
+        }
+    }
+
+    /// What waits, at least one. Cancel safe: nothing is taken before it returns.
+    async fn next(&self) -> Vec<Ticket> {
+        let mut batch = Vec::new();
+        let taken = self.waiting.lock().await.recv_many(&mut batch, BATCH).await;
+        self.metrics
+            .waiting
+            .dec_by(taken.try_into().unwrap_or(i64::MAX));
+        batch
+    }
+
+    /// Commits a batch, or its orders one by one, and answers each.
+    async fn step(&mut self, batch: Vec<Ticket>) {
+        let give_up_at = Instant::now() + BATCH_WITHIN;
+        let batch: Vec<Ticket> = batch.into_iter().filter(|t| t.turn.begin()).collect();
+        if batch.is_empty() {
+            return;
+        }
+        let placements: Vec<&Placement> = batch.iter().map(|t| &t.placement).collect();
+        match self.commit(&placements, give_up_at).await {
+            Err(Setback::AtFault(_) | Setback::Undone(_)) if batch.len() > 1 => {
+                for ticket in batch {
+                    let outcome = self.commit(&[&ticket.placement], give_up_at).await;
+                    ticket.answer(outcome.map_err(Setback::into_error));
+                }
+            }
+            outcome => {
+                let outcome = outcome.map_err(Setback::into_error);
+                for ticket in batch {
+                    ticket.answer(outcome.clone());
+                }
+            }
+        }
+    }
+
+    async fn commit(
+        &mut self,
+        placements: &[&Placement],
+        give_up_at: Instant,
+    ) -> Result<(), Setback> {
+        let mut outcome = self.attempt(placements, give_up_at).await;
+        for _ in 1..ATTEMPTS {
+            if !matches!(outcome, Err(Setback::Undone(_))) {
+                break;
+            }
+            outcome = self.attempt(placements, give_up_at).await;
+        }
+        match &outcome {
+            Ok(()) => {
+                self.metrics.committed(placements.len());
+                self.wake_ups.committed();
+            }
+            Err(Setback::Everybody(StoreError::OutcomeUnknown { .. })) => self.wake_ups.committed(),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    /// One transaction. Keeps the connection only if it can be used again.
+    async fn attempt(
+        &mut self,
+        placements: &[&Placement],
+        give_up_at: Instant,
+    ) -> Result<(), Setback> {
+        let mut conn = self.connected(give_up_at).await?;
+        let error = match placing::place(&mut conn, placements, left(give_up_at)).await {
+            Ok(()) => {
+                self.connection = Some(conn);
+                return Ok(());
+            }
+            Err(Failure::Undone(error)) => error,
+            Err(Failure::Unknown(error)) => {
+                drop(conn);
+                return self.after_unknown(placements, &error, give_up_at).await;
+            }
+        };
+        if matches!(error, StorageError::Deadline(_)) {
+            return Err(Setback::Everybody(diagnosis::without_asking(
+                Failure::Undone(error),
+            )));
+        }
+        Err(
+            match diagnosis::ask(&mut conn, Failure::Undone(error)).await {
+                away @ StoreError::Unavailable(_) => Setback::Undone(away),
+                fault @ StoreError::Failed(_) => {
+                    self.connection = Some(conn);
+                    Setback::AtFault(fault)
+                }
+                other => Setback::Everybody(other),
+            },
+        )
+    }
+
+    /// Finds out what became of a commit whose answer did not come. One answer is true for the whole
+    /// batch, so any of its orders will do.
+    async fn after_unknown(
+        &mut self,
+        placements: &[&Placement],
+        error: &StorageError,
+        give_up_at: Instant,
+    ) -> Result<(), Setback> {
+        let unknown = |reason: String| Setback::Everybody(StoreError::OutcomeUnknown { reason });
+        let Ok(mut conn) = self.connected(give_up_at).await else {
+            return Err(unknown(error.to_string()));
+        };
+        let order = &placements[0].order;
+        match placing::has_happened(&mut conn, order, left(give_up_at)).await {
+            Ok(happened) => {
+                self.connection = Some(conn);
+                if happened {
+                    Ok(())
+                } else {
+                    Err(Setback::Undone(StoreError::Unavailable(error.to_string())))
+                }
+            }
+            Err(second) => Err(unknown(format!("{error}; asked again: {second}"))),
+        }
+    }
+
+    async fn connected(&mut self, give_up_at: Instant) -> Result<Connection, Setback> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let connecting = self.database.connect(&self.session);
+        let connected = within(left(give_up_at), connecting).await;
+        connected.map_err(|error| Setback::Everybody(StoreError::Unavailable(error.to_string())))
+    }
+}
+
+/// Why a transaction did not succeed, and whom that concerns.
+enum Setback {
+    /// One of its orders is at fault. Nothing was done.
+    AtFault(StoreError),
+    /// The connection was lost, perhaps by one of its orders. Nothing was done.
+    Undone(StoreError),
+    /// All of them alike: another attempt now would end the same way, or must not be made.
+    Everybody(StoreError),
+}
+
+impl Setback {
+    fn into_error(self) -> StoreError {
+        match self {
+            Self::AtFault(error) | Self::Undone(error) | Self::Everybody(error) => error,
+        }
+    }
+}
+
+impl Ticket {
+    fn answer(self, outcome: Result<(), StoreError>) {
+        // Whoever asked may have gone; what was done stays done.
+        let _ = self.answer.send(outcome);
+    }
+}
+
+fn left(give_up_at: Instant) -> Duration {
+    give_up_at.saturating_duration_since(Instant::now())
+}
