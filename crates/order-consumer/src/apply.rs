@@ -110,6 +110,18 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    /// The batch of the first `count` records, or all of it.
+    #[must_use]
+    pub fn first(self, count: usize) -> Self {
+        match self.records.get(count) {
+            Some(next) => Self {
+                records: &self.records[..count],
+                next_offset: next.record.offset,
+            },
+            None => self,
+        }
+    }
+
     /// Of the record just before `next_offset`, if there is one.
     fn last_event_id(&self) -> Option<EventId> {
         let last = self.records.last()?;

@@ -17,6 +17,7 @@ pub mod effects;
 pub mod handlers;
 pub mod metrics;
 mod obituary;
+mod observe;
 pub mod partition;
 pub mod place;
 mod prefetch;

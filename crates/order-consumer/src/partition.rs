@@ -7,15 +7,16 @@ use service::{Backoff, CancellationToken, Problems};
 use storage::inbox::{self, Stream};
 use storage::lease::Leases;
 use storage::{Connection, Database, Session, StorageError, within};
-use time::OffsetDateTime;
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::apply::{Applied, Attempt, Batch, Fence, Outcome, apply};
 use crate::effects::{EffectError, Effects};
+use crate::handlers::HandlerError;
 use crate::metrics::Metrics;
+use crate::observe::{observe, standing};
 use crate::place::{self, PlaceError};
 use crate::prefetch::{FetchedBatch, Prefetch};
-use crate::standing::{Standing, Standings};
+use crate::standing::Standings;
 
 /// Beyond what the session allows a transaction on the server's side.
 const APPLY_DEADLINE: Duration = Duration::from_secs(30);
@@ -23,6 +24,8 @@ const APPLY_DEADLINE: Duration = Duration::from_secs(30);
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// How often a batch is tried again before an event of it is blamed.
 const RETRIES: i32 = 3;
+/// Records narrowed down in one transaction: even if each of them fails, it ends in time.
+const NARROW_RECORDS: usize = 64;
 
 /// What one [`PartitionConsumer::step`] did.
 #[derive(Debug, PartialEq, Eq)]
@@ -171,15 +174,26 @@ impl PartitionConsumer {
         if !self.owned() {
             return Ok(self.drop_batch());
         }
+        let started = Instant::now();
         match self.apply().await? {
             Outcome::Applied(applied) => {
-                if let Some(batch) = self.batch.take() {
-                    self.stand_at(batch.next_offset, &batch);
-                }
-                self.observe(&applied);
+                self.pass(applied.progress.next_offset);
+                observe(&self.wiring.metrics, &self.wiring.stream, &applied, started);
                 Ok(Step::Applied(applied))
             }
             Outcome::Fenced => Ok(self.drop_batch()),
+        }
+    }
+
+    /// Leaves what lies before `next_offset`: all of the batch, or the part that was narrowed down.
+    fn pass(&mut self, next_offset: i64) {
+        if let Some(mut batch) = self.batch.take() {
+            self.stand_at(next_offset, &batch);
+            if next_offset < batch.next_offset {
+                batch.records.retain(|d| d.record.offset >= next_offset);
+                batch.from = next_offset;
+                self.batch = Some(batch);
+            }
         }
     }
 
@@ -217,21 +231,19 @@ impl PartitionConsumer {
             epoch: self.wiring.epoch,
             expected_offset: batch.from,
         };
-        let attempt = if self.failures < RETRIES {
-            Attempt::Hopeful
-        } else {
-            Attempt::Last {
-                attempts: self.failures + 1,
-            }
-        };
-        let records = Batch {
+        let whole = Batch {
             records: &batch.records,
             next_offset: batch.next_offset,
+        };
+        let (attempt, records) = if self.failures < RETRIES {
+            (Attempt::Hopeful, whole)
+        } else {
+            let attempts = self.failures + 1;
+            (Attempt::Last { attempts }, whole.first(NARROW_RECORDS))
         };
         let Wiring {
             stream, effects, ..
         } = &self.wiring;
-        let started = Instant::now();
         let applying = apply(&mut conn, stream, fence, &records, effects, attempt);
         let outcome = match tokio::time::timeout(APPLY_DEADLINE, applying).await {
             Ok(Ok(outcome)) => outcome,
@@ -245,7 +257,13 @@ impl PartitionConsumer {
                 });
             }
             // The batch waits: an outage is nobody's fault and spends no attempt.
-            Ok(Err(EffectError::Storage(error))) => return Err(error.into()),
+            Ok(Err(
+                EffectError::Storage(error)
+                | EffectError::Handler {
+                    source: HandlerError::Storage(error),
+                    ..
+                },
+            )) => return Err(error.into()),
             Ok(Err(source)) => {
                 return Err(StepError::Handler {
                     attempt: self.failures,
@@ -254,8 +272,6 @@ impl PartitionConsumer {
             }
             Err(_) => return Err(StorageError::Deadline(APPLY_DEADLINE).into()),
         };
-        let seconds = started.elapsed().as_secs_f64();
-        self.wiring.metrics.batch_seconds.observe(seconds);
         self.connection = Some(conn);
         Ok(outcome)
     }
@@ -279,50 +295,8 @@ impl PartitionConsumer {
     }
 
     fn stand_at(&self, next_offset: i64, fetched: &FetchedBatch) {
-        let mut records = fetched.records.iter();
-        let oldest = if next_offset == fetched.from {
-            records.next()
-        } else {
-            records.next_back()
-        };
-        let standing = Standing {
-            next_offset,
-            high_watermark: fetched.high_watermark,
-            stable_offset: fetched.stable_offset,
-            oldest: oldest.map(|decoded| decoded.record.timestamp),
-        };
-        let partition = self.wiring.stream.partition;
-        let standings = &self.wiring.standings;
-        standings.update(partition, standing, Instant::now());
-    }
-
-    fn observe(&self, applied: &Applied) {
-        let metrics = &self.wiring.metrics;
-        let Stream {
-            topic, partition, ..
-        } = &self.wiring.stream;
-        metrics.consumed.inc_by(applied.new as u64);
-        metrics.duplicates.inc_by(applied.duplicates.len() as u64);
-        metrics.dead.inc_by(applied.dead.len() as u64);
-        metrics.parked.inc_by(applied.parked as u64);
-        let records = applied.new
-            + applied.duplicates.len()
-            + applied.dead.len()
-            + applied.parked
-            + applied.settled;
-        metrics
-            .batch_records
-            .observe(u32::try_from(records).map_or(f64::MAX, f64::from));
-        let now = OffsetDateTime::now_utc();
-        for created in &applied.created {
-            let seconds = (now - *created).as_seconds_f64().max(0.0);
-            metrics.event_seconds.observe(seconds);
-        }
-        for (event_id, offset) in &applied.duplicates {
-            warn!(%event_id, topic, partition, offset, "duplicate event, its effect has happened already");
-        }
-        for (offset, reason) in &applied.dead {
-            error!(topic, partition, offset, reason, "dead letter");
-        }
+        let (partition, now) = (self.wiring.stream.partition, Instant::now());
+        let standing = standing(next_offset, fetched);
+        self.wiring.standings.update(partition, standing, now);
     }
 }

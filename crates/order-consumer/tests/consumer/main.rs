@@ -2,6 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
+mod clients;
+mod faults;
+mod handlers;
+mod java;
+mod narrowing;
+mod place;
 mod process;
+mod property;
+mod redrive;
+mod retention;
 mod steps;
 mod support;

@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use crate::support::{Fixture, PATIENCE, order};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_order-consumer");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_order-consumer");
 
 impl Fixture {
-    async fn on_the_real_topic() -> Self {
+    pub(crate) async fn on_the_real_topic() -> Self {
         let mut fixture = Self::new().await;
         OrderCreated::TOPIC.clone_into(&mut fixture.topic);
         let topic = &fixture.topic;
@@ -21,11 +21,11 @@ impl Fixture {
     }
 
     /// Whoever came first decided on it.
-    async fn partitions(&self) -> i32 {
+    pub(crate) async fn partitions(&self) -> i32 {
         self.cluster.partition_counts().await.unwrap()[&self.topic]
     }
 
-    fn variables(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
         vec![
             ("DATABASE_URL", self.test.url().to_owned()),
             ("KAFKA_BROKERS", self.brokers.clone()),
@@ -35,12 +35,12 @@ impl Fixture {
         ]
     }
 
-    fn start(&self) -> Spawned {
+    pub(crate) fn start(&self) -> Spawned {
         Spawned::start(BINARY, &["run"], self.variables())
     }
 
     /// Orders of one unit each, where their keys belong.
-    async fn place(&self, product: &str, orders: usize) {
+    pub(crate) async fn place(&self, product: &str, orders: usize) {
         let partitions = self.partitions().await;
         let mut by_partition = vec![Vec::new(); partitions.try_into().unwrap()];
         for _ in 0..orders {
@@ -55,7 +55,7 @@ impl Fixture {
         }
     }
 
-    async fn until_sold(&self, product: &str, orders: i64) {
+    pub(crate) async fn until_sold(&self, product: &str, orders: i64) {
         eventually("the sales", PATIENCE, async || {
             let (sold, units) = self.sales(product).await;
             assert!(sold <= orders, "{sold} sold of {orders}");

@@ -79,9 +79,15 @@ impl Fixture {
         leases: &Leases,
         effects: Effects,
     ) -> (PartitionConsumer, Metrics) {
+        let (wiring, metrics) = self.wiring(partition, leases);
+        let consumer = PartitionConsumer::new(Wiring { effects, ..wiring });
+        (consumer, metrics)
+    }
+
+    pub(crate) fn wiring(&self, partition: i32, leases: &Leases) -> (Wiring, Metrics) {
         let readiness = Readiness::new();
         let metrics = Metrics::register(&mut Registry::default());
-        let consumer = PartitionConsumer::new(Wiring {
+        let wiring = Wiring {
             stream: Stream {
                 group: GROUP.to_owned(),
                 topic: self.topic.clone(),
@@ -92,13 +98,13 @@ impl Fixture {
             cluster: self.cluster.clone(),
             leases: leases.clone(),
             epoch: leases.epoch(partition).expect("owned"),
-            effects,
+            effects: Effects::default(),
             metrics: metrics.clone(),
             standings: Standings::default(),
             postgres: Problems::new(readiness.check("postgres")),
             kafka: Problems::new(readiness.check("kafka")),
-        });
-        (consumer, metrics)
+        };
+        (wiring, metrics)
     }
 
     /// What was sold of a product: orders and units.
@@ -123,6 +129,18 @@ pub(crate) async fn drain(consumer: &mut PartitionConsumer) -> usize {
             Step::Fenced => panic!("the partition is ours"),
         }
     }
+}
+
+/// A record of the same key, with another event.
+pub(crate) fn next_of_key(of: &OutgoingRecord, product: &str, quantity: i64) -> OutgoingRecord {
+    OutgoingRecord {
+        key: of.key.clone(),
+        ..order(product, quantity)
+    }
+}
+
+pub(crate) fn event_id(record: &OutgoingRecord) -> String {
+    String::from_utf8(record.headers["ce_id"].clone()).unwrap()
 }
 
 /// The record of a new order of this product.

@@ -1,0 +1,89 @@
+//! A client in Java, run on the jars of the stack's own Kafka.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use local_stack::Stack;
+use messaging::OutgoingRecord;
+
+/// What the client is to do; see `java/Client.java`.
+#[derive(Default)]
+pub(crate) struct Script(String);
+
+fn word(bytes: Option<&[u8]>) -> String {
+    bytes.map_or("-".to_owned(), |bytes| BASE64_STANDARD.encode(bytes))
+}
+
+impl Script {
+    pub(crate) fn line(mut self, line: &str) -> Self {
+        self.0.push_str(line);
+        self.0.push('\n');
+        self
+    }
+
+    /// Sends a record with its headers, and these besides.
+    pub(crate) fn send(
+        self,
+        (topic, partition): (&str, i32),
+        record: &OutgoingRecord,
+        (key, value): (Option<&[u8]>, Option<&[u8]>),
+        more: &[(&str, Option<&[u8]>)],
+    ) -> Self {
+        let named = record.headers.iter();
+        let named = named.map(|(name, value)| (name.as_str(), Some(value.as_slice())));
+        let headers: Vec<String> = more
+            .iter()
+            .copied()
+            .chain(named)
+            .map(|(name, value)| format!("{name}={}", word(value)))
+            .collect();
+        let (key, value) = (word(key), word(value));
+        let headers = headers.join(" ");
+        self.line(&format!("send {topic} {partition} {key} {value} {headers}"))
+    }
+
+    /// Sends a record as it is.
+    pub(crate) fn send_whole(self, place: (&str, i32), record: &OutgoingRecord) -> Self {
+        self.send(place, record, (Some(&record.key), Some(&record.value)), &[])
+    }
+
+    /// Runs the client to its end.
+    pub(crate) fn run(self, stack: &Stack) {
+        let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/consumer/java/Client.java");
+        let mut child = Command::new("java")
+            .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp"])
+            .arg(class_path(stack))
+            .arg(client)
+            .arg(&stack.kafka_brokers)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a JDK runs the stack's Kafka, so there is one");
+        let mut stdin = child.stdin.take().unwrap();
+        let script = self.0;
+        let writer = std::thread::spawn(move || stdin.write_all(script.as_bytes()));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(printed.trim_end().ends_with("done"), "{printed}{errors}");
+    }
+}
+
+/// That of the running broker.
+fn class_path(stack: &Stack) -> String {
+    let ps = Command::new("ps")
+        .args(["-ww", "-o", "args=", "-p", &stack.kafka_pid.to_string()])
+        .output()
+        .unwrap();
+    let line = String::from_utf8(ps.stdout).unwrap();
+    let mut words = line.split_whitespace();
+    words
+        .find(|word| matches!(*word, "-cp" | "-classpath"))
+        .expect("Kafka is started with a class path");
+    words.next().unwrap().to_owned()
+}

@@ -1,0 +1,84 @@
+//! Inbox rows go after their time, and not before.
+
+use std::time::Duration;
+
+use order_consumer::Metrics;
+use order_consumer::retention::{Cleaner, Cleaning, Pass};
+use prometheus_client::registry::Registry;
+use rskafka::client::ClientBuilder;
+use rskafka::client::partition::UnknownTopicHandling;
+use storage::Session;
+
+use crate::support::{Fixture, GROUP, drain, order};
+
+impl Fixture {
+    /// Makes the partition begin at `offset`.
+    async fn delete_before(&self, offset: i64) {
+        let client = ClientBuilder::new(vec![self.brokers.clone()]);
+        let client = client.build().await.unwrap();
+        let partition = client
+            .partition_client(&self.topic, 0, UnknownTopicHandling::Error)
+            .await
+            .unwrap();
+        partition.delete_records(offset, 5_000).await.unwrap();
+    }
+}
+
+async fn pass(cleaner: &mut Cleaner) -> (i64, Cleaning) {
+    let mut sum = 0;
+    loop {
+        match cleaner.step().await.unwrap() {
+            Cleaning::Swept { deleted } => sum += deleted,
+            end => return (sum, end),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_go_when_they_are_old_and_kafka_has_no_copy_left() {
+    let fixture = Fixture::new().await;
+    let (_keeper, leases) = fixture.owner().await;
+    let (mut consumer, _) = fixture.consumer(0, &leases);
+    let orders: Vec<_> = (0..10).map(|_| order("P-1", 1)).collect();
+    fixture.produce(0, orders.clone()).await;
+    // A copy of the first keeps its row.
+    fixture.produce(0, orders[..1].to_vec()).await;
+    drain(&mut consumer).await;
+    let mut cleaner = Cleaner {
+        group: GROUP.to_owned(),
+        topic: fixture.topic.clone(),
+        database: fixture.database.clone(),
+        session: Session::request("test"),
+        cluster: fixture.cluster.clone(),
+        leases,
+        metrics: Metrics::register(&mut Registry::default()),
+        retention: Duration::from_hours(1),
+        pass: Pass::default(),
+    };
+    // Young, then old but still in Kafka.
+    assert_eq!(pass(&mut cleaner).await, (0, Cleaning::Done));
+    let age = "update inbox set processed_at = now() - interval '2 hours' where \"offset\" <> 5";
+    fixture.sql.batch_execute(age).await.unwrap();
+    assert_eq!(pass(&mut cleaner).await, (0, Cleaning::Done));
+    fixture.delete_before(8).await;
+    // Something is unpublished for more than half an hour.
+    let event = "insert into outbox_event (event_id, topic, key, event_type, payload, created_at)
+        values (gen_random_uuid(), 't', 'k', 'e', '{}', now() - interval '31 minutes')";
+    fixture.sql.batch_execute(event).await.unwrap();
+    assert_eq!(pass(&mut cleaner).await, (0, Cleaning::Waiting));
+    let publish = "delete from outbox_pending";
+    fixture.sql.batch_execute(publish).await.unwrap();
+    // 1 to 7 without the young one, 5; the first row follows its copy at 10.
+    assert_eq!(pass(&mut cleaner).await, (6, Cleaning::Done));
+    let left = "select string_agg(\"offset\"::text, ' ' order by \"offset\") from inbox";
+    assert_eq!(fixture.text(left).await, "5 8 9 10");
+
+    // A row that a batch holds is left alone, and not waited for.
+    let age = "update inbox set processed_at = now() - interval '2 hours'";
+    fixture.sql.batch_execute(age).await.unwrap();
+    let hold = "begin; select from inbox where \"offset\" = 5 for update";
+    fixture.sql.batch_execute(hold).await.unwrap();
+    assert_eq!(pass(&mut cleaner).await, (0, Cleaning::Done));
+    fixture.sql.batch_execute("rollback").await.unwrap();
+    assert_eq!(pass(&mut cleaner).await, (1, Cleaning::Done));
+}
