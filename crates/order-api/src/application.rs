@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::http::HttpApi;
 use crate::metrics::Metrics;
+use crate::old_keys;
 use crate::readiness;
 use crate::settings::Settings;
 use crate::store::{Store, group_commit};
@@ -53,13 +54,25 @@ impl Application {
             settings.pool_size,
             runtime,
             wake_ups.clone(),
-        );
+        )
+        .with_key_lifetime(settings.key_lifetime);
         let metrics = Metrics::register(process.registry(), store.pool().clone());
+
+        let cleaning = old_keys::clean(store.clone(), stop.clone());
+        process.spawn("old-keys", async {
+            cleaning.await;
+            Ok::<_, Infallible>(())
+        });
 
         // Stop after the last request, which needs them.
         let drained = CancellationToken::new();
         if settings.group_commit {
-            let (queue, writers) = group_commit(&settings.database, &wake_ups, &metrics);
+            let (queue, writers) = group_commit(
+                &settings.database,
+                &wake_ups,
+                &metrics,
+                settings.key_lifetime,
+            );
             store = store.with_group_commit(queue);
             for writer in writers {
                 let writing = writer.run(drained.clone());

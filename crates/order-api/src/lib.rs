@@ -11,6 +11,7 @@ pub mod cli;
 mod http;
 pub mod metrics;
 pub mod migrate;
+pub mod old_keys;
 pub mod readiness;
 pub mod settings;
 pub mod store;

@@ -1,13 +1,20 @@
 //! The settings of each command, typed. Their names and meanings are declared in `service`.
 
+use std::time::Duration;
+
 use service::{OpsSettings, SettingsError, Source, TelemetrySettings};
 use storage::Database;
+
+use crate::store::KEY_LIFETIME;
 
 /// `OPS_PORT` when it is not set.
 pub const DEFAULT_OPS_PORT: u16 = 9101;
 
 /// Connections a pool may be set to: above this, Postgres is the one to be asked first.
 const POOL_SIZES: std::ops::RangeInclusive<usize> = 1..=1000;
+
+/// A client has to be able to use a key again.
+const SHORTEST_KEY_LIFETIME: Duration = Duration::from_secs(1);
 
 /// What serving needs.
 #[derive(Debug, Clone)]
@@ -18,6 +25,8 @@ pub struct Settings {
     pub pool_size: usize,
     /// `API__GROUP_COMMIT`: whether orders share commits.
     pub group_commit: bool,
+    /// `API__IDEMPOTENCY_TTL`: how long the answer to a request with a key is kept.
+    pub key_lifetime: Duration,
     /// `PORT`; 0 lets the system choose.
     pub port: u16,
     /// `OPS_PORT`.
@@ -49,6 +58,10 @@ impl Settings {
             reader.problem("API__POOL_SIZE", format!("must be {least} to {most}"));
         }
         let group_commit = reader.switch("API__GROUP_COMMIT", true);
+        let key_lifetime = reader.duration("API__IDEMPOTENCY_TTL", KEY_LIFETIME);
+        if key_lifetime < SHORTEST_KEY_LIFETIME {
+            reader.problem("API__IDEMPOTENCY_TTL", "must be at least 1s");
+        }
         let port = reader.or_default("PORT", 3000);
         let ops = OpsSettings::read(&mut reader, DEFAULT_OPS_PORT);
         let log = TelemetrySettings::read(&mut reader);
@@ -56,6 +69,7 @@ impl Settings {
             database,
             pool_size,
             group_commit,
+            key_lifetime,
             port,
             ops,
             log,

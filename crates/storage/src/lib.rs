@@ -10,6 +10,7 @@ pub mod connection;
 pub mod dead_letters;
 pub mod error;
 pub mod fault;
+pub mod idempotency;
 pub mod inbox;
 pub mod inbox_retention;
 pub mod journey;

@@ -109,3 +109,27 @@ pub async fn find(
         .map(Order::try_from)
         .transpose()
 }
+
+/// By primary key, backwards: ids sort by the time of creation.
+const NEWEST: &str = "\
+select id, product_id, quantity::bigint, created_at from orders where id < ? order by id desc limit ?";
+
+/// Up to `limit` orders that are older than the order `after`, or the newest ones; newest first.
+/// `after` need not exist.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn newest(
+    conn: &mut AsyncPgConnection,
+    after: Option<OrderId>,
+    limit: u32,
+) -> Result<Vec<Order>, StorageError> {
+    cached(NEWEST)
+        .bind::<SqlUuid, _>(after.map_or(Uuid::max(), OrderId::as_uuid))
+        .bind::<BigInt, _>(i64::from(limit))
+        .load::<OrderRow>(conn)
+        .await?
+        .into_iter()
+        .map(Order::try_from)
+        .collect()
+}

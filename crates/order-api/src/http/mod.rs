@@ -2,8 +2,10 @@
 //! values of the domain and writes answers; it never talks to Postgres itself.
 
 mod body;
+mod idempotency;
 mod observe;
 mod orders;
+mod page;
 mod place_order;
 mod problem;
 mod views;
@@ -107,7 +109,8 @@ fn routes(config: &mut ServiceConfig) {
         .service(
             web::resource("/orders")
                 .route(web::post().to(orders::place))
-                .default_service(web::to(async || only("POST"))),
+                .route(get().to(orders::list))
+                .default_service(web::to(async || only("GET, HEAD, POST"))),
         )
         .service(
             web::resource("/orders/{id}")

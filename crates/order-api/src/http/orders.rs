@@ -1,16 +1,19 @@
 //! The routes under `/orders`.
 
-use actix_web::http::header::LOCATION;
+use actix_web::http::header::{ContentType, LOCATION};
 use actix_web::web::{Data, Json, Path, Payload};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use domain::{Order, OrderId};
 use time::OffsetDateTime;
 
 use super::Shared;
 use super::body::json_body;
+use super::idempotency;
+use super::page::Page;
 use super::place_order::PlaceOrder;
 use super::problem::Problem;
-use super::views::{JourneyView, OrderView};
+use super::views::{JourneyView, OrderPage, OrderView};
+use crate::store::{KeptAnswer, Placed, Placement};
 
 /// `POST /orders`: 201 once the order and its event are committed.
 pub(super) async fn place(
@@ -18,18 +21,60 @@ pub(super) async fn place(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
+    let key = idempotency::key(request.headers())?;
     let body = json_body(&request, payload).await?;
     let PlaceOrder {
         product_id,
         quantity,
     } = PlaceOrder::parse(&body)?;
     let order = Order::place(product_id, quantity, OffsetDateTime::now_utc());
-    let placed = shared.store.place(order.clone().into()).await;
-    placed.map_err(|error| Problem::from_placing(error, order.id))?;
-    shared.metrics.orders_placed.inc();
-    Ok(HttpResponse::Created()
-        .insert_header((LOCATION, format!("/orders/{}", order.id)))
-        .json(OrderView::from(&order)))
+    let id = order.id;
+    let response = serde_json::to_string(&OrderView::from(&order))
+        .expect("an order has string keys and finite numbers only");
+    let has_key = key.is_some();
+    let placement = Placement {
+        answer: key.map(|key| KeptAnswer {
+            key,
+            request_hash: idempotency::request_hash(&body),
+            status: CREATED,
+            response: response.clone(),
+            order: id,
+        }),
+        ..Placement::from(order)
+    };
+    let placed = shared.store.place(placement).await;
+    match placed.map_err(|error| Problem::from_placing(error, id, has_key))? {
+        Placed::New => {
+            shared.metrics.orders_placed.inc();
+            Ok(created(id).body(response))
+        }
+        Placed::Replayed(kept) => Ok(created(kept.order)
+            .insert_header((idempotency::REPLAYED, "true"))
+            .body(kept.response)),
+    }
+}
+
+/// The only status that is kept.
+const CREATED: i16 = 201;
+
+fn created(id: OrderId) -> HttpResponseBuilder {
+    let mut answer = HttpResponse::Created();
+    answer
+        .insert_header((LOCATION, format!("/orders/{id}")))
+        .content_type(ContentType::json());
+    answer
+}
+
+/// `GET /orders?limit=&after=`: newest first.
+pub(super) async fn list(
+    shared: Data<Shared>,
+    request: HttpRequest,
+) -> Result<Json<OrderPage>, Problem> {
+    let Page { limit, after } = Page::parse(request.query_string())?;
+    // One more tells whether there is a next page.
+    let found = shared.store.newest(after, limit + 1).await;
+    let orders = found.map_err(Problem::from_store)?;
+    Ok(Json(OrderPage::new(&orders, limit)))
 }
 
 /// `GET /orders/{id}`.

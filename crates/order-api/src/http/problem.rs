@@ -45,7 +45,11 @@ pub(super) enum Problem {
         "the order may or may not have been stored; GET /orders/{order} tells, ask it before \
          placing the order again"
     )]
-    OutcomeUnknown { order: OrderId },
+    OutcomeUnknown { order: OrderId, has_key: bool },
+    #[error("a request with this Idempotency-Key is being answered at the moment")]
+    KeyInFlight,
+    #[error("this Idempotency-Key was used for a request with another body")]
+    KeyReused,
     #[error("something went wrong that should not have")]
     Internal,
 }
@@ -74,11 +78,11 @@ struct Body {
 
 impl Problem {
     /// What it means for a client that this order could not be placed.
-    pub(super) fn from_placing(error: StoreError, order: OrderId) -> Self {
+    pub(super) fn from_placing(error: StoreError, order: OrderId, has_key: bool) -> Self {
         match error {
             StoreError::OutcomeUnknown { reason } => {
                 tracing::warn!(%order, reason, "the outcome of a commit is unknown");
-                Self::OutcomeUnknown { order }
+                Self::OutcomeUnknown { order, has_key }
             }
             other => Self::from_store(other),
         }
@@ -95,6 +99,8 @@ impl Problem {
                 Self::DatabaseUnavailable
             }
             StoreError::SchemaIncomplete(_) => Self::SchemaIncomplete,
+            StoreError::KeyInFlight => Self::KeyInFlight,
+            StoreError::KeyReused => Self::KeyReused,
             StoreError::Failed(_)
             | StoreError::NoAnswer
             // Reading leaves nothing open; placing is handled above.
@@ -115,6 +121,8 @@ impl Problem {
             Self::MethodNotAllowed { .. } => kind(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
             Self::BodyTooSlow => kind(StatusCode::REQUEST_TIMEOUT, "body-too-slow", "The body did not arrive in time"),
             Self::BodyTooLarge => kind(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
+            Self::KeyInFlight => kind(StatusCode::CONFLICT, "key-in-flight", "The key is in use"),
+            Self::KeyReused => kind(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", "The key was used for another request"),
             Self::UnsupportedMediaType { .. } => kind(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is of an unsupported kind"),
             Self::InvalidValue { .. } => kind(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", "A value is missing or invalid"),
             Self::Internal => kind(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", "Internal error"),
@@ -129,7 +137,11 @@ impl Problem {
     /// that heed the header by themselves would order twice.
     fn may_be_repeated(&self) -> bool {
         match self {
-            Self::Busy | Self::DatabaseUnavailable | Self::SchemaIncomplete => true,
+            Self::Busy | Self::DatabaseUnavailable | Self::SchemaIncomplete | Self::KeyInFlight => {
+                true
+            }
+            // Under a key, repeating it orders once.
+            Self::OutcomeUnknown { has_key, .. } => *has_key,
             Self::MalformedJson { .. }
             | Self::InvalidValue { .. }
             | Self::UnsupportedMediaType { .. }
@@ -138,7 +150,7 @@ impl Problem {
             | Self::NotFound
             | Self::OrderNotFound { .. }
             | Self::MethodNotAllowed { .. }
-            | Self::OutcomeUnknown { .. }
+            | Self::KeyReused
             | Self::Internal => false,
         }
     }
@@ -174,7 +186,7 @@ impl ResponseError for Problem {
                     _ => None,
                 },
                 order_id: match self {
-                    Self::OutcomeUnknown { order } => Some(*order),
+                    Self::OutcomeUnknown { order, .. } => Some(*order),
                     _ => None,
                 },
             })

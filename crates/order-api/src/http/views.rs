@@ -28,6 +28,29 @@ impl From<&Order> for OrderView {
     }
 }
 
+/// Orders, newest first.
+#[derive(Debug, Serialize)]
+pub(super) struct OrderPage {
+    items: Vec<OrderView>,
+    /// Give it as `after` for the next page; `null` on the last one.
+    next: Option<OrderId>,
+}
+
+impl OrderPage {
+    /// A page of up to `limit` of these orders; that there are more means that there is a next page.
+    pub(super) fn new(orders: &[Order], limit: u32) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let (items, more) = orders.split_at(limit.min(orders.len()));
+        Self {
+            items: items.iter().map(OrderView::from).collect(),
+            next: items
+                .last()
+                .filter(|_| !more.is_empty())
+                .map(|last| last.id),
+        }
+    }
+}
+
 /// An order's way through the system.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -29,7 +29,7 @@ enum Kind {
 /// What `failure` means, as far as it says so itself. For a connection that must not be used.
 pub(super) fn without_asking(failure: Failure) -> StoreError {
     match failure {
-        Failure::Unknown(error) => StoreError::OutcomeUnknown {
+        Failure::Unknown(error, _) => StoreError::OutcomeUnknown {
             reason: error.to_string(),
         },
         Failure::Undone(error) => match kind(&error) {

@@ -24,14 +24,18 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use storage::connection::{Pool, PooledConnection};
 use storage::journey::EventJourney;
-use storage::{Connection, Database, Session, StorageError, journey, migrations, orders, within};
+use storage::{
+    Connection, Database, Session, StorageError, idempotency, journey, migrations, orders, within,
+};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::wake_up::WakeUps;
 pub use group_commit::{Queue, Writer, group_commit};
-pub use placing::Placement;
+use placing::Decision;
+pub use placing::{Placed, Placement};
+pub use storage::idempotency::KeptAnswer;
 
 /// How long waiting for a free connection, making one, or checking one may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -61,6 +65,12 @@ pub enum StoreError {
     /// The statement itself was at fault. Nothing was done.
     #[error("{0}")]
     Failed(Arc<StorageError>),
+    /// Another request with this key is being answered at the moment. Nothing was done.
+    #[error("the key is in use")]
+    KeyInFlight,
+    /// The key was used for another request. Nothing was done.
+    #[error("the key was used for another request")]
+    KeyReused,
     /// The work died, or the main runtime is stuck.
     #[error("the work gave no answer")]
     NoAnswer,
@@ -71,7 +81,7 @@ enum Failure {
     /// Nothing was done.
     Undone(StorageError),
     /// The commit has, or has not, happened.
-    Unknown(StorageError),
+    Unknown(StorageError, Vec<Decision>),
 }
 
 impl From<StorageError> for Failure {
@@ -88,7 +98,12 @@ pub struct Store {
     wake_ups: WakeUps,
     /// Where orders are handed in to share commits; `None` when each has one of its own.
     queue: Option<Queue>,
+    /// How long the answer to a request with a key is kept.
+    key_lifetime: Duration,
 }
+
+/// How long the answer to a request with a key is kept, unless another time is set.
+pub const KEY_LIFETIME: Duration = Duration::from_hours(24);
 
 impl Store {
     /// A store of at most `connections` connections, which live on `runtime`. Makes none yet. It
@@ -105,6 +120,7 @@ impl Store {
             runtime,
             wake_ups,
             queue: None,
+            key_lifetime: KEY_LIFETIME,
         }
     }
 
@@ -117,12 +133,21 @@ impl Store {
         }
     }
 
+    /// The same, with keys that are forgotten after another time than [`KEY_LIFETIME`].
+    #[must_use]
+    pub fn with_key_lifetime(self, key_lifetime: Duration) -> Self {
+        Self {
+            key_lifetime,
+            ..self
+        }
+    }
+
     /// The pool, to be watched.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Commits an order together with its event.
+    /// Commits an order together with its event, unless its key has been used.
     ///
     /// Cancellation: a caller that goes away before a connection, or a writer, was free places no
     /// order; later, the order is placed all the same.
@@ -130,24 +155,26 @@ impl Store {
     /// # Errors
     /// [`StoreError::OutcomeUnknown`] when the order may have been stored; after any other error it
     /// has not been.
-    pub async fn place(&self, placement: Placement) -> Result<(), StoreError> {
+    pub async fn place(&self, placement: Placement) -> Result<Placed, StoreError> {
         match &self.queue {
             Some(queue) => queue.place(placement).await,
             None => self.place_alone(placement).await,
         }
     }
 
-    async fn place_alone(&self, placement: Placement) -> Result<(), StoreError> {
+    async fn place_alone(&self, placement: Placement) -> Result<Placed, StoreError> {
         let wake_ups = self.wake_ups.clone();
+        let key_lifetime = self.key_lifetime;
         let work = async move |conn: &mut Connection, limit| {
-            let outcome = placing::place(conn, &[&placement], limit).await;
-            if matches!(outcome, Ok(()) | Err(Failure::Unknown(_))) {
+            let outcome = placing::place(conn, &[&placement], key_lifetime, limit).await;
+            if matches!(outcome, Ok(_) | Err(Failure::Unknown(..))) {
                 wake_ups.committed();
             }
-            outcome
+            Ok(outcome?.pop())
         };
         self.with_connection(move |conn, limit| async move { work(conn, limit).await }.boxed())
             .await
+            .and_then(|decided| decided.expect("one decision for one order"))
             .map_err(|error| match error {
                 // It may have died, or be stuck, during the commit.
                 StoreError::NoAnswer => StoreError::OutcomeUnknown {
@@ -164,6 +191,34 @@ impl Store {
     pub async fn find(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
         self.with_connection(move |conn, limit| {
             async move { Ok(within(limit, orders::find(conn, id)).await?) }.boxed()
+        })
+        .await
+    }
+
+    /// Up to `limit` orders, newest first, from the one after `after` on.
+    ///
+    /// # Errors
+    /// Postgres cannot answer.
+    pub async fn newest(
+        &self,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> Result<Vec<Order>, StoreError> {
+        self.with_connection(move |conn, deadline| {
+            async move { Ok(within(deadline, orders::newest(conn, after, limit)).await?) }.boxed()
+        })
+        .await
+    }
+
+    /// Forgets up to `limit` keys that have outlived their lifetime; returns how many.
+    ///
+    /// # Errors
+    /// Postgres cannot answer.
+    pub async fn forget_keys(&self, limit: u32) -> Result<usize, StoreError> {
+        let lifetime = self.key_lifetime;
+        self.with_connection(move |conn, deadline| {
+            async move { Ok(within(deadline, idempotency::forget(conn, lifetime, limit)).await?) }
+                .boxed()
         })
         .await
     }
@@ -261,7 +316,7 @@ where
         Ok(value) => return Ok(value),
         Err(failure) => failure,
     };
-    let (Failure::Undone(error) | Failure::Unknown(error)) = &failure;
+    let (Failure::Undone(error) | Failure::Unknown(error, _)) = &failure;
     if matches!(error, StorageError::Deadline(_)) {
         // A statement may still be running on it.
         drop(PooledConnection::take(conn));

@@ -1,58 +1,124 @@
 //! Placing orders: the one transaction of this service. After it each order is there together with
 //! its event, or none of them is, or, told apart from that, nobody knows.
 //!
-//! Four messages to Postgres, however many orders: `begin`, the two inserts sent together, `commit`.
+//! Three round trips to Postgres, however many orders: `begin`, the two inserts sent together,
+//! `commit`; two more when there are idempotency keys, to look at them and to keep the answers.
 //! The inserts are not sent before the answer to `begin`, and `commit` not before theirs: a
 //! statement whose `begin` was cancelled would commit by itself, an order without its event.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncConnection;
 use domain::{NewEvent, Order};
+use storage::idempotency::{self, Claim, KeptAnswer};
 use storage::{Connection, StorageError, orders, within};
 
-use super::Failure;
+use super::{Failure, StoreError};
 
 /// An order and the event that announces it.
 #[derive(Debug, Clone)]
 pub struct Placement {
     pub order: Order,
     pub event: NewEvent,
+    /// What to answer from now on to whoever uses the same key; `None` when there is no key.
+    pub answer: Option<KeptAnswer>,
 }
+
+/// What became of an order that was to be placed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placed {
+    /// It is committed.
+    New,
+    /// Its key had been used for the same request, which was answered with this. It was not placed.
+    Replayed(KeptAnswer),
+}
+
+/// What becomes of one order when the transaction commits.
+pub(super) type Decision = Result<Placed, StoreError>;
 
 impl From<Order> for Placement {
     fn from(order: Order) -> Self {
         let event = order.created_event();
-        Self { order, event }
+        Self {
+            order,
+            event,
+            answer: None,
+        }
     }
 }
 
-/// Commits all of `placements`, or none.
+/// Commits all of `placements` that their keys allow, or none. A key counts for `lifetime`.
 ///
 /// Cancellation: the connection must not be used again.
 pub(super) async fn place(
     conn: &mut Connection,
     placements: &[&Placement],
+    lifetime: Duration,
     limit: Duration,
-) -> Result<(), Failure> {
-    let orders: Vec<&Order> = placements.iter().map(|p| &p.order).collect();
-    let events: Vec<&NewEvent> = placements.iter().map(|p| &p.event).collect();
+) -> Result<Vec<Decision>, Failure> {
+    let mut decided = Vec::new();
     let mut committing = false;
     let transaction = conn.transaction(async |conn| {
+        decided = decide(conn, placements, lifetime).await?;
+        let new = || {
+            let decided = placements.iter().zip(&decided);
+            decided.filter_map(|(p, decision)| matches!(decision, Ok(Placed::New)).then_some(*p))
+        };
+        let orders: Vec<&Order> = new().map(|p| &p.order).collect();
+        let events: Vec<&NewEvent> = new().map(|p| &p.event).collect();
+        let answers: Vec<&KeptAnswer> = new().filter_map(|p| p.answer.as_ref()).collect();
+        if orders.is_empty() {
+            return Ok(());
+        }
         orders::insert_with_events(conn, &orders, &events).await?;
+        if !answers.is_empty() {
+            idempotency::keep(conn, &answers, lifetime).await?;
+        }
         // From here on a missing answer says nothing about what happened.
         committing = true;
         Ok::<_, StorageError>(())
     });
-    let outcome = within(limit, transaction).await;
-    outcome.map_err(|error| {
-        if committing && !is_refusal(&error) {
-            Failure::Unknown(error)
-        } else {
-            Failure::Undone(error)
+    match within(limit, transaction).await {
+        Ok(()) => Ok(decided),
+        Err(error) if committing && !is_refusal(&error) => Err(Failure::Unknown(error, decided)),
+        Err(error) => Err(Failure::Undone(error)),
+    }
+}
+
+/// Looks at the keys, if there are any. Of several requests with one key the first is the one that
+/// runs; the others are told so, as if it ran elsewhere.
+async fn decide(
+    conn: &mut Connection,
+    placements: &[&Placement],
+    lifetime: Duration,
+) -> Result<Vec<Decision>, StorageError> {
+    let answers = || placements.iter().filter_map(|p| p.answer.as_ref());
+    let keys: BTreeSet<&str> = answers().map(|answer| &*answer.key).collect();
+    if keys.is_empty() {
+        return Ok(vec![Ok(Placed::New); placements.len()]);
+    }
+    let keys = Vec::from_iter(keys);
+    let claims = idempotency::claim(conn, &keys, lifetime).await?;
+    let mut claims: BTreeMap<&str, Claim> = keys.into_iter().zip(claims).collect();
+    let mut decision = |placement: &&Placement| {
+        let Some(answer) = &placement.answer else {
+            return Ok(Placed::New);
+        };
+        match claims.get_mut(&*answer.key) {
+            Some(claim @ Claim::Free) => {
+                *claim = Claim::InFlight;
+                Ok(Placed::New)
+            }
+            Some(Claim::Kept(kept)) if kept.request_hash == answer.request_hash => {
+                Ok(Placed::Replayed(kept.clone()))
+            }
+            Some(Claim::Kept(_)) => Err(StoreError::KeyReused),
+            Some(Claim::InFlight) | None => Err(StoreError::KeyInFlight),
         }
-    })
+    };
+    Ok(placements.iter().map(&mut decision).collect())
 }
 
 /// Whether the commit that `order` was part of has happened, after [`Failure::Unknown`] and on

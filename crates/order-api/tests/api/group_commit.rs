@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use local_stack::testing::TestDatabase;
 use order_api::metrics::Metrics;
-use order_api::store::{Placement, Store, StoreError, Writer, group_commit};
+use order_api::store::{KEY_LIFETIME, Placed, Placement, Store, StoreError, Writer, group_commit};
 use order_api::wake_up::WakeUps;
 use prometheus_client::registry::Registry;
 use service::CancellationToken;
@@ -32,7 +32,7 @@ fn order(product: &str) -> Order {
     Order::place(product, Quantity::ONE, OffsetDateTime::now_utc())
 }
 
-type Outcome = Result<(), StoreError>;
+type Outcome = Result<Placed, StoreError>;
 
 impl Still {
     async fn start() -> Self {
@@ -42,7 +42,7 @@ impl Still {
         let wake_ups = WakeUps::default();
         let store = Store::new(&url, 1, Handle::current(), wake_ups.clone());
         let metrics = Metrics::register(&mut Registry::default(), store.pool().clone());
-        let (queue, writers) = group_commit(&url, &wake_ups, &metrics);
+        let (queue, writers) = group_commit(&url, &wake_ups, &metrics, KEY_LIFETIME);
         let store = store.with_group_commit(queue);
         Self {
             store,

@@ -75,6 +75,14 @@ pub const KNOWN: &[Setting] = &[
         secret: false,
     },
     Setting {
+        name: "API__IDEMPOTENCY_TTL",
+        meaning: "How long an Idempotency-Key is remembered",
+        expected: "a duration such as 30m or 24h, at least 1s",
+        default: Some("24h"),
+        services: &[API],
+        secret: false,
+    },
+    Setting {
         name: "OPS_PORT",
         meaning: "Port of /livez, /readyz and /metrics",
         expected: "a port, 0 to 65535 (0: any free one)",

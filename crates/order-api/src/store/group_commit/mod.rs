@@ -16,7 +16,7 @@ use std::time::Duration;
 use storage::{Database, Session};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::{Placement, StoreError};
+use super::{Placed, Placement, StoreError};
 use crate::metrics::Metrics;
 use crate::wake_up::WakeUps;
 use turn::Turn;
@@ -48,14 +48,16 @@ pub struct Queue {
 struct Ticket {
     placement: Placement,
     turn: Arc<Turn>,
-    answer: oneshot::Sender<Result<(), StoreError>>,
+    answer: oneshot::Sender<Result<Placed, StoreError>>,
 }
 
-/// A queue and the writers that empty it, each to be run by a task on the main runtime.
+/// A queue and the writers that empty it, each to be run by a task on the main runtime. Keys count
+/// for `key_lifetime`.
 pub fn group_commit(
     database: &Database,
     wake_ups: &WakeUps,
     metrics: &Metrics,
+    key_lifetime: Duration,
 ) -> (Queue, Vec<Writer>) {
     let (orders, waiting) = mpsc::channel(QUEUE);
     let waiting = Arc::new(Mutex::new(waiting));
@@ -66,6 +68,7 @@ pub fn group_commit(
         connection: None,
         wake_ups: wake_ups.clone(),
         metrics: metrics.clone(),
+        key_lifetime,
     });
     let queue = Queue {
         orders,
@@ -83,7 +86,7 @@ impl Queue {
     /// # Errors
     /// [`StoreError::OutcomeUnknown`] when the order may have been stored; after any other error it
     /// has not been.
-    pub(super) async fn place(&self, placement: Placement) -> Result<(), StoreError> {
+    pub(super) async fn place(&self, placement: Placement) -> Result<Placed, StoreError> {
         let turn = Arc::new(Turn::default());
         let (answer, mut answered) = oneshot::channel();
         let ticket = Ticket {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{BATCH, BATCH_WITHIN, Ticket};
 use crate::metrics::Metrics;
 use crate::store::diagnosis;
-use crate::store::placing::{self, Placement};
+use crate::store::placing::{self, Decision, Placed, Placement};
 use crate::store::{Failure, StoreError};
 use crate::wake_up::WakeUps;
 
@@ -29,6 +29,7 @@ pub struct Writer {
     pub(super) connection: Option<Connection>,
     pub(super) wake_ups: WakeUps,
     pub(super) metrics: Metrics,
+    pub(super) key_lifetime: Duration,
 }
 
 impl Writer {
@@ -63,16 +64,24 @@ impl Writer {
         }
         let placements: Vec<&Placement> = batch.iter().map(|t| &t.placement).collect();
         match self.commit(&placements, give_up_at).await {
-            Err(Setback::AtFault(_) | Setback::Undone(_)) if batch.len() > 1 => {
-                for ticket in batch {
-                    let outcome = self.commit(&[&ticket.placement], give_up_at).await;
-                    ticket.answer(outcome.map_err(Setback::into_error));
+            Ok(decided) => {
+                for (ticket, decision) in batch.into_iter().zip(decided) {
+                    ticket.answer(decision);
                 }
             }
-            outcome => {
-                let outcome = outcome.map_err(Setback::into_error);
+            Err(Setback::AtFault(_) | Setback::Undone(_)) if batch.len() > 1 => {
                 for ticket in batch {
-                    ticket.answer(outcome.clone());
+                    let outcome = match self.commit(&[&ticket.placement], give_up_at).await {
+                        Ok(mut decided) => decided.pop().expect("one decision for one order"),
+                        Err(setback) => Err(setback.into_error()),
+                    };
+                    ticket.answer(outcome);
+                }
+            }
+            Err(setback) => {
+                let error = setback.into_error();
+                for ticket in batch {
+                    ticket.answer(Err(error.clone()));
                 }
             }
         }
@@ -82,7 +91,7 @@ impl Writer {
         &mut self,
         placements: &[&Placement],
         give_up_at: Instant,
-    ) -> Result<(), Setback> {
+    ) -> Result<Vec<Decision>, Setback> {
         let mut outcome = self.attempt(placements, give_up_at).await;
         for _ in 1..ATTEMPTS {
             if !matches!(outcome, Err(Setback::Undone(_))) {
@@ -91,9 +100,13 @@ impl Writer {
             outcome = self.attempt(placements, give_up_at).await;
         }
         match &outcome {
-            Ok(()) => {
-                self.metrics.committed(placements.len());
-                self.wake_ups.committed();
+            Ok(decided) => {
+                let new = |decision: &&Decision| matches!(decision, Ok(Placed::New));
+                let orders = decided.iter().filter(new).count();
+                if orders > 0 {
+                    self.metrics.committed(orders);
+                    self.wake_ups.committed();
+                }
             }
             Err(Setback::Everybody(StoreError::OutcomeUnknown { .. })) => self.wake_ups.committed(),
             Err(_) => {}
@@ -106,17 +119,20 @@ impl Writer {
         &mut self,
         placements: &[&Placement],
         give_up_at: Instant,
-    ) -> Result<(), Setback> {
+    ) -> Result<Vec<Decision>, Setback> {
         let mut conn = self.connected(give_up_at).await?;
-        let error = match placing::place(&mut conn, placements, left(give_up_at)).await {
-            Ok(()) => {
+        let limit = left(give_up_at);
+        let error = match placing::place(&mut conn, placements, self.key_lifetime, limit).await {
+            Ok(decided) => {
                 self.connection = Some(conn);
-                return Ok(());
+                return Ok(decided);
             }
             Err(Failure::Undone(error)) => error,
-            Err(Failure::Unknown(error)) => {
+            Err(Failure::Unknown(error, decided)) => {
                 drop(conn);
-                return self.after_unknown(placements, &error, give_up_at).await;
+                return self
+                    .after_unknown(placements, decided, &error, give_up_at)
+                    .await;
             }
         };
         if matches!(error, StorageError::Deadline(_)) {
@@ -137,23 +153,26 @@ impl Writer {
     }
 
     /// Finds out what became of a commit whose answer did not come. One answer is true for the whole
-    /// batch, so any of its orders will do.
+    /// batch, so any order that was written will do.
     async fn after_unknown(
         &mut self,
         placements: &[&Placement],
+        decided: Vec<Decision>,
         error: &StorageError,
         give_up_at: Instant,
-    ) -> Result<(), Setback> {
+    ) -> Result<Vec<Decision>, Setback> {
         let unknown = |reason: String| Setback::Everybody(StoreError::OutcomeUnknown { reason });
         let Ok(mut conn) = self.connected(give_up_at).await else {
             return Err(unknown(error.to_string()));
         };
-        let order = &placements[0].order;
+        let written = decided.iter().position(|d| matches!(d, Ok(Placed::New)));
+        let written = written.expect("nothing is committed when nothing is written");
+        let order = &placements[written].order;
         match placing::has_happened(&mut conn, order, left(give_up_at)).await {
             Ok(happened) => {
                 self.connection = Some(conn);
                 if happened {
-                    Ok(())
+                    Ok(decided)
                 } else {
                     Err(Setback::Undone(StoreError::Unavailable(error.to_string())))
                 }
@@ -191,7 +210,7 @@ impl Setback {
 }
 
 impl Ticket {
-    fn answer(self, outcome: Result<(), StoreError>) {
+    fn answer(self, outcome: Result<Placed, StoreError>) {
         // Whoever asked may have gone; what was done stays done.
         let _ = self.answer.send(outcome);
     }
