@@ -7,6 +7,7 @@ mod decisions;
 mod held;
 mod interleaving;
 mod process;
+mod restore;
 mod seen;
 mod set_aside;
 mod steps;
