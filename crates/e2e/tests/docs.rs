@@ -25,6 +25,9 @@ const OTHER_VARIABLES: [&str; 4] = [
     "KAFKA_PORT",
 ];
 
+/// Files that a page tells its reader to make.
+const TO_BE_MADE: [&str; 1] = ["crates/order-consumer/src/handlers/first_order.rs"];
+
 fn root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     root.canonicalize().unwrap()
@@ -368,7 +371,8 @@ async fn the_metrics_are_those_that_the_processes_show() {
 /// Tests have sentences for names; columns and metrics have fewer words.
 fn is_test(name: &str) -> bool {
     let snake = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    name.bytes().all(snake) && name.matches('_').count() >= 5 && !name.ends_with("_total")
+    let words = name.split('_').count();
+    name.bytes().all(snake) && words > 5 && !name.ends_with("_total")
 }
 
 /// Every line of Rust in the workspace.
@@ -393,7 +397,7 @@ fn the_tests_and_files_that_are_named_exist() {
             let is_path = ["crates/", "migrations", "deploy", "docs/"]
                 .iter()
                 .any(|start| span.starts_with(start));
-            if is_path && !root().join(span).exists() {
+            if is_path && !TO_BE_MADE.contains(&span) && !root().join(span).exists() {
                 writeln!(missing, "{path}: no file {span}").unwrap();
             }
             if is_test(span) && !source.contains(&format!("fn {span}(")) {
