@@ -12,5 +12,6 @@ mod process;
 mod property;
 mod redrive;
 mod retention;
+mod servers;
 mod steps;
 mod support;

@@ -1,0 +1,158 @@
+//! What happens when a server goes, or the topic changes, under a stack of the test's own.
+
+use std::time::Duration;
+
+use local_stack::testing::{Spawned, eventually};
+use local_stack::{Server, Stack, StackDir};
+use messaging::{Cluster, PartitionWriter, partition_of};
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls};
+
+use crate::java::Script;
+use crate::process::BINARY;
+use crate::support::{PATIENCE, order};
+
+const TOPIC: &str = "order.created";
+
+/// A stack that is ended with the test, also by a panic.
+struct Private {
+    dir: StackDir,
+    stack: Stack,
+    _folder: TempDir,
+}
+
+impl Private {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = StackDir::new(folder.path());
+        let up = dir.clone();
+        let stack = tokio::task::spawn_blocking(move || up.up().unwrap());
+        let stack = stack.await.unwrap();
+        let database: storage::Database = stack.database_url.parse().unwrap();
+        storage::migrations::migrate(&database).await.unwrap();
+        let cluster = Cluster::new(stack.kafka_brokers.parse().unwrap());
+        cluster.ensure_topic(TOPIC, 2, 1).await.unwrap();
+        Self {
+            dir,
+            stack,
+            _folder: folder,
+        }
+    }
+
+    fn start(&self) -> Spawned {
+        Spawned::start(
+            BINARY,
+            &["run"],
+            [
+                ("DATABASE_URL", self.stack.database_url.clone()),
+                ("KAFKA_BROKERS", self.stack.kafka_brokers.clone()),
+                ("KAFKA_TOPIC_PARTITIONS", "2".to_owned()),
+                ("LEASE_TTL", "4s".to_owned()),
+                ("OPS_PORT", "0".to_owned()),
+            ],
+        )
+    }
+
+    async fn sql(&self) -> Option<Client> {
+        let connecting = tokio_postgres::connect(&self.stack.database_url, NoTls);
+        let (client, connection) = connecting.await.ok()?;
+        tokio::spawn(connection);
+        Some(client)
+    }
+
+    async fn sold(&self) -> Option<i64> {
+        let query = "select coalesce(sum(orders), 0)::bigint from product_sales";
+        let row = self.sql().await?.query_one(query, &[]).await.ok()?;
+        Some(row.get(0))
+    }
+
+    async fn until_sold(&self, orders: i64) {
+        eventually("the sales", PATIENCE, async || {
+            let sold = self.sold().await?;
+            assert!(sold <= orders, "{sold} sold of {orders}");
+            (sold == orders).then_some(())
+        })
+        .await;
+    }
+
+    async fn place(&self, partitions: i32, orders: usize) {
+        let cluster = Cluster::new(self.stack.kafka_brokers.parse().unwrap());
+        for partition in 0..partitions {
+            let records: Vec<_> = std::iter::repeat_with(|| order("P-1", 1))
+                .filter(|record| partition_of(&record.key, partitions) == partition)
+                .take(orders)
+                .collect();
+            let mut writer = PartitionWriter::new(cluster.clone(), TOPIC, partition);
+            // A partition that has just been made is refused until it has a leader.
+            eventually("the orders to be written", PATIENCE, async || {
+                writer.produce(records.clone()).await.ok()
+            })
+            .await;
+        }
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        self.dir.down().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p7_p9_postgres_dies_inside_transactions_and_partitions_are_added() {
+    let private = Private::new().await;
+    let consumer = private.start();
+    private.place(2, 10).await;
+    private.until_sold(20).await;
+    // So slow that Postgres dies in the middle of a batch's transaction.
+    let slow = "create function slow() returns trigger language plpgsql as $$ begin
+            perform pg_sleep(1.2); return new; end $$;
+        create trigger slow before insert on product_sales for each row execute function slow()";
+    let sql = private.sql().await.unwrap();
+    sql.batch_execute(slow).await.unwrap();
+    let mut placed = 20;
+    for _ in 0..2 {
+        let sql = private.sql().await.unwrap();
+        private.place(2, 30).await;
+        placed += 60;
+        let busy = "select 1 from pg_stat_activity where query ilike 'insert into product_sales%' \
+                    and state = 'active'";
+        eventually("a batch in its transaction", PATIENCE, async || {
+            (!sql.query(busy, &[]).await.unwrap().is_empty()).then_some(())
+        })
+        .await;
+        let dir = private.dir.clone();
+        tokio::task::spawn_blocking(move || {
+            dir.kill(Server::Postgres).unwrap();
+            dir.start(Server::Postgres).unwrap();
+        })
+        .await
+        .unwrap();
+        private.until_sold(placed).await;
+    }
+    let sql = private.sql().await.unwrap();
+    let held = "select count(*) from inbox_dead_letter";
+    assert_eq!(sql.query_one(held, &[]).await.unwrap().get::<_, i64>(0), 0);
+    sql.batch_execute("drop trigger slow on product_sales")
+        .await
+        .unwrap();
+
+    let stack = private.stack.clone();
+    let grow = Script::default().line(&format!("partitions {TOPIC} 4"));
+    tokio::task::spawn_blocking(move || grow.run(&stack))
+        .await
+        .unwrap();
+    let owned = "select count(*) from lease where owner is not null";
+    eventually(
+        "the new partitions to be owned",
+        Duration::from_secs(30),
+        async || {
+            let owned: i64 = sql.query_one(owned, &[]).await.ok()?.get(0);
+            (owned == 4).then_some(())
+        },
+    )
+    .await;
+    private.place(4, 5).await;
+    private.until_sold(placed + 20).await;
+    drop(consumer);
+}
