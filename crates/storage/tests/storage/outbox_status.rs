@@ -1,5 +1,6 @@
 //! What an operator is told of the outbox.
 
+use diesel_async::SimpleAsyncConnection;
 use domain::Slot;
 use storage::lease::{MemberId, claim, ensure_units, renew};
 use storage::outbox::{
@@ -181,4 +182,22 @@ async fn whoever_holds_the_horizon_back_is_named() {
             .any(|h| h.name.contains(&gid) || h.name.contains("a report")),
         "{holders:?}"
     );
+}
+
+#[tokio::test]
+async fn without_rights_the_holders_are_seen_and_their_times_are_not() {
+    let fixture = Fixture::new().await;
+    let role = format!("observer_{}", uuid::Uuid::now_v7().simple());
+    fixture.run(&format!("create role {role}")).await;
+    fixture
+        .run("begin isolation level repeatable read; select from outbox_event")
+        .await;
+    let mut conn = fixture.connect().await;
+    conn.batch_execute(&format!("set role {role}"))
+        .await
+        .unwrap();
+    let holders = horizon_holders(&mut conn).await.unwrap();
+    fixture.run(&format!("commit; drop role {role}")).await;
+    let session = holders.iter().find(|h| h.name.starts_with("session"));
+    assert_eq!(session.unwrap().seconds, None, "{holders:?}");
 }
