@@ -2,12 +2,15 @@
 //! values of the domain and writes answers; it never talks to Postgres itself.
 
 mod body;
+mod head_limits;
 mod idempotency;
 mod observe;
+mod openapi;
 mod orders;
 mod page;
 mod place_order;
 mod problem;
+mod trace;
 mod views;
 
 use std::io;
@@ -17,7 +20,7 @@ use std::time::Duration;
 use actix_web::guard::{Any, Get, Head};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{App, HttpServer, Route};
+use actix_web::{App, HttpServer, Resource, Route};
 use service::{CancellationToken, ListenError, listen};
 
 use crate::metrics::Metrics;
@@ -83,6 +86,8 @@ impl HttpApi {
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(shared.clone())
+                .wrap(from_fn(head_limits::limit_head))
+                // The last is the outermost: it sees every answer.
                 .wrap(from_fn(observe::observe))
                 .configure(routes)
         })
@@ -122,7 +127,13 @@ fn routes(config: &mut ServiceConfig) {
                 .route(get().to(orders::journey))
                 .default_service(web::to(async || only("GET, HEAD"))),
         )
+        .service(document("/openapi.json").route(get().to(openapi::json)))
+        .service(document("/docs").route(get().to(openapi::page)))
         .default_service(web::to(async || Err::<&str, _>(Problem::NotFound)));
+}
+
+fn document(path: &str) -> Resource {
+    web::resource(path).default_service(web::to(async || only("GET, HEAD")))
 }
 
 /// GET, and HEAD, which is the same without the body.

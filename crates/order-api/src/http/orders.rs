@@ -2,7 +2,7 @@
 
 use actix_web::http::header::{ContentType, LOCATION};
 use actix_web::web::{Data, Json, Path, Payload};
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder};
 use domain::{Order, OrderId};
 use time::OffsetDateTime;
 
@@ -10,12 +10,27 @@ use super::Shared;
 use super::body::json_body;
 use super::idempotency;
 use super::page::Page;
-use super::place_order::PlaceOrder;
+use super::place_order::{PlaceOrder, PlaceOrderBody};
 use super::problem::Problem;
+use super::trace::RequestContext;
 use super::views::{JourneyView, OrderPage, OrderView};
 use crate::store::{KeptAnswer, Placed, Placement};
 
-/// `POST /orders`: 201 once the order and its event are committed.
+/// Place an order
+///
+/// Answered once the order and its event are committed.
+#[utoipa::path(
+    post,
+    path = "/orders",
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        pattern = "^[!-~]+$", description = "Makes the request safe to repeat: the same key and \
+        body get the answer that was given first")),
+    request_body = PlaceOrderBody,
+    responses((status = 201, description = "The order is placed", body = OrderView, headers(
+        ("Location" = String, description = "Where the order is"),
+        ("Idempotent-Replayed" = Option<String>, description = "true when this is the answer to \
+            an earlier request with this key"))))
+)]
 pub(super) async fn place(
     shared: Data<Shared>,
     request: HttpRequest,
@@ -32,6 +47,10 @@ pub(super) async fn place(
     let response = serde_json::to_string(&OrderView::from(&order))
         .expect("an order has string keys and finite numbers only");
     let has_key = key.is_some();
+    let mut event = order.created_event();
+    if let Some(context) = request.extensions().get::<RequestContext>() {
+        event.headers.extend(context.event_headers());
+    }
     let placement = Placement {
         answer: key.map(|key| KeptAnswer {
             key,
@@ -40,7 +59,8 @@ pub(super) async fn place(
             response: response.clone(),
             order: id,
         }),
-        ..Placement::from(order)
+        order,
+        event,
     };
     let placed = shared.store.place(placement).await;
     match placed.map_err(|error| Problem::from_placing(error, id, has_key))? {
@@ -65,7 +85,17 @@ fn created(id: OrderId) -> HttpResponseBuilder {
     answer
 }
 
-/// `GET /orders?limit=&after=`: newest first.
+/// List orders, newest first
+#[utoipa::path(
+    get,
+    path = "/orders",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100,
+            description = "Orders on the page; 20 if not given"),
+        ("after" = Option<String>, Query, format = "uuid",
+            description = "The `next` of the page before")),
+    responses((status = 200, description = "A page of orders", body = OrderPage))
+)]
 pub(super) async fn list(
     shared: Data<Shared>,
     request: HttpRequest,
@@ -77,7 +107,13 @@ pub(super) async fn list(
     Ok(Json(OrderPage::new(&orders, limit)))
 }
 
-/// `GET /orders/{id}`.
+/// Look at an order
+#[utoipa::path(
+    get,
+    path = "/orders/{id}",
+    params(("id" = String, Path, description = "The order's id, a UUID")),
+    responses((status = 200, description = "The order", body = OrderView))
+)]
 pub(super) async fn show(
     shared: Data<Shared>,
     id: Path<String>,
@@ -89,7 +125,15 @@ pub(super) async fn show(
     Ok(Json(OrderView::from(&order)))
 }
 
-/// `GET /orders/{id}/journey`.
+/// Ask where an order is
+///
+/// When and where its events were written, delivered and consumed, or why they are held.
+#[utoipa::path(
+    get,
+    path = "/orders/{id}/journey",
+    params(("id" = String, Path, description = "The order's id, a UUID")),
+    responses((status = 200, description = "The order's way so far", body = JourneyView))
+)]
 pub(super) async fn journey(
     shared: Data<Shared>,
     id: Path<String>,

@@ -2,6 +2,7 @@
 
 use domain::{ProductId, Quantity};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::problem::Problem;
 
@@ -10,6 +11,23 @@ use super::problem::Problem;
 pub(super) struct PlaceOrder {
     pub(super) product_id: ProductId,
     pub(super) quantity: Quantity,
+}
+
+/// The body's description for the document; parsing is done by hand, to name what is wrong.
+#[derive(ToSchema)]
+#[schema(as = PlaceOrder, rename_all = "camelCase")]
+#[expect(dead_code, reason = "only described")]
+pub(super) struct PlaceOrderBody {
+    #[schema(
+        min_length = 1,
+        max_length = 64,
+        pattern = "^[A-Za-z0-9._-]+$",
+        example = "P-001"
+    )]
+    product_id: String,
+    /// 1 if not given
+    #[schema(value_type = i32, required = false, minimum = 1, maximum = 10_000, default = 1)]
+    quantity: Option<i32>,
 }
 
 const PRODUCT_ID: &str = "productId";

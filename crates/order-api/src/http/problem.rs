@@ -6,8 +6,10 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use domain::OrderId;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::body::MAX_BODY;
+use super::head_limits::{MAX_HEADERS, MAX_URI};
 use crate::store::StoreError;
 
 /// Seconds after which a client may try again what failed for the moment.
@@ -29,6 +31,10 @@ pub(super) enum Problem {
     BodyTooLarge,
     #[error("the body did not arrive in time")]
     BodyTooSlow,
+    #[error("path and query must be at most {MAX_URI} bytes long")]
+    UriTooLong,
+    #[error("the headers must be at most {MAX_HEADERS} bytes long")]
+    HeadersTooLarge,
     #[error("there is nothing at this path")]
     NotFound,
     #[error("there is no order {id}")]
@@ -55,24 +61,30 @@ pub(super) enum Problem {
 }
 
 /// What is the same for every problem of one kind.
-struct Kind {
-    status: StatusCode,
+pub(super) struct Kind {
+    pub(super) status: StatusCode,
     /// Stable: clients compare it.
-    name: &'static str,
-    title: &'static str,
+    pub(super) name: &'static str,
+    pub(super) title: &'static str,
 }
 
-/// The wire form.
-#[derive(Serialize)]
-struct Body {
+/// A refusal, as RFC 9457 has it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Body {
+    /// Stable, to be compared; a name, not an address.
     r#type: String,
     title: &'static str,
     status: u16,
+    /// For people; may change.
     detail: String,
+    /// The field, parameter or header to blame.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     field: Option<&'static str>,
     /// Of the order that may have been stored.
     #[serde(rename = "orderId", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = "uuid", required = false)]
     order_id: Option<OrderId>,
 }
 
@@ -112,7 +124,7 @@ impl Problem {
     }
 
     #[rustfmt::skip] // a table
-    fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         let kind = |status, name, title| Kind { status, name, title };
         match self {
             Self::MalformedJson { .. } => kind(StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
@@ -124,6 +136,8 @@ impl Problem {
             Self::KeyInFlight => kind(StatusCode::CONFLICT, "key-in-flight", "The key is in use"),
             Self::KeyReused => kind(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", "The key was used for another request"),
             Self::UnsupportedMediaType { .. } => kind(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is of an unsupported kind"),
+            Self::UriTooLong => kind(StatusCode::URI_TOO_LONG, "uri-too-long", "The path is too long"),
+            Self::HeadersTooLarge => kind(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", "The headers are too large"),
             Self::InvalidValue { .. } => kind(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", "A value is missing or invalid"),
             Self::Internal => kind(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", "Internal error"),
             Self::Busy => kind(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too busy"),
@@ -150,6 +164,8 @@ impl Problem {
             | Self::NotFound
             | Self::OrderNotFound { .. }
             | Self::MethodNotAllowed { .. }
+            | Self::UriTooLong
+            | Self::HeadersTooLarge
             | Self::KeyReused
             | Self::Internal => false,
         }

@@ -5,15 +5,21 @@ use serde::Serialize;
 use storage::journey::{Consumed, Delivered, EventJourney};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
+use utoipa::ToSchema;
 
 /// An order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Order)]
 pub(super) struct OrderView {
+    #[schema(value_type = String, format = "uuid")]
     id: OrderId,
+    #[schema(value_type = String)]
     product_id: ProductId,
+    #[schema(value_type = i32)]
     quantity: Quantity,
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
     created_at: OffsetDateTime,
 }
 
@@ -29,10 +35,12 @@ impl From<&Order> for OrderView {
 }
 
 /// Orders, newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OrderPage)]
 pub(super) struct OrderPage {
     items: Vec<OrderView>,
     /// Give it as `after` for the next page; `null` on the last one.
+    #[schema(value_type = Option<String>, format = "uuid", required = true)]
     next: Option<OrderId>,
 }
 
@@ -52,47 +60,62 @@ impl OrderPage {
 }
 
 /// An order's way through the system.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Journey)]
 pub(super) struct JourneyView {
+    #[schema(value_type = String, format = "uuid")]
     order_id: OrderId,
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
     created_at: OffsetDateTime,
     events: Vec<EventView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Event)]
 struct EventView {
+    #[schema(value_type = String, format = "uuid")]
     event_id: EventId,
     #[serde(rename = "type")]
     event_type: String,
     topic: String,
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
     written_at: OffsetDateTime,
+    /// pending, published, dead, behind, unavailable, discarded or unqueued
+    #[schema(value_type = String)]
     state: EventState,
     /// `null` until Kafka has it.
+    #[schema(required = true)]
     delivered: Option<DeliveredView>,
     /// `null` unless it is held.
+    #[schema(required = true)]
     held_reason: Option<String>,
     consumed: Vec<ConsumedView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Delivered)]
 struct DeliveredView {
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
     at: OffsetDateTime,
     partition: i32,
     offset: i64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Consumed)]
 struct ConsumedView {
     consumer_group: String,
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
     at: OffsetDateTime,
     /// `null` when it was applied.
+    #[schema(required = true)]
     dead_letter_reason: Option<String>,
 }
 

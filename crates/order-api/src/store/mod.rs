@@ -12,10 +12,10 @@
 //! It never decides what a client is told; that is `http`'s.
 
 mod diagnosis;
+mod error;
 mod group_commit;
 mod placing;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::{PoolError, TimeoutType};
@@ -32,8 +32,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::wake_up::WakeUps;
+use error::Failure;
+pub use error::StoreError;
 pub use group_commit::{Queue, Writer, group_commit};
-use placing::Decision;
 pub use placing::{Placed, Placement};
 pub use storage::idempotency::KeptAnswer;
 
@@ -45,50 +46,6 @@ const WORK_WITHIN: Duration = Duration::from_secs(3);
 /// How long a request waits: for the work and the look at why it failed, both of which are bounded,
 /// and for a main runtime that is stuck, which is not.
 const ANSWER_WITHIN: Duration = Duration::from_millis(3_450);
-
-/// Why the store could not do what it was asked to.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// Every connection, or writer, was busy for as long as this. Nothing was done.
-    #[error("none had time for it within {0:?}")]
-    Busy(Duration),
-    /// Postgres is away, not answering, or not to be written to. Nothing was done.
-    #[error("{0}")]
-    Unavailable(String),
-    /// These migrations are missing. Nothing was done.
-    #[error("the schema lacks {}", .0.join(", "))]
-    SchemaIncomplete(Vec<String>),
-    /// The order may have been stored, or not: its commit was under way when the answer failed to
-    /// come.
-    #[error("nobody knows whether the order was stored: {reason}")]
-    OutcomeUnknown { reason: String },
-    /// The statement itself was at fault. Nothing was done.
-    #[error("{0}")]
-    Failed(Arc<StorageError>),
-    /// Another request with this key is being answered at the moment. Nothing was done.
-    #[error("the key is in use")]
-    KeyInFlight,
-    /// The key was used for another request. Nothing was done.
-    #[error("the key was used for another request")]
-    KeyReused,
-    /// The work died, or the main runtime is stuck.
-    #[error("the work gave no answer")]
-    NoAnswer,
-}
-
-/// How a piece of work on a connection failed.
-enum Failure {
-    /// Nothing was done.
-    Undone(StorageError),
-    /// The commit has, or has not, happened.
-    Unknown(StorageError, Vec<Decision>),
-}
-
-impl From<StorageError> for Failure {
-    fn from(error: StorageError) -> Self {
-        Self::Undone(error)
-    }
-}
 
 /// A pool of connections and the runtime they live on. Clones share both.
 #[derive(Clone)]

@@ -43,7 +43,10 @@ async fn an_order_is_stored_with_its_event() {
     let announced =
         json!({ "orderId": id, "productId": "P-001", "quantity": 2, "createdAt": created_at });
     assert_eq!(payload, announced);
-    assert_eq!(event.get::<_, &str>(5), "{}");
+    let headers: Value = serde_json::from_str(event.get(5)).unwrap();
+    let trace = answer.header("x-request-id");
+    let parent = headers["traceparent"].as_str().unwrap();
+    assert!(parent.starts_with(&format!("00-{trace}-")), "{headers}");
     assert_eq!(app.stored().await, (1, 1, 1));
 }
 

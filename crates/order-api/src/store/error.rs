@@ -1,0 +1,52 @@
+//! How the store fails, towards its callers and within.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use storage::StorageError;
+
+use super::placing::Decision;
+
+/// Why the store could not do what it was asked to.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Every connection, or writer, was busy for as long as this. Nothing was done.
+    #[error("none had time for it within {0:?}")]
+    Busy(Duration),
+    /// Postgres is away, not answering, or not to be written to. Nothing was done.
+    #[error("{0}")]
+    Unavailable(String),
+    /// These migrations are missing. Nothing was done.
+    #[error("the schema lacks {}", .0.join(", "))]
+    SchemaIncomplete(Vec<String>),
+    /// The order may have been stored, or not: its commit was under way when the answer failed to
+    /// come.
+    #[error("nobody knows whether the order was stored: {reason}")]
+    OutcomeUnknown { reason: String },
+    /// The statement itself was at fault. Nothing was done.
+    #[error("{0}")]
+    Failed(Arc<StorageError>),
+    /// Another request with this key is being answered at the moment. Nothing was done.
+    #[error("the key is in use")]
+    KeyInFlight,
+    /// The key was used for another request. Nothing was done.
+    #[error("the key was used for another request")]
+    KeyReused,
+    /// The work died, or the main runtime is stuck.
+    #[error("the work gave no answer")]
+    NoAnswer,
+}
+
+/// How a piece of work on a connection failed.
+pub(super) enum Failure {
+    /// Nothing was done.
+    Undone(StorageError),
+    /// The commit has, or has not, happened.
+    Unknown(StorageError, Vec<Decision>),
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        Self::Undone(error)
+    }
+}
