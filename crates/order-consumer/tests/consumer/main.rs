@@ -13,5 +13,6 @@ mod property;
 mod redrive;
 mod retention;
 mod servers;
+mod speed;
 mod steps;
 mod support;
