@@ -3,13 +3,13 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down run e2e test lint ci fmt build clean
+.PHONY: help up down run e2e test lint ci fmt build clean bench-relay
 
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 STACK := $(BIN)/local-stack
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: build ## start a Postgres and a Kafka on this machine, without containers
 	@$(STACK) up
@@ -38,6 +38,10 @@ ci: ## all checks, as .ci/run does, with their times
 		$(MAKE) --no-print-directory $$target; \
 		echo "== make $$target: $$((SECONDS - begun)) s"; \
 	done; echo "== all: $$SECONDS s"
+
+bench-relay: ## measure the relay beside the bare parts and the usual outbox (about half an hour)
+	cargo build --release -p bench -p outbox-relay
+	$(or $(CARGO_TARGET_DIR),target)/release/bench relay --json $(or $(CARGO_TARGET_DIR),target)/bench-relay.json
 
 fmt: ## format the code
 	cargo fmt --all

@@ -45,7 +45,7 @@ mod tests {
         assert_eq!(take([300; 10], MAX_REQUEST_BYTES), 10);
         assert_eq!(take([300; 100], MAX_REQUEST_BYTES), 25);
         assert_eq!(take([300; 1_000], MAX_REQUEST_BYTES), 1_000);
-        assert_eq!(take([300; 10_000], MAX_REQUEST_BYTES), 2_998);
+        assert_eq!(take(vec![300; 10_000], MAX_REQUEST_BYTES), 2_998);
         assert_eq!(take([20_000, 300], MAX_REQUEST_BYTES), 1);
         assert_eq!(take([2_000_000, 300], MAX_REQUEST_BYTES), 1);
     }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use domain::Slot;
 use storage::lease::Tenure;
 use storage::outbox::{Hold, HoldCause, PendingEvent};
+use tracing::error;
 
 use crate::relay::Relay;
 use crate::routes::{Route, Topics};
@@ -63,6 +64,11 @@ impl Relay {
                     }
                 }
                 Route::Impossible(error) => {
+                    let (key, id) = (&event.event.key, event.id);
+                    error!(
+                        topic,
+                        key, id, error, "dead letter: there can be no such topic"
+                    );
                     let error = Some(error.to_owned());
                     holds.push(event.to_hold(HoldCause::Dead, error, 0));
                 }

@@ -61,6 +61,8 @@ impl Observer {
                 }
                 Err(error) => {
                     connection = None;
+                    // What happened meanwhile is not known: an outage of Postgres is no stall.
+                    stall = Stall::default();
                     if !failing {
                         warn!(%error, "cannot look at the backlog; its metrics stand still");
                     }

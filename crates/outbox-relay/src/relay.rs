@@ -76,6 +76,10 @@ pub struct Relay {
     pub(crate) unroutable: Unroutable,
     /// When it was last looked who waits behind failing partitions.
     pub(crate) looked: Option<Instant>,
+    /// The latest step found events.
+    pub(crate) flowing: bool,
+    /// The latest step left idle slots for the next one.
+    pub(crate) unread: bool,
     /// As of the latest step.
     pub(crate) owned: HashMap<Slot, Tenure>,
     pub(crate) slots: Slots,
@@ -102,6 +106,7 @@ impl Relay {
                     self.postgres.ready();
                     backoff.reset();
                     match done {
+                        Step::Dispatched(_) if self.unread => Duration::ZERO,
                         Step::Dispatched(_) => {
                             pacing.found();
                             pacing.found_nothing(Duration::ZERO)
@@ -177,8 +182,35 @@ impl Relay {
             return Ok(Step::Busy);
         }
         idle.sort_unstable();
+        // While events flow, half of the slots at a time: one half is read while the other is
+        // produced and settled. Otherwise one look at all of them costs least.
+        let part = if self.flowing {
+            owned.len().div_ceil(2)
+        } else {
+            idle.len()
+        };
+        self.flowing = false;
+        self.unread = false;
+        for (read, slots) in (1..).zip(idle.chunks(part)) {
+            let dispatched = self.relay(slots, &owned).await?;
+            if dispatched > 0 {
+                self.flowing = true;
+                self.unread = read * part < idle.len();
+                self.observe(owned.len());
+                return Ok(Step::Dispatched(dispatched));
+            }
+        }
+        Ok(Step::Idle)
+    }
+
+    /// Reads these slots and hands on what it finds; returns how many events that was.
+    async fn relay(
+        &mut self,
+        slots: &[Slot],
+        owned: &HashMap<Slot, Tenure>,
+    ) -> Result<usize, StorageError> {
         let started = Instant::now();
-        let batch = self.read(&idle).await?;
+        let batch = self.read(slots).await?;
         let seconds = started.elapsed().as_secs_f64();
         self.wiring.metrics.read_seconds.observe(seconds);
         for (slot, id) in &batch.orphans {
@@ -189,12 +221,7 @@ impl Relay {
                 id, "outbox_pending names an event that does not exist"
             );
         }
-        let dispatched = self.dispatch(batch.events, &owned);
-        self.observe(owned.len());
-        Ok(match dispatched {
-            0 => Step::Idle,
-            events => Step::Dispatched(events),
-        })
+        Ok(self.dispatch(batch.events, owned))
     }
 
     /// In slots behind a partition that fails, events that could go elsewhere are not even read: looks

@@ -90,6 +90,8 @@ impl Relay {
             topics: Topics::default(),
             unroutable: Unroutable::default(),
             looked: None,
+            flowing: false,
+            unread: false,
             owned: HashMap::new(),
             slots: Slots::new(),
             batch: 0,

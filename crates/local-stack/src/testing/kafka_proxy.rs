@@ -123,7 +123,7 @@ async fn requests(
             None => {}
             Some(Fault::Refuse) => return Ok(()),
             Some(Fault::LoseAnswer) => {
-                *losing.lock().unwrap_or_else(PoisonError::into_inner) = true
+                *losing.lock().unwrap_or_else(PoisonError::into_inner) = true;
             }
             Some(Fault::Mute) => std::future::pending().await,
         }

@@ -56,7 +56,7 @@ async fn write(database: &TestDatabase, topic: &str, seed: u64) -> usize {
         match random.random_range(0..10) {
             0..2 => transaction.rollback().await.unwrap(),
             2..4 => {
-                let name = format!("{}-{seed}-{number}", topic);
+                let name = format!("{topic}-{seed}-{number}");
                 let prepare = format!("prepare transaction '{name}'");
                 transaction.batch_execute(&prepare).await.unwrap();
                 // Its end is an error for the client's own idea of a transaction, and harmless.

@@ -64,7 +64,7 @@ impl Fixture {
         tokio::spawn(assembly.keeper.run(stop.clone()));
         let surroundings = assembly.surroundings;
         let token = stop.clone();
-        tokio::spawn(async move { surroundings.run(&token).await });
+        tokio::spawn(async move { Box::pin(surroundings.run(&token)).await });
         Stepped {
             relay: assembly.relay,
             metrics,

@@ -21,7 +21,9 @@ pub use fitness::{Unfit, check_fitness};
 pub use held::{HeldEvent, HeldFilter, held, held_event};
 pub use hold::{Held, Hold, HoldCause, hold};
 pub use horizon::{HorizonHolder, horizon_holders};
-pub use read::{Batch, BatchLimits, Parked, PendingEvent, read_pending, waiting_keys};
+pub use read::{
+    Batch, BatchLimits, Parked, PendingEvent, read_events_after, read_pending, waiting_keys,
+};
 pub use redrive::{
     Discarded, Redriven, TopicKey, dead_keys, discard, discardable, redrivable, redrive,
 };

@@ -12,6 +12,7 @@ use domain::{OutboxEvent, Slot};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::cached::cached;
 use crate::error::StorageError;
 use crate::xid::{RowVersion, Xid};
 
@@ -55,17 +56,17 @@ pub const READ_PENDING: &str = "\
 select n.slot, n.id, n.bytes, n.version, e.event_id, e.topic, e.key, e.event_type,
        e.schema_version, e.payload::text as payload, e.headers, e.created_at,
        held.id as held_id, held.cause as held_cause
-from unnest($1) s(slot)
+from unnest(?) s(slot)
 cross join lateral (
     select q.slot, q.id, q.bytes, q.version, sum(q.bytes) over (order by q.id) as total
     from (select p.slot, p.id, p.bytes, p.xmin as version from outbox_pending p
-          where p.slot = s.slot order by p.slot, p.id limit $2) q) n
+          where p.slot = s.slot order by p.slot, p.id limit ?) q) n
 left join outbox_event e on e.id = n.id
 left join lateral (
     select h.id, h.cause from outbox_held h
     where h.topic = e.topic and h.key = e.key and h.id < e.id and h.discarded_at is null
     order by h.id limit 1) held on true
-where n.total - n.bytes < $3
+where n.total - n.bytes < ?
 order by n.id";
 
 #[derive(QueryableByName)]
@@ -103,7 +104,7 @@ pub async fn read_pending(
     limits: BatchLimits,
 ) -> Result<Batch, StorageError> {
     let slots: Vec<i16> = slots.iter().map(|slot| slot.number()).collect();
-    let rows: Vec<Row> = sql_query(READ_PENDING)
+    let rows: Vec<Row> = cached(READ_PENDING)
         .bind::<Array<SmallInt>, _>(slots)
         .bind::<BigInt, _>(limits.events)
         .bind::<BigInt, _>(limits.bytes)
@@ -184,6 +185,30 @@ fn text_headers(headers: serde_json::Value) -> BTreeMap<String, String> {
             other => (name, other.to_string()),
         })
         .collect()
+}
+
+/// The events behind an id, whatever their state, with their contents, ascending. What a reader
+/// costs that moves nothing: for measuring.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn read_events_after(
+    conn: &mut AsyncPgConnection,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<(i64, OutboxEvent)>, StorageError> {
+    let rows: Vec<EventColumns> = sql_query(
+        "select id, event_id, topic, key, event_type, schema_version, payload::text as payload, \
+         headers, created_at from outbox_event where id > $1 order by id limit $2",
+    )
+    .bind::<BigInt, _>(after)
+    .bind::<BigInt, _>(limit)
+    .load(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| Some((row.id, event_from(row)?)))
+        .collect())
 }
 
 /// The lowest and the highest pending events of each slot. Plan: one walk along

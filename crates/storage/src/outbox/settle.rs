@@ -1,10 +1,10 @@
 //! Recording what Kafka acknowledged: a fact, which needs no lease.
 
-use diesel::sql_query;
 use diesel::sql_types::{Array, BigInt, Integer, SmallInt};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::Slot;
 
+use crate::cached::cached;
 use crate::error::StorageError;
 use crate::xid::{RowVersion, Xid};
 
@@ -23,7 +23,7 @@ pub struct Settled {
 pub const SETTLE: &str = "\
 with moved as (
     delete from outbox_pending p
-    using unnest($1, $2, $3, $4, $5) d(slot, id, version, kafka_partition, kafka_offset)
+    using unnest(?, ?, ?, ?, ?) d(slot, id, version, kafka_partition, kafka_offset)
     where p.slot = d.slot and p.id = d.id and p.xmin = d.version
     returning p.id, d.kafka_partition, d.kafka_offset)
 insert into outbox_published (id, kafka_partition, kafka_offset)
@@ -45,7 +45,7 @@ pub async fn settle(
     let versions: Vec<RowVersion> = events.iter().map(|e| e.version).collect();
     let partitions: Vec<i32> = events.iter().map(|e| e.partition).collect();
     let offsets: Vec<i64> = events.iter().map(|e| e.offset).collect();
-    Ok(sql_query(SETTLE)
+    Ok(cached(SETTLE)
         .bind::<Array<SmallInt>, _>(slots)
         .bind::<Array<BigInt>, _>(ids)
         .bind::<Array<Xid>, _>(versions)

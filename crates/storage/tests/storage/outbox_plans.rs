@@ -16,8 +16,8 @@ struct Line {
 
 pub(crate) async fn plan(conn: &mut Connection, statement: &str, binds: &[&str]) -> String {
     let mut statement = format!("explain (costs off) {statement}");
-    for (place, value) in binds.iter().enumerate().rev() {
-        statement = statement.replace(&format!("${}", place + 1), value);
+    for value in binds {
+        statement = statement.replacen('?', value, 1);
     }
     let lines: Vec<Line> = sql_query(statement).load(conn).await.unwrap();
     lines.into_iter().map(|l| l.line + "\n").collect()

@@ -1,0 +1,267 @@
+//! Drains a backlog with the real relay, and with what it is compared to.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use storage::Database;
+
+use crate::RelayArgs;
+use crate::check;
+use crate::report::Report;
+use crate::seed::Bench;
+use crate::{bare, usual};
+
+const RELAY: &str = "relay, 200 B";
+const BARE: &str = "bare loop (read and produce), 200 B";
+const RELAY_KB: &str = "relay, 1 kB";
+const BARE_KB: &str = "bare loop (read and produce), 1 kB";
+const PUBLISHED: &str = "relay, 200 B, as many published in the table";
+const OPEN: &str = "relay, 200 B, beside an open transaction";
+const USUAL: &str = "usual outbox, 200 B";
+const READ: &str = "raw reads of event rows, 200 B";
+const PRODUCE: &str = "raw produce, 200 B";
+const MEMORY: &str = "memory of the relay while draining";
+const IDLE: &str = "idle relay";
+
+const RATIOS: [(&str, &str, &str, f64); 5] = [
+    ("relay / bare loop, 200 B", RELAY, BARE, 0.30),
+    ("relay / bare loop, 1 kB", RELAY_KB, BARE_KB, 0.30),
+    ("with as many published / clean", PUBLISHED, RELAY, 0.90),
+    ("beside an open transaction / clean", OPEN, RELAY, 0.60),
+    ("relay / usual outbox", RELAY, USUAL, 2.0),
+];
+
+/// Runs all measurements in turn, round by round.
+pub(crate) async fn bench(args: &RelayArgs) -> Result<()> {
+    let bench = Bench::start()?;
+    let events = args.events;
+    let topic = bench.topic().await?;
+    println!("seeding {events} events");
+    bench.seed("seed_small", &topic, events, 200).await?;
+    bench.seed("seed_large", &topic, events, 1_000).await?;
+    let mut report = Report::default();
+    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|o| name.contains(o));
+    for round in 1..=args.rounds {
+        println!("round {round}");
+        for (name, seed) in [(RELAY, "seed_small"), (RELAY_KB, "seed_large")] {
+            if wanted(name) {
+                let run = drain(&bench, seed, &topic, events, Beside::Nothing).await?;
+                report.add(name, run.rate);
+                report.add(MEMORY, run.megabytes);
+            }
+        }
+        for (name, seed) in [(BARE, "seed_small"), (BARE_KB, "seed_large")] {
+            if wanted(name) {
+                let begin = check::ends(&bench.cluster, &topic).await?;
+                let database: Database = bench.url(seed).parse()?;
+                let took = bare::read_and_produce(&database, &bench.cluster).await?;
+                let sql = bench.connect(seed).await?;
+                check::published(&bench.cluster, &topic, &begin, &sql, events).await?;
+                report.add(name, rate(events, took));
+            }
+        }
+        for (name, beside) in [(PUBLISHED, Beside::Published), (OPEN, Beside::Open)] {
+            if wanted(name) {
+                let run = drain(&bench, "seed_small", &topic, events, beside).await?;
+                report.add(name, run.rate);
+            }
+        }
+        if wanted(USUAL) {
+            bench.copy("seed_small", "run").await?;
+            let sql = bench.connect("run").await?;
+            usual::prepare(&sql).await?;
+            let begin = check::ends(&bench.cluster, &topic).await?;
+            let took = usual::drain(&sql, &bench.cluster, &topic).await?;
+            check::published(&bench.cluster, &topic, &begin, &sql, events).await?;
+            report.add(USUAL, rate(events, took));
+        }
+        if wanted(READ) {
+            let database: Database = bench.url("seed_small").parse()?;
+            report.add(READ, rate(events, bare::read_only(&database).await?));
+        }
+        if wanted(PRODUCE) {
+            let took = bare::produce_only(&bench.cluster, &topic, events, 200).await?;
+            report.add(PRODUCE, rate(events, took));
+        }
+        if wanted(IDLE) {
+            report.add(IDLE, idle(&bench).await?);
+        }
+    }
+    report.print(&RATIOS);
+    if let Some(file) = &args.json {
+        report.write(file)?;
+    }
+    bench.stop()
+}
+
+/// What else is in the database while the relay drains.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// As many events as are pending, published earlier.
+    Published,
+    /// A transaction that inserted 100,000 events and stays open.
+    Open,
+}
+
+struct Run {
+    rate: f64,
+    megabytes: f64,
+}
+
+fn rate(events: i64, took: Duration) -> f64 {
+    f64::from(u32::try_from(events).unwrap_or(u32::MAX)) / took.as_secs_f64()
+}
+
+async fn drain(bench: &Bench, seed: &str, topic: &str, events: i64, beside: Beside) -> Result<Run> {
+    bench.copy(seed, "run").await?;
+    let sql = bench.connect("run").await?;
+    let mut open = bench.connect("run").await?;
+    let held_open = open.transaction().await?;
+    match beside {
+        Beside::Nothing => {}
+        Beside::Published => {
+            // Never analyzed since, as after a busy night.
+            sql.batch_execute(
+                "insert into outbox_event (event_id, topic, key, event_type, payload)
+                     select gen_random_uuid(), topic, key, event_type, payload from outbox_event;
+                 with moved as (delete from outbox_pending p
+                     where p.id > (select max(id) / 2 from outbox_event) returning p.id)
+                 insert into outbox_published (id, kafka_partition, kafka_offset)
+                 select id, 0, id from moved",
+            )
+            .await?;
+        }
+        Beside::Open => {
+            held_open
+                .execute(
+                    "insert into outbox_event (event_id, topic, key, event_type, payload)
+                     select gen_random_uuid(), 't', n::text, 'T', '{}' from generate_series(1, 100000) n",
+                    &[],
+                )
+                .await?;
+        }
+    }
+    let begin = check::ends(&bench.cluster, topic).await?;
+    let relay = RelayProcess::start(bench, "run")?;
+    let took = relay.until_published(events).await?;
+    let megabytes = relay.peak_megabytes();
+    relay.stop()?;
+    held_open.rollback().await?;
+    if beside == Beside::Published {
+        let half = events;
+        sql.execute("delete from outbox_event where id > $1", &[&half])
+            .await?;
+    }
+    check::published(&bench.cluster, topic, &begin, &sql, events).await?;
+    Ok(Run {
+        rate: rate(events, took),
+        megabytes,
+    })
+}
+
+/// CPU time of a relay with nothing to do, in percent of a core.
+async fn idle(bench: &Bench) -> Result<f64> {
+    const WINDOW: Duration = Duration::from_secs(20);
+    bench.seed("run", "nothing", 0, 200).await?;
+    let relay = RelayProcess::start(bench, "run")?;
+    // Its pace slows down while it finds nothing.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = relay.cpu_seconds();
+    tokio::time::sleep(WINDOW).await;
+    let used = relay.cpu_seconds() - before;
+    relay.stop()?;
+    Ok(used / WINDOW.as_secs_f64() * 100.0)
+}
+
+struct RelayProcess {
+    child: Child,
+    metrics: String,
+}
+
+impl RelayProcess {
+    fn start(bench: &Bench, database: &str) -> Result<Self> {
+        let executable = executable()?;
+        let ops_port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        let child = Command::new(&executable)
+            .env("DATABASE_URL", bench.url(database))
+            .env("KAFKA_BROKERS", &bench.stack.kafka_brokers)
+            .env("OPS_PORT", ops_port.to_string())
+            .env("RUST_LOG", "warn")
+            .stdin(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting {}", executable.display()))?;
+        Ok(Self {
+            child,
+            metrics: format!("http://127.0.0.1:{ops_port}/metrics"),
+        })
+    }
+
+    /// From the first published event seen to the last.
+    async fn until_published(&self, events: i64) -> Result<Duration> {
+        let deadline = Instant::now() + Duration::from_mins(5);
+        let mut first: Option<(Instant, i64)> = None;
+        while Instant::now() < deadline {
+            let published = self.published().await.unwrap_or(0);
+            match first {
+                None if published > 0 => first = Some((Instant::now(), published)),
+                Some((at, before)) if published >= events => {
+                    // What was published before the clock started does not count.
+                    let counted = rate(events, Duration::from_secs(1));
+                    let share = rate(events - before, Duration::from_secs(1)) / counted;
+                    return Ok(at.elapsed().div_f64(share));
+                }
+                None | Some(_) => {}
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bail!("the relay did not finish within five minutes")
+    }
+
+    async fn published(&self) -> Option<i64> {
+        let text = reqwest::get(&self.metrics).await.ok()?.text().await.ok()?;
+        let line = text
+            .lines()
+            .find(|l| l.starts_with("outbox_published_total "))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    fn status(&self, field: &str) -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with(field))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    fn peak_megabytes(&self) -> f64 {
+        self.status("VmHWM:")
+            .map_or(f64::NAN, |kilobytes| kilobytes / 1_024.0)
+    }
+
+    /// User and system time so far; the kernel counts in hundredths of a second.
+    fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        ticks
+            .filter_map(|field| field.parse::<f64>().ok())
+            .sum::<f64>()
+            / 100.0
+    }
+
+    fn stop(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+/// The relay built with this program.
+fn executable() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    Ok(own.with_file_name("outbox-relay"))
+}

@@ -1,0 +1,88 @@
+//! The usual outbox: one table, a partial index on `processed_at is null`, marks by `update`. Driven
+//! with the same produce requests, one reader and one marker in turn, as its examples do.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use domain::OutboxEvent;
+use futures::future::try_join_all;
+use messaging::{Cluster, PartitionWriter, envelope, partition_of};
+use outbox_relay::chunk;
+use tokio_postgres::Client;
+
+use crate::seed::PARTITIONS;
+
+/// Events per round of read, produce, mark.
+const BATCH: i64 = 32 * 256;
+
+/// Turns a seeded database into one of that kind.
+pub(crate) async fn prepare(sql: &Client) -> Result<()> {
+    sql.batch_execute(
+        "create table usual as select e.*, null::timestamptz as processed_at from outbox_event e;
+         alter table usual add primary key (id);
+         create index on usual (id) where processed_at is null",
+    )
+    .await?;
+    sql.batch_execute("vacuum analyze usual").await?;
+    Ok(())
+}
+
+pub(crate) async fn drain(sql: &Client, cluster: &Cluster, topic: &str) -> Result<Duration> {
+    let mut writers: Vec<PartitionWriter> = (0..PARTITIONS)
+        .map(|partition| PartitionWriter::new(cluster.clone(), topic, partition))
+        .collect();
+    let read = sql
+        .prepare(
+            "select id, event_id::text, topic, key, event_type, schema_version, payload::text
+             from usual where processed_at is null order by id limit $1
+             for update skip locked",
+        )
+        .await?;
+    let mark = sql
+        .prepare("update usual set processed_at = now() where id = any($1)")
+        .await?;
+    let started = Instant::now();
+    loop {
+        sql.batch_execute("begin").await?;
+        let rows = sql.query(&read, &[&BATCH]).await?;
+        if rows.is_empty() {
+            sql.batch_execute("commit").await?;
+            return Ok(started.elapsed());
+        }
+        let mut batches: Vec<Vec<OutboxEvent>> = (0..PARTITIONS).map(|_| Vec::new()).collect();
+        let mut ids: Vec<i64> = Vec::with_capacity(rows.len());
+        for row in rows {
+            ids.push(row.get(0));
+            let event = OutboxEvent {
+                event_id: row.get::<_, &str>(1).parse()?,
+                topic: row.get(2),
+                key: row.get(3),
+                event_type: row.get(4),
+                schema_version: row.get(5),
+                payload: row.get(6),
+                headers: std::collections::BTreeMap::new(),
+                created_at: time::OffsetDateTime::now_utc(),
+            };
+            let partition = partition_of(event.key.as_bytes(), PARTITIONS);
+            batches[usize::try_from(partition)?].push(event);
+        }
+        let produced = writers.iter_mut().zip(batches).map(produce);
+        try_join_all(produced).await?;
+        sql.execute(&mark, &[&ids]).await?;
+        sql.batch_execute("commit").await?;
+    }
+}
+
+async fn produce((writer, events): (&mut PartitionWriter, Vec<OutboxEvent>)) -> Result<()> {
+    let mut events = events.as_slice();
+    while !events.is_empty() {
+        let sizes = events.iter().map(envelope::encoded_size);
+        let count = chunk::take(sizes, chunk::MAX_REQUEST_BYTES);
+        let (now, later) = events.split_at(count);
+        writer
+            .produce(now.iter().map(envelope::encode).collect())
+            .await?;
+        events = later;
+    }
+    Ok(())
+}
