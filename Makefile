@@ -3,10 +3,12 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down run e2e test lint ci fmt build clean bench-relay
+.PHONY: help up down run e2e test lint ci fmt build clean bench-relay bench-api fuzz-api
 
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 STACK := $(BIN)/local-stack
+# What only measuring and fuzzing need is installed below the target folder, once.
+TOOLS := target/tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +44,18 @@ ci: ## all checks, as .ci/run does, with their times
 bench-relay: ## measure the relay beside the bare parts and the usual outbox (about half an hour)
 	cargo build --release -p bench -p outbox-relay
 	$(or $(CARGO_TARGET_DIR),target)/release/bench relay --json $(or $(CARGO_TARGET_DIR),target)/bench-relay.json
+
+bench-api: build ## measure the API under load, commits shared and not (minutes)
+	cargo build --release --package order-api --bins --examples
+	@test -x $(TOOLS)/bin/oha || \
+		cargo install oha --version 1.8.0 --locked --root $(TOOLS) --target-dir $(TOOLS)/build
+	@$(STACK) status >/dev/null || $(STACK) up
+	@release=$(or $(CARGO_TARGET_DIR),target)/release; \
+	$$release/examples/bench_api $$release/order-api $(TOOLS)/bin/oha
+
+fuzz-api: build ## hold the API against its OpenAPI document with schemathesis (Python)
+	@$(STACK) status >/dev/null || $(STACK) up
+	@crates/order-api/fuzz/run $(BIN)
 
 fmt: ## format the code
 	cargo fmt --all

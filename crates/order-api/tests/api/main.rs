@@ -16,6 +16,7 @@ mod p1_atomic;
 mod proxy;
 mod readiness;
 mod refusals;
+mod restart;
 mod store;
 mod tracing;
 mod wake_ups;
