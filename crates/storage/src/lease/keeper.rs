@@ -187,8 +187,10 @@ impl Keeper {
                     "leases changed"
                 );
             }
+            // Workers ended when the time ran out; the same units again are news to them.
+            let back = !units.is_empty() && now.valid_until <= Instant::now();
             *now = Ownership { units, valid_until };
-            changed
+            changed || back
         });
     }
 

@@ -174,6 +174,8 @@ async fn p6_without_postgres_the_time_runs_out_by_the_members_own_clock() {
     keeper.beat().await.unwrap();
     assert_eq!(owned(&leases).len(), 8);
     let epoch = leases.epoch(0).unwrap();
+    let mut follower = leases.clone();
+    follower.changed().await;
     // No further beat, as when Postgres or the process stands still.
     let beaten = Instant::now();
     eventually("the leases to run out", ttl, async || {
@@ -182,6 +184,9 @@ async fn p6_without_postgres_the_time_runs_out_by_the_members_own_clock() {
     .await;
     assert!(beaten.elapsed() < ttl, "before anybody else may take them");
     assert_eq!(leases.epoch(0), None);
+    let news = tokio::time::timeout(TTL, follower.changed());
     keeper.beat().await.unwrap();
     assert_eq!(leases.epoch(0), Some(epoch), "nobody took it meanwhile");
+    news.await
+        .expect("workers that ended are told to start again");
 }
