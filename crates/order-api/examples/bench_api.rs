@@ -116,6 +116,8 @@ async fn load(oha: &str, address: &str, connections: u32, seconds: u32) -> Resul
             "-H",
             "content-type: application/json",
         ])
+        // It would follow the Location of a 201.
+        .args(["--redirect", "0"])
         .args(["-d", r#"{"productId":"P-001"}"#])
         .args(["-z", &format!("{seconds}s"), "-c", &connections.to_string()])
         .arg(format!("http://{address}/orders"))
