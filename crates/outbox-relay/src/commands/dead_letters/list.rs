@@ -1,0 +1,140 @@
+//! `dead-letters list`.
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use storage::outbox::{HeldEvent, HeldFilter, held};
+use storage::{Connection, within};
+use uuid::Uuid;
+
+use crate::commands::output::{print, print_json, printable, table, time};
+use crate::commands::{CommandError, DEADLINE};
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only events of this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only events of this key
+    #[arg(long)]
+    key: Option<String>,
+    /// Only events held for this cause; without it, all but those given up
+    #[arg(long, value_enum)]
+    cause: Option<Cause>,
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
+    limit: i64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What an event is held for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Cause {
+    /// It can never be produced
+    Dead,
+    /// It waits for a dead one of its key
+    Behind,
+    /// Its partition cannot be written
+    Unavailable,
+    /// It was dead and is given up
+    Discarded,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Item {
+    id: i64,
+    event_id: Uuid,
+    topic: String,
+    key: String,
+    event_type: String,
+    state: String,
+    error: Option<String>,
+    attempts: Option<i32>,
+    /// The id of the event it waits for.
+    behind: Option<i64>,
+    created_at: String,
+    held_at: String,
+    discarded_at: Option<String>,
+}
+
+impl From<HeldEvent> for Item {
+    fn from(event: HeldEvent) -> Self {
+        Self {
+            id: event.id,
+            event_id: event.event_id,
+            topic: event.of.topic,
+            key: event.of.key,
+            event_type: event.event_type,
+            state: event.state,
+            error: event.error,
+            attempts: event.attempts,
+            behind: event.behind,
+            created_at: time(event.created_at),
+            held_at: time(event.held_at),
+            discarded_at: event.discarded_at.map(time),
+        }
+    }
+}
+
+pub(super) async fn list(conn: &mut Connection, args: ListArgs) -> Result<(), CommandError> {
+    let filter = HeldFilter {
+        topic: args.topic,
+        key: args.key,
+        state: args.cause.map(|cause| {
+            match cause {
+                Cause::Dead => "dead",
+                Cause::Behind => "behind",
+                Cause::Unavailable => "unavailable",
+                Cause::Discarded => "discarded",
+            }
+            .to_owned()
+        }),
+    };
+    let mut found = within(DEADLINE, held(conn, &filter, args.limit + 1)).await?;
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let items: Vec<Item> = found.into_iter().map(Into::into).collect();
+    if args.json {
+        #[derive(Serialize)]
+        struct Listed {
+            items: Vec<Item>,
+            more: bool,
+        }
+        print_json(&Listed { items, more })?;
+        return Ok(());
+    }
+    if items.is_empty() {
+        print("nothing is held\n")?;
+        return Ok(());
+    }
+    let optional = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let rows: Vec<[String; 9]> = items
+        .into_iter()
+        .map(|item| {
+            [
+                item.id.to_string(),
+                item.event_id.to_string(),
+                item.state,
+                printable(&item.topic, 40),
+                printable(&item.key, 40),
+                item.held_at,
+                optional(item.attempts.map(|n| n.to_string())),
+                optional(item.behind.map(|id| id.to_string())),
+                printable(&item.error.unwrap_or_default(), 80),
+            ]
+        })
+        .collect();
+    let headings = [
+        "ID", "EVENT", "STATE", "TOPIC", "KEY", "HELD AT", "ATTEMPTS", "BEHIND", "ERROR",
+    ];
+    let rest = if more {
+        "there are more; see --limit\n"
+    } else {
+        ""
+    };
+    print(&format!("{}{rest}", table(headings, &rows)))?;
+    Ok(())
+}
