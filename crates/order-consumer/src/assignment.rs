@@ -1,15 +1,10 @@
 //! Keeps one consumer running per owned partition, and none for any other.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use service::CancellationToken;
 use storage::lease::{Leases, Ownership};
 use tokio::task::{JoinError, JoinSet};
-
-/// Leases that ran out and were renewed unchanged are no change that anybody is told of, but their
-/// consumers have ended: so this is how soon they are started again.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Starts the consumer of a partition under an epoch; it runs until its token is cancelled or its
 /// lease ends.
@@ -55,7 +50,6 @@ pub(crate) async fn follow(
         tokio::select! {
             () = stop.cancelled() => {}
             () = leases.changed() => {}
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
             Some(ended) = tasks.join_next() => {
                 let partition = ended?;
                 running.remove(&partition);
