@@ -18,13 +18,13 @@ async fn p8_an_impossible_event_holds_its_key_and_nothing_else() {
         ])
         .await;
     let mut stepped = fixture.relay(100);
-    stepped.drain().await;
+    stepped.drain(&fixture).await;
     assert_eq!(fixture.count("published").await, 3);
     assert_eq!(fixture.count("dead").await, 1);
     assert_eq!(fixture.count("behind").await, 1);
     // Those that come later are read as parked, those of other keys are not.
     fixture.write(&["bad", "good", "bad"]).await;
-    stepped.drain().await;
+    stepped.drain(&fixture).await;
     assert_eq!(fixture.count("behind").await, 3);
     let (by_key, copies) = fixture.published_by_key().await;
     assert_eq!(by_key["bad"], [1]);
@@ -61,7 +61,7 @@ async fn p3_the_guilty_are_found_among_many_and_order_holds() {
         .collect();
     fixture.write_sized(&events).await;
     let mut stepped = fixture.relay(100);
-    stepped.drain().await;
+    stepped.drain(&fixture).await;
     // 13, 110, 207, 304 and, behind each, those of its key.
     let guilty = [13, 110, 207, 304];
     let behind = (0..400_usize)
@@ -90,6 +90,6 @@ async fn a_topic_that_cannot_be_is_dead_not_waited_for() {
     let mut stepped = fixture.relay(10);
     let held = stepped.metrics.holds.dead.clone();
     stepped.step_until("both dead", |_| held.get() == 2).await;
-    stepped.drain().await;
+    stepped.drain(&fixture).await;
     assert_eq!(fixture.count("published").await, 1);
 }

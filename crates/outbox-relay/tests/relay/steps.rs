@@ -11,7 +11,7 @@ async fn p2_what_is_committed_is_published_once_where_its_key_belongs() {
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     fixture.write(&keys).await;
     let mut stepped = fixture.relay(3);
-    stepped.drain().await;
+    stepped.drain(&fixture).await;
     assert_eq!(fixture.count("published").await, 300);
     let (by_key, copies) = fixture.published_by_key().await;
     assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), 300);
@@ -40,7 +40,7 @@ async fn a_slot_with_events_in_flight_is_not_read() {
         }
     }
     assert!(dispatched[0].1 <= 2 && dispatched[1].0 == 2);
-    stepped.drain().await;
+    stepped.drain(&fixture).await;
     let (by_key, copies) = fixture.published_by_key().await;
     assert_eq!(by_key["one key"], [1, 2, 3, 4, 5, 6]);
     assert_eq!(copies, 0);
@@ -60,7 +60,7 @@ async fn later_events_of_a_held_key_wait_and_nothing_else_does() {
         .await
         .unwrap();
     let mut stepped = fixture.relay(10);
-    stepped.drain().await;
+    stepped.drain(&fixture).await;
     assert_eq!(fixture.count("published").await, 1);
     assert_eq!(fixture.count("behind").await, 2);
     fixture
@@ -72,7 +72,7 @@ async fn later_events_of_a_held_key_wait_and_nothing_else_does() {
         )
         .await
         .unwrap();
-    stepped.drain().await;
+    stepped.drain(&fixture).await;
     let (by_key, _) = fixture.published_by_key().await;
     assert_eq!(by_key["held"], [2, 4]);
     assert_eq!(by_key["free"], [3]);
