@@ -10,6 +10,7 @@ use domain::{OutboxEvent, Slot};
 use super::hold::owned_units;
 use super::key_lock::lock_keys;
 use super::read::{EventColumns, event_from};
+use super::redrive::event_bytes;
 use crate::error::StorageError;
 use crate::lease::MemberId;
 
@@ -111,14 +112,15 @@ pub async fn settle_unavailable(
         .await?)
 }
 
-const MOVE_BACK: &str = "\
-with moved as (
-    delete from outbox_held h where h.id = any($1) and h.cause = 'unavailable'
-    returning h.slot, h.id)
-insert into outbox_pending (slot, id, bytes)
-select m.slot, m.id, octet_length(e.key) + octet_length(e.payload::text)
-                     + octet_length(e.headers::text)
-from moved m join outbox_event e using (id)";
+const MOVE_BACK: &str = concat!(
+    "with moved as (
+        delete from outbox_held h where h.id = any($1) and h.cause = 'unavailable'
+        returning h.slot, h.id)
+    insert into outbox_pending (slot, id, bytes)
+    select m.slot, m.id, ",
+    event_bytes!(),
+    " from moved m join outbox_event e using (id)"
+);
 
 /// Moves unavailable events of an owned slot back to pending; returns how many moved. Call it with
 /// the lowest ids first, so that keys come free from their front.
