@@ -89,9 +89,19 @@ impl Partitions {
 
     /// Events wait for it.
     pub(crate) fn met(&self, partition: &Partition) {
+        self.know(partition, State::Untried);
+    }
+
+    /// Events of it are held, by whoever owned their slot before.
+    pub(crate) fn found_set_aside(&self, partition: &Partition) {
+        self.know(partition, State::SetAside);
+    }
+
+    /// Of a partition that nothing was known of.
+    fn know(&self, partition: &Partition, state: State) {
         let mut states = self.states();
         if !states.contains_key(partition) {
-            states.insert(partition.clone(), State::Untried);
+            states.insert(partition.clone(), state);
         }
     }
 

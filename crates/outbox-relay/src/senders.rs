@@ -60,6 +60,7 @@ impl Senders {
     /// Passes a probe on; dropped when there is one already.
     pub(crate) fn probe(&mut self, probe: Probe) {
         let (topic, partition) = probe.partition.clone();
+        self.parts.partitions.found_set_aside(&probe.partition);
         if self
             .handle(&topic, partition)
             .probes
