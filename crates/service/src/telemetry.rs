@@ -86,7 +86,7 @@ impl FromStr for LogFilter {
 impl Default for LogFilter {
     /// Everything from `info` up, but not the Kafka client's connection notes.
     fn default() -> LogFilter {
-        LogFilter("info,rskafka=warn,actix_server=warn".to_owned())
+        LogFilter("info,rskafka=off,actix_server=warn".to_owned())
     }
 }
 
