@@ -84,7 +84,7 @@ impl FromStr for LogFilter {
 }
 
 impl Default for LogFilter {
-    /// Everything from `info` up, but not the Kafka client's connection notes.
+    /// Everything from `info` up. The Kafka client is silent: its failures reach whoever called it.
     fn default() -> LogFilter {
         LogFilter("info,rskafka=off,actix_server=warn".to_owned())
     }
