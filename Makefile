@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down run e2e test lint ci fmt build clean bench-relay bench-api fuzz-api
+.PHONY: help up down run e2e test lint ci fmt build clean bench-relay bench-latency bench-consumer bench-api fuzz-api
 
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 STACK := $(BIN)/local-stack
@@ -56,6 +56,14 @@ bench-api: build ## measure the API under load, commits shared and not (minutes)
 fuzz-api: build ## hold the API against its OpenAPI document with schemathesis (Python)
 	@$(STACK) status >/dev/null || $(STACK) up
 	@crates/order-api/fuzz/run $(BIN)
+
+bench-latency: ## measure from the commit of an order to that of its effect, at 500 orders/s
+	cargo build --release -p bench -p order-api -p outbox-relay -p order-consumer
+	$(or $(CARGO_TARGET_DIR),target)/release/bench latency
+
+bench-consumer: build ## measure a consumer's batch beside the bare insert of its inbox rows
+	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
+	cargo test --release -p order-consumer --test consumer speed -- --ignored --nocapture
 
 fmt: ## format the code
 	cargo fmt --all

@@ -5,6 +5,8 @@
 
 mod bare;
 mod check;
+mod latency;
+mod process;
 mod relay;
 mod report;
 mod seed;
@@ -26,6 +28,18 @@ struct Cli {
 enum Command {
     /// How fast a backlog drains, beside the bare parts and the usual outbox
     Relay(RelayArgs),
+    /// How long an order takes from its commit to that of its effect
+    Latency(LatencyArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct LatencyArgs {
+    /// Orders per second
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rate: u32,
+    /// For how many seconds
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
 }
 
 #[derive(Debug, clap::Args)]
@@ -46,8 +60,11 @@ struct RelayArgs {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Command::Relay(args) = Cli::parse().command;
-    match relay::bench(&args).await {
+    let outcome = match Cli::parse().command {
+        Command::Relay(args) => relay::bench(&args).await,
+        Command::Latency(args) => latency::bench(&args).await,
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");

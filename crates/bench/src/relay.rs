@@ -1,14 +1,13 @@
 //! Drains a backlog with the real relay, and with what it is compared to.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use storage::Database;
 
 use crate::RelayArgs;
 use crate::check;
+use crate::process::Service;
 use crate::report::Report;
 use crate::seed::Bench;
 use crate::{bare, usual};
@@ -147,8 +146,8 @@ async fn drain(bench: &Bench, seed: &str, topic: &str, events: i64, beside: Besi
     let begin = check::ends(&bench.cluster, topic).await?;
     let relay = RelayProcess::start(bench, "run")?;
     let took = relay.until_published(events).await?;
-    let megabytes = relay.peak_megabytes();
-    relay.stop()?;
+    let megabytes = relay.0.peak_megabytes();
+    drop(relay);
     held_open.rollback().await?;
     if beside == Beside::Published {
         let half = events;
@@ -169,36 +168,19 @@ async fn idle(bench: &Bench) -> Result<f64> {
     let relay = RelayProcess::start(bench, "run")?;
     // Its pace slows down while it finds nothing.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let before = relay.cpu_seconds();
+    let before = relay.0.cpu_seconds();
     tokio::time::sleep(WINDOW).await;
-    let used = relay.cpu_seconds() - before;
-    relay.stop()?;
+    let used = relay.0.cpu_seconds() - before;
+    drop(relay);
     Ok(used / WINDOW.as_secs_f64() * 100.0)
 }
 
-struct RelayProcess {
-    child: Child,
-    metrics: String,
-}
+/// The relay, watched by its metrics.
+struct RelayProcess(Service);
 
 impl RelayProcess {
     fn start(bench: &Bench, database: &str) -> Result<Self> {
-        let executable = executable()?;
-        let ops_port = std::net::TcpListener::bind("127.0.0.1:0")?
-            .local_addr()?
-            .port();
-        let child = Command::new(&executable)
-            .env("DATABASE_URL", bench.url(database))
-            .env("KAFKA_BROKERS", &bench.stack.kafka_brokers)
-            .env("OPS_PORT", ops_port.to_string())
-            .env("RUST_LOG", "warn")
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("starting {}", executable.display()))?;
-        Ok(Self {
-            child,
-            metrics: format!("http://127.0.0.1:{ops_port}/metrics"),
-        })
+        Ok(Self(Service::start(bench, "outbox-relay", database, &[])?))
     }
 
     /// From the first published event seen to the last.
@@ -223,45 +205,11 @@ impl RelayProcess {
     }
 
     async fn published(&self) -> Option<i64> {
-        let text = reqwest::get(&self.metrics).await.ok()?.text().await.ok()?;
+        let metrics = format!("{}/metrics", self.0.ops);
+        let text = reqwest::get(metrics).await.ok()?.text().await.ok()?;
         let line = text
             .lines()
             .find(|l| l.starts_with("outbox_published_total "))?;
         line.split_whitespace().nth(1)?.parse().ok()
     }
-
-    fn status(&self, field: &str) -> Option<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status.lines().find(|line| line.starts_with(field))?;
-        line.split_whitespace().nth(1)?.parse().ok()
-    }
-
-    fn peak_megabytes(&self) -> f64 {
-        self.status("VmHWM:")
-            .map_or(f64::NAN, |kilobytes| kilobytes / 1_024.0)
-    }
-
-    /// User and system time so far; the kernel counts in hundredths of a second.
-    fn cpu_seconds(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        let stat = stat.unwrap_or_default();
-        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        ticks
-            .filter_map(|field| field.parse::<f64>().ok())
-            .sum::<f64>()
-            / 100.0
-    }
-
-    fn stop(mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-}
-
-/// The relay built with this program.
-fn executable() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    Ok(own.with_file_name("outbox-relay"))
 }

@@ -22,14 +22,16 @@ use crate::readiness;
 const NAME: &str = "outbox";
 
 /// What differs from Postgres' defaults. `wal_level` is for logical copies of the outbox,
-/// `max_prepared_transactions` for two-phase commits, `max_connections` for many tests at once.
+/// `max_prepared_transactions` for two-phase commits, `track_commit_timestamp` for measuring from
+/// commit to commit, `max_connections` for many tests at once.
 /// Commits are as durable as in production.
-const SETTINGS: [&str; 11] = [
+const SETTINGS: [&str; 12] = [
     "listen_addresses=127.0.0.1",
     "unix_socket_directories=",
     "max_connections=300",
     "max_prepared_transactions=50",
     "wal_level=logical",
+    "track_commit_timestamp=on",
     "shared_buffers=256MB",
     "max_wal_size=4GB",
     "timezone=UTC",
