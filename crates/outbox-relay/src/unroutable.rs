@@ -27,10 +27,11 @@ impl Unroutable {
     /// These are the topics that were in the way of the latest read.
     pub(crate) fn seen(&mut self, topics: &HashSet<String>, failing: &Problems) {
         for topic in topics {
-            self.0.entry(topic.clone()).or_insert_with(|| {
+            let since = *self.0.entry(topic.clone()).or_insert_with(Instant::now);
+            // One that was just created is known in a moment.
+            if since.elapsed() >= PATIENCE {
                 failing.report(topic, "the topic does not exist and could not be created");
-                Instant::now()
-            });
+            }
         }
         if topics.is_empty() {
             for (topic, _) in self.0.drain() {
