@@ -74,7 +74,7 @@ impl Bench {
         sql.batch_execute(&format!(
             "insert into outbox_event (event_id, topic, key, event_type, payload)
              select gen_random_uuid(), '{topic}',
-                    'order-' || lpad((n * 7919 % 50000)::text, 30, '0'), 'OrderCreated',
+                    'order-' || lpad((n::bigint * 7919 % 50000)::text, 30, '0'), 'OrderCreated',
                     ('{{\"filler\":\"{filler}\"}}')::json
              from generate_series(1, {events}) n"
         ))
