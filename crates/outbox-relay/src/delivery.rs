@@ -108,6 +108,9 @@ impl Delivery {
                 }
             }
             if self.sender.partitions.failed(&self.sender.partition) {
+                let events = chunk.len() + self.waiting.len();
+                let (topic, partition) = (&self.sender.partition.0, self.sender.partition.1);
+                warn!(topic, partition, events, %error, "partition set aside; others go on");
                 return self.hold_all(chunk, &error.to_string()).await;
             }
             let pause = tokio::time::sleep(backoff.next_delay());
@@ -206,14 +209,6 @@ impl Delivery {
     /// The partition is set aside: so is all that was on its way there.
     async fn hold_all(&mut self, mut chunk: Vec<Dispatched>, reason: &str) {
         chunk.extend(self.waiting.drain(..));
-        let events = chunk.len();
-        if events > 0 && reason != "its partition was set aside" {
-            let (topic, partition) = (&self.sender.partition.0, self.sender.partition.1);
-            warn!(
-                topic,
-                partition, events, reason, "partition set aside; others go on"
-            );
-        }
         let holds = chunk
             .iter()
             .map(|d| d.to_hold(HoldCause::Unavailable, Some(reason.to_owned()), 0))
