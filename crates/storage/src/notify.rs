@@ -30,8 +30,12 @@ impl Channel {
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn notify(conn: &mut AsyncPgConnection, channel: Channel) -> Result<(), StorageError> {
-    // Losing it with a crash of the server is harmless, waiting for the disk is not.
-    let sql = format!("set synchronous_commit = off; notify {};", channel.name());
+    // Losing it with a crash of the server is harmless, waiting for the disk is not. Local: what the
+    // connection does besides, taking leases for one, must last.
+    let sql = format!(
+        "set local synchronous_commit = off; notify {};",
+        channel.name()
+    );
     Ok(conn.batch_execute(&sql).await?)
 }
 

@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use diesel::dsl::sql;
+use diesel::sql_types::Text;
+use diesel_async::RunQueryDsl;
 use local_stack::testing::eventually;
 use storage::Session;
 use storage::lease::{Keeper, Leases, MemberId, claim, decide, ensure_units, renew, survey};
+use storage::notify::{Channel, notify};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Fixture, TTL};
@@ -189,4 +193,15 @@ async fn p6_without_postgres_the_time_runs_out_by_the_members_own_clock() {
     assert_eq!(leases.epoch(0), Some(epoch), "nobody took it meanwhile");
     news.await
         .expect("workers that ended are told to start again");
+}
+
+#[tokio::test]
+async fn p9_a_claim_that_follows_a_wake_up_is_as_durable_as_any() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    notify(&mut conn, Channel::Lease).await.unwrap();
+    // An epoch that a crash of the server takes back would be given out twice.
+    let setting = diesel::select(sql::<Text>("current_setting('synchronous_commit')"));
+    let setting: String = setting.get_result(&mut conn).await.unwrap();
+    assert_eq!(setting, "on");
 }
