@@ -3,19 +3,24 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use rskafka::BackoffConfig;
-use rskafka::client::error::ProtocolError;
+use rskafka::client::error::{Error as ClientError, ProtocolError};
 use rskafka::client::partition::{PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
-use tokio::sync::Mutex;
 
 use crate::error::{KafkaError, within};
 
 /// For every request but produce and fetch.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// An attempt to connect that has not been answered for this long gets another one beside it.
+const ANOTHER_AFTER: Duration = Duration::from_secs(2);
 
 /// Largest frame taken from a broker. Bounds what one fetch can cost in memory.
 const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
@@ -66,7 +71,21 @@ impl fmt::Display for Brokers {
 #[derive(Clone)]
 pub struct Cluster {
     brokers: Brokers,
-    client: Arc<Mutex<Option<Arc<Client>>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    client: Mutex<Option<Arc<Client>>>,
+    /// Locked by whoever connects, for all who want to meanwhile; the latest failure, and when it
+    /// was.
+    connecting: tokio::sync::Mutex<Option<(Instant, KafkaError)>>,
+}
+
+impl Shared {
+    fn client(&self) -> MutexGuard<'_, Option<Arc<Client>>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl fmt::Debug for Cluster {
@@ -80,7 +99,7 @@ impl Cluster {
     pub fn new(brokers: Brokers) -> Self {
         Self {
             brokers,
-            client: Arc::default(),
+            shared: Arc::default(),
         }
     }
 
@@ -90,29 +109,51 @@ impl Cluster {
     }
 
     async fn client(&self) -> Result<Arc<Client>, KafkaError> {
-        let mut shared = self.client.lock().await;
-        if let Some(client) = &*shared {
+        let wanted = Instant::now();
+        if let Some(client) = &*self.shared.client() {
             return Ok(Arc::clone(client));
         }
+        let mut failed = self.shared.connecting.lock().await;
+        if let Some(client) = &*self.shared.client() {
+            return Ok(Arc::clone(client));
+        }
+        // What somebody else waited for in vain meanwhile, nobody else waits for: while a broker is
+        // mute the deadlines of all would add up.
+        if let Some((at, error)) = &*failed
+            && *at > wanted
+        {
+            return Err(error.clone());
+        }
+        match connect(|| self.builder().build()).await {
+            Ok(client) => {
+                let client = Arc::new(client);
+                *self.shared.client() = Some(Arc::clone(&client));
+                Ok(client)
+            }
+            Err(error) => {
+                *failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    fn builder(&self) -> ClientBuilder {
         // A deadline of nothing makes the client's own retries end at the first failure; retrying
         // is the caller's business, which knows what it means to wait.
         let no_retries = BackoffConfig {
             deadline: Some(Duration::ZERO),
             ..BackoffConfig::default()
         };
-        let builder = ClientBuilder::new(self.brokers.0.clone())
+        ClientBuilder::new(self.brokers.0.clone())
             .client_id("transactional-outbox")
             .max_message_size(MAX_FRAME_BYTES)
-            .backoff_config(no_retries);
-        let client = Arc::new(within(DEADLINE, builder.build()).await?);
-        *shared = Some(Arc::clone(&client));
-        Ok(client)
+            .backoff_config(no_retries)
     }
 
     /// Lets the next request connect anew. Called after every failure: a connection to a mute
     /// broker looks healthy, and metadata of before an outage is stale.
-    async fn forget(&self, failed: &Arc<Client>) {
-        let mut shared = self.client.lock().await;
+    fn forget(&self, failed: &Arc<Client>) {
+        let mut shared = self.shared.client();
         if shared
             .as_ref()
             .is_some_and(|client| Arc::ptr_eq(client, failed))
@@ -122,19 +163,19 @@ impl Cluster {
     }
 
     /// Like [`Self::forget`], for whoever found the broker mute on a connection of its own.
-    pub(crate) async fn reconnect_after(&self, error: &KafkaError) {
+    pub(crate) fn reconnect_after(&self, error: &KafkaError) {
         if matches!(error, KafkaError::Deadline(_)) {
-            *self.client.lock().await = None;
+            *self.shared.client() = None;
         }
     }
 
-    async fn forget_on_error<T>(
+    fn forget_on_error<T>(
         &self,
         client: &Arc<Client>,
         outcome: Result<T, KafkaError>,
     ) -> Result<T, KafkaError> {
         if outcome.is_err() {
-            self.forget(client).await;
+            self.forget(client);
         }
         outcome
     }
@@ -146,7 +187,7 @@ impl Cluster {
     pub async fn partition_counts(&self) -> Result<HashMap<String, i32>, KafkaError> {
         let client = self.client().await?;
         let topics = within(DEADLINE, client.list_topics()).await;
-        let topics = self.forget_on_error(&client, topics).await?;
+        let topics = self.forget_on_error(&client, topics)?;
         Ok(topics
             .into_iter()
             .map(|topic| {
@@ -193,7 +234,7 @@ impl Cluster {
                 code: ProtocolError::TopicAlreadyExists,
                 ..
             }) => Ok(false),
-            Err(error) => self.forget_on_error(&client, Err(error)).await,
+            Err(error) => self.forget_on_error(&client, Err(error)),
         }
     }
 
@@ -203,13 +244,29 @@ impl Cluster {
         partition: i32,
     ) -> Result<PartitionClient, KafkaError> {
         let client = self.client().await?;
-        let connected = within(
-            DEADLINE,
-            client.partition_client(topic, partition, UnknownTopicHandling::Error),
-        )
-        .await;
-        self.forget_on_error(&client, connected).await
+        let connected =
+            connect(|| client.partition_client(topic, partition, UnknownTopicHandling::Error));
+        self.forget_on_error(&client, connected.await)
     }
+}
+
+/// Connects under the deadline; the first outcome counts. Another attempt begins every now and
+/// then: a connection that a broker was mute on may stay so after new ones work.
+async fn connect<T, Attempt>(attempt: impl Fn() -> Attempt) -> Result<T, KafkaError>
+where
+    Attempt: Future<Output = Result<T, ClientError>>,
+{
+    let mut another = tokio::time::interval(ANOTHER_AFTER);
+    let mut attempts = FuturesUnordered::new();
+    let first_outcome = async {
+        loop {
+            tokio::select! {
+                _ = another.tick() => attempts.push(attempt()),
+                Some(outcome) = attempts.next() => return outcome,
+            }
+        }
+    };
+    within(DEADLINE, first_outcome).await
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rskafka::client::error::{Error as ClientError, ProtocolError};
 
 /// A request that failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum KafkaError {
     /// The broker answered with an error of the protocol.
     #[error("kafka: {code}{}", detail.as_deref().map(|d| format!(": {d}")).unwrap_or_default())]

@@ -161,7 +161,7 @@ impl PartitionReader {
         };
         let offset = within(DEADLINE, client.get_offset(at)).await;
         if let Err(error) = &offset {
-            self.cluster.reconnect_after(error).await;
+            self.cluster.reconnect_after(error);
         }
         self.offsets = Some(client);
         offset

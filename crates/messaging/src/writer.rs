@@ -70,7 +70,7 @@ impl PartitionWriter {
         let offsets = match produced {
             Ok(offsets) => offsets,
             Err(error) => {
-                self.cluster.reconnect_after(&error).await;
+                self.cluster.reconnect_after(&error);
                 return Err(error);
             }
         };
