@@ -3,6 +3,7 @@
 //! Clients stay with it: it puts its own port into the addresses brokers give out.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,12 +29,17 @@ pub enum Fault {
 #[derive(Debug)]
 pub struct KafkaProxy {
     address: SocketAddr,
-    faults: Faults,
+    faults: Arc<Faults>,
     _tasks: JoinSet<()>,
 }
 
-/// Topics and what happens to produce requests for them.
-type Faults = Arc<Mutex<Vec<(String, Fault)>>>;
+#[derive(Debug, Default)]
+struct Faults {
+    /// Topics and what happens to produce requests for them.
+    topics: Mutex<Vec<(String, Fault)>>,
+    mute: AtomicBool,
+    accepted: AtomicUsize,
+}
 
 impl KafkaProxy {
     /// Listens on a free port before the broker at `broker` (`127.0.0.1:port`).
@@ -46,13 +52,14 @@ impl KafkaProxy {
         let address = listener
             .local_addr()
             .expect("a bound socket has an address");
-        let faults = Faults::default();
+        let faults = Arc::<Faults>::default();
         let mut tasks = JoinSet::new();
         let shared = Arc::clone(&faults);
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let faults = Arc::clone(&shared);
+                faults.accepted.fetch_add(1, Ordering::SeqCst);
                 connections.spawn(connection(client, broker, address, faults));
             }
         });
@@ -70,14 +77,33 @@ impl KafkaProxy {
 
     /// From now on produce requests for `topic` fail like this; `None` heals it.
     pub fn set(&self, topic: &str, fault: Option<Fault>) {
-        let mut faults = lock(&self.faults);
-        faults.retain(|(other, _)| other != topic);
-        faults.extend(fault.map(|fault| (topic.to_owned(), fault)));
+        let mut topics = self.faults.topics();
+        topics.retain(|(other, _)| other != topic);
+        topics.extend(fault.map(|fault| (topic.to_owned(), fault)));
+    }
+
+    /// While `mute`, connections are accepted and nothing is answered, whatever is asked. One that
+    /// was asked something meanwhile stays mute for ever, as behind a firewall that forgot it.
+    pub fn set_mute(&self, mute: bool) {
+        self.faults.mute.store(mute, Ordering::SeqCst);
+    }
+
+    /// How many connections were made so far.
+    pub fn accepted(&self) -> usize {
+        self.faults.accepted.load(Ordering::SeqCst)
     }
 }
 
-fn lock(faults: &Faults) -> MutexGuard<'_, Vec<(String, Fault)>> {
-    faults.lock().unwrap_or_else(PoisonError::into_inner)
+impl Faults {
+    fn topics(&self) -> MutexGuard<'_, Vec<(String, Fault)>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn unless_mute(&self) {
+        if self.mute.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// What is to happen to this request.
@@ -85,7 +111,8 @@ fn fault_of(faults: &Faults, request: &[u8]) -> Option<Fault> {
     if !request.starts_with(&PRODUCE) {
         return None;
     }
-    lock(faults)
+    faults
+        .topics()
         .iter()
         .find(|(topic, _)| contains(request, topic.as_bytes()))
         .map(|(_, fault)| fault.clone())
@@ -95,7 +122,7 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|part| part == needle)
 }
 
-async fn connection(client: TcpStream, broker: SocketAddr, own: SocketAddr, faults: Faults) {
+async fn connection(client: TcpStream, broker: SocketAddr, own: SocketAddr, faults: Arc<Faults>) {
     let Ok(server) = TcpStream::connect(broker).await else {
         return;
     };
@@ -106,20 +133,21 @@ async fn connection(client: TcpStream, broker: SocketAddr, own: SocketAddr, faul
     let losing = Arc::new(Mutex::new(false));
     // Either direction ending ends the connection.
     tokio::select! {
-        _ = requests(client_read, server_write, faults, Arc::clone(&losing)) => {}
-        _ = answers(server_read, client_write, broker, own, losing) => {}
+        _ = requests(client_read, server_write, &faults, Arc::clone(&losing)) => {}
+        _ = answers(server_read, client_write, (broker, own), &faults, losing) => {}
     }
 }
 
 async fn requests(
     mut client: OwnedReadHalf,
     mut broker: OwnedWriteHalf,
-    faults: Faults,
+    faults: &Faults,
     losing: Arc<Mutex<bool>>,
 ) -> std::io::Result<()> {
     loop {
         let request = frame(&mut client).await?;
-        match fault_of(&faults, &request) {
+        faults.unless_mute().await;
+        match fault_of(faults, &request) {
             None => {}
             Some(Fault::Refuse) => return Ok(()),
             Some(Fault::LoseAnswer) => {
@@ -134,8 +162,8 @@ async fn requests(
 async fn answers(
     mut broker: OwnedReadHalf,
     mut client: OwnedWriteHalf,
-    theirs: SocketAddr,
-    own: SocketAddr,
+    (theirs, own): (SocketAddr, SocketAddr),
+    faults: &Faults,
     losing: Arc<Mutex<bool>>,
 ) -> std::io::Result<()> {
     let host = theirs.ip().to_string();
@@ -143,6 +171,7 @@ async fn answers(
     let (from, to) = (address(theirs.port()), address(own.port()));
     loop {
         let mut answer = frame(&mut broker).await?;
+        faults.unless_mute().await;
         if *losing.lock().unwrap_or_else(PoisonError::into_inner) {
             return Ok(());
         }
