@@ -29,6 +29,15 @@ impl Fixture {
     pub(crate) async fn new() -> Self {
         let database = TestDatabase::create().await;
         let brokers = local_stack::up().unwrap().kafka_brokers;
+        Self::with(database, brokers).await
+    }
+
+    /// The same with the topic in another Kafka than everybody's.
+    pub(crate) async fn on(brokers: &str) -> Self {
+        Self::with(TestDatabase::create().await, brokers.to_owned()).await
+    }
+
+    async fn with(database: TestDatabase, brokers: String) -> Self {
         let cluster = Cluster::new(brokers.parse().unwrap());
         let topic = unique_topic("relay");
         cluster.ensure_topic(&topic, PARTITIONS, 1).await.unwrap();
@@ -121,7 +130,12 @@ impl Fixture {
     /// Everything in the topic, by partition, in the order of offsets.
     pub(crate) async fn records(&self) -> HashMap<i32, Vec<IncomingRecord>> {
         let mut all = HashMap::new();
-        for partition in 0..PARTITIONS {
+        // The first request after an outage may find a connection that is gone.
+        let counts = eventually("the topics", PATIENCE, async || {
+            self.cluster.partition_counts().await.ok()
+        })
+        .await;
+        for partition in 0..counts[&self.topic] {
             let mut reader = PartitionReader::new(self.cluster.clone(), &self.topic, partition);
             let end = reader.latest().await.unwrap();
             let mut records: Vec<IncomingRecord> = Vec::new();
