@@ -49,6 +49,7 @@ pub mod settings;
 mod signals;
 mod tasks;
 pub mod telemetry;
+pub mod trace;
 pub mod wait;
 
 pub use backoff::Backoff;
@@ -64,4 +65,5 @@ pub use settings::{
 };
 pub use telemetry::{LogFormat, TelemetrySettings};
 pub use tokio_util::sync::{CancellationToken, DropGuard};
+pub use trace::{TraceParent, Tracer};
 pub use wait::until_ready;

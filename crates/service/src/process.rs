@@ -1,10 +1,11 @@
 //! One process from start to exit: which tasks it has, when they are told to stop, and which exit
 //! status tells the truth about how it went. It never knows what the tasks do.
 
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
@@ -16,11 +17,15 @@ use crate::heartbeat::Heartbeat;
 use crate::ops::{MAX_HEARTBEAT_AGE, OpsState};
 use crate::signals::Signals;
 use crate::tasks::{BoxError, Ending, Tasks, Work, describe};
+use crate::trace::{Exporter, SpanCounts, TraceSettings, Tracer};
 use crate::{Ops, OpsSettings, Readiness};
 
 /// Time all tasks together have to finish once asked to stop. A process is promised to be gone 10 s
 /// after SIGTERM, which is also when `docker stop` kills it; the rest is for the ops endpoints.
 pub const GRACE: Duration = Duration::from_secs(9);
+
+/// Time that sending the last spans may take, and what is left of it when the tasks took all theirs.
+const LAST_SPANS: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(2);
 
 /// All crates of the workspace share one version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -33,6 +38,8 @@ pub struct Process {
     readiness: Readiness,
     registry: Registry,
     tasks: Vec<(&'static str, Work)>,
+    spans: SpanCounts,
+    exporter: Option<Exporter>,
 }
 
 impl Process {
@@ -46,6 +53,8 @@ impl Process {
             readiness: Readiness::new(),
             registry: Registry::default(),
             tasks: Vec::new(),
+            spans: SpanCounts::default(),
+            exporter: None,
         }
     }
 
@@ -69,6 +78,14 @@ impl Process {
     /// What `/metrics` reports; register metrics before the process runs.
     pub fn registry(&mut self) -> &mut Registry {
         &mut self.registry
+    }
+
+    /// Where tasks note their spans; call it once. They are sent while the process runs, and the last
+    /// ones after its tasks have ended.
+    pub fn tracer(&mut self, settings: &TraceSettings) -> Tracer {
+        let (tracer, exporter) = Tracer::new(self.name, settings, &self.spans);
+        self.exporter = exporter;
+        tracer
     }
 
     /// Adds a task. It starts in [`Process::run`], once signal handlers are installed, so that a
@@ -139,6 +156,7 @@ impl Process {
         let server_handle = server.handle();
         tracing::info!(service = self.name, version = VERSION, ops = %address, "started");
 
+        let exporting = self.exporter.map(Exporter::start);
         let mut tasks = Tasks::start(self.tasks);
         let mut server = tokio::spawn(server);
         check.set_ready();
@@ -149,9 +167,21 @@ impl Process {
                 Ending::Failed
             }
         };
+        let stopping = Instant::now();
         self.stop.cancel();
         check.set_not_ready("stopping");
         let ending = tasks.finish(&mut signals, self.grace, ending).await;
+        if let Some(exporting) = exporting
+            && !matches!(ending, Ending::Forced(_))
+        {
+            let left = self.grace.saturating_sub(stopping.elapsed());
+            let limit = left.clamp(*LAST_SPANS.start(), *LAST_SPANS.end());
+            tokio::select! {
+                () = exporting.finish(limit) => {}
+                // Asked again: spans are not worth a wait.
+                _ = signals.next() => {}
+            }
+        }
         // The endpoints answer until the last task is done. A request cut off here is repeated.
         server_handle.stop(false).await;
         tracing::info!(service = self.name, "stopped");
@@ -159,6 +189,7 @@ impl Process {
     }
 
     fn register_own_metrics(&mut self) {
+        self.spans.register(&mut self.registry);
         let started = Gauge::<f64, AtomicU64>::default();
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         started.set(since_epoch.unwrap_or_default().as_secs_f64());

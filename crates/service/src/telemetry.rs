@@ -1,5 +1,6 @@
 //! Logs of a process: `tracing` to stderr, as text for people and JSON for machines, and panics as
-//! log lines. Nothing happens before [`init`]; only a `main` calls it.
+//! log lines. Nothing happens before [`init`]; only a `main` calls it. Spans for a collector are in
+//! [`crate::trace`].
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
@@ -14,28 +15,32 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry};
 
 use crate::Reader;
+use crate::trace::TraceSettings;
 
 /// Names that may stand alone in a filter, besides targets.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// One output of the process's spans and events.
+/// One output of the process's log lines.
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// What is logged and how.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What is told to operators, and how.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct TelemetrySettings {
     /// `RUST_LOG`.
     pub filter: LogFilter,
     /// `LOG_FORMAT`.
     pub format: LogFormat,
+    /// Spans for a collector; off unless there is one.
+    pub traces: TraceSettings,
 }
 
 impl TelemetrySettings {
-    /// Reads `RUST_LOG` and `LOG_FORMAT`.
+    /// Reads `RUST_LOG`, `LOG_FORMAT` and OpenTelemetry's variables.
     pub fn read(reader: &mut Reader<'_>) -> TelemetrySettings {
         TelemetrySettings {
             filter: reader.or_default("RUST_LOG", LogFilter::default()),
             format: reader.or_default("LOG_FORMAT", LogFormat::Auto),
+            traces: TraceSettings::read(reader),
         }
     }
 }
@@ -144,8 +149,7 @@ pub fn init(settings: &TelemetrySettings) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// Every output behind one filter. A further output, such as an exporter of spans, is one more
-/// element of `outputs`.
+/// Every output behind one filter.
 fn subscriber(
     filter: &LogFilter,
     outputs: Vec<Output>,

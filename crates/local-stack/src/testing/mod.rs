@@ -1,7 +1,9 @@
-//! For tests: a database and topics of their own on the default stack, and waiting for a condition.
+//! For tests: a database and topics of their own on the default stack, what stands between or beside
+//! the processes, and waiting for a condition.
 //!
 //! What is in here panics instead of returning errors: a test can do nothing else with them.
 
+mod collector;
 mod kafka_proxy;
 mod spawned;
 
@@ -16,6 +18,7 @@ use uuid::Uuid;
 use crate::postgres::{block_on, connect, describe};
 use crate::stack::Stack;
 
+pub use collector::{Collector, Manners, SentSpan};
 pub use kafka_proxy::{Fault, KafkaProxy};
 pub use spawned::Spawned;
 
