@@ -76,6 +76,19 @@ impl Spawned {
         let _ = kill(Pid::from_raw(pid), signal);
     }
 
+    /// The most memory that was resident at any time so far, in bytes.
+    ///
+    /// # Panics
+    /// When it has ended, or on a system that does not tell.
+    pub fn peak_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).expect("the process runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+        let kilobytes = kilobytes.expect("Linux tells the peak of resident memory in kB");
+        kilobytes.parse::<u64>().expect("a number") * 1024
+    }
+
     /// Its exit status once it ends; `None` when a signal ended it.
     ///
     /// # Panics

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
+mod admin;
 mod commands;
 mod decisions;
 mod held;
 mod interleaving;
 mod kafka_outage;
 mod load;
+mod lost_answers;
+mod memory;
 mod mute;
 mod own_kafka;
 mod process;
@@ -16,3 +19,4 @@ mod seen;
 mod set_aside;
 mod steps;
 mod support;
+mod topic_changes;
