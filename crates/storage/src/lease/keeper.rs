@@ -194,6 +194,17 @@ impl Keeper {
         });
     }
 
+    /// Answers what the workers have asked for so far; [`Keeper::run`] does so as they ask.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked; what was to be released then runs out.
+    pub async fn answer_requests(&mut self) -> Result<(), StorageError> {
+        match self.requests.try_recv() {
+            Ok(request) => self.answer(request).await,
+            Err(_) => Ok(()),
+        }
+    }
+
     async fn answer(&mut self, request: Request) -> Result<(), StorageError> {
         let mut units = Vec::new();
         let mut next = Some(request);

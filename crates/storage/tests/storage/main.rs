@@ -4,6 +4,9 @@
 
 mod inbox;
 mod lease;
+mod lease_interleaving;
+mod lease_sharing;
+mod member;
 mod migrations;
 mod outbox_moves;
 mod outbox_plans;
