@@ -47,6 +47,7 @@ impl Application {
 
         let mut process = Process::new("order-api");
         let stop = process.stop();
+        let tracer = process.tracer(&settings.log.traces);
         let wake_ups = WakeUps::default();
         let runtime = Handle::current();
         let mut store = Store::new(
@@ -99,7 +100,7 @@ impl Application {
 
         let guard = drained.drop_guard();
         process.spawn("http", async move {
-            let served = api.serve(store, metrics, stop).await;
+            let served = api.serve(store, metrics, tracer, stop).await;
             drop(guard);
             served
         });

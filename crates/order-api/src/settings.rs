@@ -31,7 +31,7 @@ pub struct Settings {
     pub port: u16,
     /// `OPS_PORT`.
     pub ops: OpsSettings,
-    /// `RUST_LOG`, `LOG_FORMAT`.
+    /// `RUST_LOG`, `LOG_FORMAT`, and OpenTelemetry's.
     pub log: TelemetrySettings,
 }
 
@@ -40,7 +40,7 @@ pub struct Settings {
 pub struct MigrateSettings {
     /// `DATABASE_URL`.
     pub database: Database,
-    /// `RUST_LOG`, `LOG_FORMAT`.
+    /// `RUST_LOG`, `LOG_FORMAT`, and OpenTelemetry's.
     pub log: TelemetrySettings,
 }
 

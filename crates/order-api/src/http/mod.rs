@@ -21,7 +21,7 @@ use actix_web::guard::{Any, Get, Head};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{App, HttpServer, Resource, Route};
-use service::{CancellationToken, ListenError, listen};
+use service::{CancellationToken, ListenError, Tracer, listen};
 
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -43,6 +43,7 @@ const MAX_CONNECTIONS: usize = 2_048;
 struct Shared {
     store: Store,
     metrics: Metrics,
+    tracer: Tracer,
 }
 
 /// An open port that does not serve yet.
@@ -80,9 +81,14 @@ impl HttpApi {
         self,
         store: Store,
         metrics: Metrics,
+        tracer: Tracer,
         stop: CancellationToken,
     ) -> io::Result<()> {
-        let shared = Data::new(Shared { store, metrics });
+        let shared = Data::new(Shared {
+            store,
+            metrics,
+            tracer,
+        });
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(shared.clone())

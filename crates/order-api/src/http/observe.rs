@@ -1,6 +1,6 @@
-//! Around every request, whatever its answer: its id and trace, a line in the log, and the counters.
+//! Around every request, whatever its answer: its id and its span, a line in the log, and the counters.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -9,9 +9,11 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage};
+use service::trace::{Kind, Span, TraceParent};
+use tracing::Instrument;
 
 use super::Shared;
-use super::trace::{REQUEST_ID, RequestContext};
+use super::trace::{REQUEST_ID, RequestContext, parent};
 
 /// Route of the paths that lead nowhere: there is no end to them.
 const UNMATCHED: &str = "unmatched";
@@ -23,9 +25,17 @@ pub(super) async fn observe(
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let received = Instant::now();
     let method = bounded(request.method());
-    let context = RequestContext::of(request.headers());
+    let above = parent(request.headers());
+    let now = SystemTime::now();
+    let span = shared.tracer.begin(Kind::Server, method, above, now);
+    let place = span.as_ref().map(Span::trace_parent);
+    let place = place.unwrap_or_else(|| TraceParent::below(above));
+    let context = RequestContext::new(request.headers(), place);
+    let trace_id = context.trace.trace_id();
     request.extensions_mut().insert(context.clone());
-    let mut response = next.call(request).await?;
+    // What is logged on the way names the trace.
+    let on_the_way = tracing::info_span!("request", trace_id);
+    let mut response = next.call(request).instrument(on_the_way).await?;
     if let Ok(id) = HeaderValue::from_str(&context.request_id) {
         let headers = response.headers_mut();
         headers.insert(HeaderName::from_static(REQUEST_ID), id);
@@ -40,11 +50,27 @@ pub(super) async fn observe(
         status,
         seconds = took.as_secs_f64(),
         request_id = context.request_id,
-        trace_id = context.trace.trace_id(),
+        trace_id,
         "answered"
     );
+    if let Some(span) = span {
+        end(span, method, &route, &response);
+    }
     shared.metrics.answered(method, route, status, took);
     Ok(response)
+}
+
+/// Names and attributes as OpenTelemetry's conventions for HTTP have them.
+fn end(mut span: Span, method: &'static str, route: &str, response: &ServiceResponse<impl Sized>) {
+    let status = response.status();
+    span.rename(format!("{method} {route}"));
+    span.set("http.request.method", method);
+    span.set("http.route", route.to_owned());
+    span.set("url.path", response.request().path().to_owned());
+    span.set("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.fail();
+    }
 }
 
 /// A client may invent methods.

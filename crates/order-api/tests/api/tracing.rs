@@ -1,8 +1,9 @@
-//! A request's id and trace: taken over, echoed, and passed on into the event.
+//! A request's id and trace: taken over, echoed, passed on into the event, and told to a collector.
 
+use local_stack::testing::{Collector, Manners, eventually};
 use serde_json::Value;
 
-use crate::helpers::{TestApp, answer};
+use crate::helpers::{DEADLINE, TestApp, answer};
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -27,6 +28,45 @@ async fn a_trace_goes_on_in_the_event() {
     );
     assert_ne!(parent, PARENT);
     assert_eq!(headers["tracestate"], "vendor=1");
+}
+
+#[tokio::test]
+async fn the_span_of_a_request_is_the_parent_that_its_event_carries() {
+    let collector = Collector::start(Manners::Taking).await;
+    let endpoint = collector.endpoint();
+    let app = TestApp::start_with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]).await;
+    let unsampled = PARENT.replace("-01", "-00").replace("4bf9", "aaaa");
+    for parent in [&unsampled, PARENT] {
+        let request = app.api.http.post(app.api.url("/orders"));
+        let request = request
+            .header("content-type", "application/json")
+            .header("traceparent", parent);
+        answer(request.body(r#"{"productId":"P"}"#))
+            .await
+            .order_id();
+    }
+    let spans = eventually("the span", DEADLINE, async || {
+        let spans = collector.spans();
+        spans
+            .iter()
+            .any(|s| s.trace_id == PARENT[3..35])
+            .then_some(spans)
+    })
+    .await;
+    let [span] = spans.as_slice() else {
+        panic!("one trace is to be recorded: {spans:?}");
+    };
+    assert_eq!(
+        (span.kind.as_str(), span.name.as_str()),
+        ("Server", "POST /orders")
+    );
+    assert_eq!(span.service, "order-api");
+    assert_eq!(span.parent_span_id, &PARENT[36..52]);
+    assert_eq!(span.attributes["http.response.status_code"], "201");
+    let query = "select headers->>'traceparent' from outbox_event order by id";
+    let [of_unsampled, of_sampled] = app.texts(query).await.try_into().unwrap();
+    assert!(of_unsampled.starts_with(&unsampled[..36]) && of_unsampled.ends_with("-00"));
+    assert_eq!(of_sampled, format!("{}{}-01", &PARENT[..36], span.span_id));
 }
 
 #[tokio::test]
