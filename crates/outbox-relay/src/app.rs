@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::{OrderCreated, Slot};
 use messaging::Cluster;
-use service::{Backoff, CancellationToken, Check, Process, Readiness, until_ready};
+use service::{Backoff, CancellationToken, Check, Process, Readiness, Tracer, until_ready};
 use storage::lease::Keeper;
 use storage::migrations::{self, NotReady};
 use storage::outbox::{Unfit, check_fitness};
@@ -48,15 +48,17 @@ enum AppError {
 pub async fn run(settings: Settings) -> ExitCode {
     let mut process = Process::new(NAME);
     let metrics = Metrics::register(process.registry());
+    let tracer = process.tracer(&settings.telemetry.traces);
     let (stop, readiness) = (process.stop(), process.readiness());
     let ops = settings.ops;
-    process.spawn("relay", relay(settings, metrics, readiness, stop));
+    process.spawn("relay", relay(settings, metrics, tracer, readiness, stop));
     process.run(ops).await
 }
 
 async fn relay(
     settings: Settings,
     metrics: Metrics,
+    tracer: Tracer,
     readiness: Readiness,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
@@ -74,7 +76,7 @@ async fn relay(
         return Err(unfit.into());
     }
 
-    let assembly = Assembly::new(&settings, metrics, &readiness);
+    let assembly = Assembly::new(&settings, metrics, &readiness).traced(tracer);
     // The leases end last: what is in flight is ours only while they are renewed.
     let (work, leave) = (stop.child_token(), CancellationToken::new());
     let mut keeper = tokio::spawn(assembly.keeper.run(leave.clone()));
@@ -188,6 +190,15 @@ impl Assembly {
             keeper,
             surroundings,
         }
+    }
+}
+
+impl Assembly {
+    /// The same, with a span noted for each event that is sent.
+    #[must_use]
+    pub fn traced(mut self, tracer: Tracer) -> Self {
+        self.relay.senders.trace(tracer);
+        self
     }
 }
 

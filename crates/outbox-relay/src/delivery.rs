@@ -17,6 +17,7 @@ use crate::chunk;
 use crate::poison::Poison;
 use crate::sender::{Dispatched, Sender};
 use crate::settler::Acknowledged;
+use crate::trace;
 
 /// Time between two log lines about the same failing partition.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
@@ -89,6 +90,7 @@ impl Delivery {
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
         let mut logged: Option<Instant> = None;
         let mut attempts = 0;
+        let begun = Instant::now();
         loop {
             self.drop_what_is_not_ours(&mut chunk).await;
             if chunk.is_empty() {
@@ -98,7 +100,14 @@ impl Delivery {
             attempts += 1;
             let produced = self.sender.produce(chunk.iter().map(|d| &d.event)).await;
             let error = match produced {
-                Ok(first_offset) => return self.acknowledge(chunk, first_offset).await,
+                Ok(first_offset) => {
+                    if self.sender.tracer.is_on() {
+                        let (tracer, partition) = (&self.sender.tracer, self.sender.partition.1);
+                        let events = chunk.iter().map(|d| &d.event);
+                        trace::sent(tracer, partition, begun, first_offset, events);
+                    }
+                    return self.acknowledge(chunk, first_offset).await;
+                }
                 Err(error) => error,
             };
             match error.failure() {
@@ -171,9 +180,10 @@ impl Delivery {
 
     async fn bury(&mut self, guilty: &Dispatched, error: String, attempts: i32) {
         let (topic, key, id) = (&guilty.event.topic, &guilty.event.key, guilty.id);
+        let trace_id = trace::trace_id(&guilty.event);
         error!(
             topic,
-            key, id, error, "dead letter: the event can never be produced"
+            key, id, error, trace_id, "dead letter: the event can never be produced"
         );
         self.poison.add(guilty);
         let hold = guilty.to_hold(HoldCause::Dead, Some(error), attempts);

@@ -10,6 +10,7 @@ use tracing::error;
 use crate::relay::Relay;
 use crate::routes::{Route, Topics};
 use crate::sender::Dispatched;
+use crate::trace::trace_id;
 
 impl Relay {
     /// Takes over what is new of the topics. A key's partition follows from the count, so what went
@@ -65,9 +66,10 @@ impl Relay {
                 }
                 Route::Impossible(error) => {
                     let (key, id) = (&event.event.key, event.id);
+                    let trace_id = trace_id(&event.event);
                     error!(
                         topic,
-                        key, id, error, "dead letter: there can be no such topic"
+                        key, id, error, trace_id, "dead letter: there can be no such topic"
                     );
                     let error = Some(error.to_owned());
                     holds.push(event.to_hold(HoldCause::Dead, error, 0));

@@ -33,6 +33,7 @@ mod senders;
 pub mod settings;
 mod settler;
 mod slots;
+mod trace;
 mod unroutable;
 mod waiting;
 mod wake;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use domain::{OutboxEvent, Slot};
 use messaging::{Failure, KafkaError, PartitionWriter, envelope};
-use service::CancellationToken;
+use service::{CancellationToken, Tracer};
 use storage::lease::Leases;
 use storage::outbox::{Hold, HoldCause, RowVersion};
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use crate::partitions::{Partition, Partitions, State};
 use crate::recovery::Probe;
 use crate::relay::Returned;
 use crate::settler::Acknowledged;
+use crate::trace;
 
 /// An event on its way.
 #[derive(Debug)]
@@ -69,6 +70,7 @@ pub(crate) struct Sender {
     pub(crate) stop: CancellationToken,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
+    pub(crate) tracer: Tracer,
 }
 
 impl Sender {
@@ -118,11 +120,16 @@ impl Sender {
     /// so does a refusal of the records themselves, since a partition that judges them works.
     pub(crate) async fn probe(&mut self, probe: Probe) {
         if self.owns(probe.slot, probe.epoch) {
+            let begun = Instant::now();
             match self
                 .produce(probe.events.iter().map(|(_, event)| event))
                 .await
             {
                 Ok(first_offset) => {
+                    if self.tracer.is_on() {
+                        let events = probe.events.iter().map(|(_, event)| event);
+                        trace::sent(&self.tracer, self.partition.1, begun, first_offset, events);
+                    }
                     let ids = probe.events.iter().map(|(id, _)| *id);
                     let acknowledged = Acknowledged::Unavailable {
                         partition: self.partition.clone(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use domain::Slot;
 use messaging::{Cluster, PartitionWriter};
-use service::CancellationToken;
+use service::{CancellationToken, Tracer};
 use storage::lease::Leases;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
@@ -29,6 +29,7 @@ pub(crate) struct Parts {
 
 pub(crate) struct Senders {
     parts: Parts,
+    tracer: Tracer,
     running: HashMap<String, HashMap<i32, Handle>>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -44,10 +45,16 @@ impl Senders {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
             parts,
+            tracer: Tracer::default(),
             running: HashMap::new(),
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// Senders that are started from here on note spans there.
+    pub(crate) fn trace(&mut self, tracer: Tracer) {
+        self.tracer = tracer;
     }
 
     /// Queues an event; false when its sender died, which ends the process. A queue has room for
@@ -95,6 +102,7 @@ impl Senders {
                 stop: stop.clone(),
                 metrics: self.parts.metrics.clone(),
                 health: self.parts.health.clone(),
+                tracer: self.tracer.clone(),
             };
             self.tasks.spawn(sender.run());
             Handle {
