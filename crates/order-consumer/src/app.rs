@@ -6,7 +6,7 @@ use std::time::Duration;
 use domain::OrderCreated;
 use messaging::{Cluster, KafkaError};
 use service::{
-    Backoff, CancellationToken, Problems, Process, Readiness, WorkerSettings, until_ready,
+    Backoff, CancellationToken, Problems, Process, Readiness, Tracer, WorkerSettings, until_ready,
 };
 use storage::inbox::Stream;
 use storage::lease::{Keeper, Leases};
@@ -41,11 +41,12 @@ enum AppError {
 pub async fn run(settings: Settings) -> ExitCode {
     let mut process = Process::new(NAME);
     let metrics = Metrics::register(process.registry());
+    let tracer = process.tracer(&settings.telemetry.traces);
     let (stop, readiness) = (process.stop(), process.readiness());
     let ops = settings.ops;
     process.spawn(
         "consumer",
-        consume(settings, metrics, readiness, stop, Effects::default()),
+        consume(settings, metrics, tracer, readiness, stop),
     );
     process.run(ops).await
 }
@@ -53,9 +54,9 @@ pub async fn run(settings: Settings) -> ExitCode {
 async fn consume(
     settings: Settings,
     metrics: Metrics,
+    tracer: Tracer,
     readiness: Readiness,
     stop: CancellationToken,
-    effects: Effects,
 ) -> Result<(), AppError> {
     let (schema, kafka) = (readiness.check("schema"), readiness.check("kafka"));
     let (postgres, progress) = (readiness.check("postgres"), readiness.check("progress"));
@@ -102,8 +103,9 @@ async fn consume(
         settings,
         cluster: cluster.clone(),
         leases: leases.clone(),
-        effects,
+        effects: Effects::default(),
         metrics: metrics.clone(),
+        tracer,
         standings: standings.clone(),
         postgres: Problems::new(postgres),
         kafka: Problems::new(kafka),
@@ -184,6 +186,7 @@ struct Consumers {
     leases: Leases,
     effects: Effects,
     metrics: Metrics,
+    tracer: Tracer,
     standings: Standings,
     postgres: Problems,
     kafka: Problems,
@@ -209,6 +212,7 @@ impl StartConsumer for Consumers {
             epoch,
             effects: self.effects.clone(),
             metrics: self.metrics.clone(),
+            tracer: self.tracer.clone(),
             standings: self.standings.clone(),
             postgres: self.postgres.clone(),
             kafka: self.kafka.clone(),

@@ -45,6 +45,8 @@ pub enum Outcome {
 pub struct Applied {
     /// Events whose effect happened.
     pub new: usize,
+    /// Where those lie.
+    pub offsets: Vec<i64>,
     /// When those were created.
     pub created: Vec<OffsetDateTime>,
     /// Events that had been applied before, with the offsets of their copies.
@@ -218,6 +220,7 @@ async fn effect(
     Ok(Parts {
         applied: Applied {
             new: done.len(),
+            offsets: done.iter().map(|p| records[*p].record.offset).collect(),
             created: done.into_iter().filter_map(|p| records[p].time).collect(),
             duplicates,
             settled: sorted.settled,

@@ -25,6 +25,7 @@ pub mod redrive;
 pub mod retention;
 pub mod settings;
 pub mod standing;
+mod trace;
 
 pub use effects::Effects;
 pub use handlers::Handler;

@@ -1,4 +1,4 @@
-//! What a partition's consumer tells of its work: metrics, log lines, and where it stands.
+//! What a partition's consumer tells of its work: metrics, log lines, spans, and where it stands.
 
 use std::time::Instant;
 
@@ -7,9 +7,11 @@ use time::OffsetDateTime;
 use tracing::{error, warn};
 
 use crate::apply::Applied;
-use crate::metrics::Metrics;
+use crate::decode::Decoded;
+use crate::partition::Wiring;
 use crate::prefetch::FetchedBatch;
 use crate::standing::Standing;
+use crate::trace::{self, trace_id};
 
 /// Where a partition stands at `next_offset`, with this batch in hand.
 pub(crate) fn standing(next_offset: i64, fetched: &FetchedBatch) -> Standing {
@@ -27,14 +29,17 @@ pub(crate) fn standing(next_offset: i64, fetched: &FetchedBatch) -> Standing {
     }
 }
 
-/// Counts and logs what became of a batch. `started` is when its transaction was begun.
-pub(crate) fn observe(metrics: &Metrics, stream: &Stream, applied: &Applied, started: Instant) {
+/// Counts, logs and traces what became of a batch. `started` is when its transaction was begun.
+pub(crate) fn observe(wiring: &Wiring, batch: &[Decoded], applied: &Applied, started: Instant) {
+    let Wiring {
+        metrics, stream, ..
+    } = wiring;
     let Stream {
         topic, partition, ..
     } = stream;
-    metrics
-        .batch_seconds
-        .observe(started.elapsed().as_secs_f64());
+    let took = started.elapsed();
+    metrics.batch_seconds.observe(took.as_secs_f64());
+    trace::processed(&wiring.tracer, stream, batch, &applied.offsets, took);
     metrics.consumed.inc_by(applied.new as u64);
     metrics.duplicates.inc_by(applied.duplicates.len() as u64);
     metrics.dead.inc_by(applied.dead.len() as u64);
@@ -53,9 +58,14 @@ pub(crate) fn observe(metrics: &Metrics, stream: &Stream, applied: &Applied, sta
         metrics.event_seconds.observe(seconds);
     }
     for (event_id, offset) in &applied.duplicates {
-        warn!(%event_id, topic, partition, offset, "duplicate event, its effect has happened already");
+        let trace_id = trace_id(batch, *offset);
+        warn!(
+            %event_id, topic, partition, offset, trace_id,
+            "duplicate event, its effect has happened already"
+        );
     }
     for (offset, reason) in &applied.dead {
-        error!(topic, partition, offset, reason, "dead letter");
+        let trace_id = trace_id(batch, *offset);
+        error!(topic, partition, offset, reason, trace_id, "dead letter");
     }
 }

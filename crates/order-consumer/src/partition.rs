@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use messaging::{Cluster, Failure, KafkaError, PartitionReader};
-use service::{Backoff, CancellationToken, Problems};
+use service::{Backoff, CancellationToken, Problems, Tracer};
 use storage::inbox::{self, Stream};
 use storage::lease::Leases;
 use storage::{Connection, Database, Session, StorageError, within};
@@ -63,6 +63,7 @@ pub struct Wiring {
     pub epoch: i64,
     pub effects: Effects,
     pub metrics: Metrics,
+    pub tracer: Tracer,
     pub standings: Standings,
     pub postgres: Problems,
     pub kafka: Problems,
@@ -177,8 +178,10 @@ impl PartitionConsumer {
         let started = Instant::now();
         match self.apply().await? {
             Outcome::Applied(applied) => {
+                if let Some(batch) = &self.batch {
+                    observe(&self.wiring, &batch.records, &applied, started);
+                }
                 self.pass(applied.progress.next_offset);
-                observe(&self.wiring.metrics, &self.wiring.stream, &applied, started);
                 Ok(Step::Applied(applied))
             }
             Outcome::Fenced => Ok(self.drop_batch()),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::OrderCreated;
 use local_stack::testing::{Spawned, eventually};
-use messaging::partition_of;
+use messaging::{OutgoingRecord, partition_of};
 use uuid::Uuid;
 
 use crate::support::{Fixture, PATIENCE, order};
@@ -129,10 +129,11 @@ async fn p5_two_share_the_partitions_and_one_may_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_duplicate_is_logged_with_its_id() {
+async fn a_duplicate_is_logged_with_its_id_and_its_trace() {
     let fixture = Fixture::on_the_real_topic().await;
     let product = Uuid::now_v7().to_string();
-    let record = order(&product, 1);
+    let trace = Uuid::now_v7().simple().to_string();
+    let record = traced(order(&product, 1), &trace);
     let id = String::from_utf8(record.headers["ce_id"].clone()).unwrap();
     fixture.produce(0, vec![record.clone()]).await;
     fixture.produce(0, vec![record]).await;
@@ -147,6 +148,42 @@ async fn a_duplicate_is_logged_with_its_id() {
     })
     .await;
     assert!(line.contains("\"WARN\""), "{line}");
+    assert!(line.contains(&trace), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_logged_with_its_trace_and_a_malformed_one_is_no_matter() {
+    let fixture = Fixture::on_the_real_topic().await;
+    let product = Uuid::now_v7().to_string();
+    let trace = Uuid::now_v7().simple().to_string();
+    let mut broken = traced(order(&product, 1), &trace);
+    broken.value = b"{".to_vec();
+    let mut odd = order(&product, 1);
+    odd.headers
+        .insert("traceparent".to_owned(), vec![0xff, b'-', b'-']);
+    let odd_trace = traced(order(&product, 1), &trace.to_uppercase());
+    fixture.produce(0, vec![broken, odd, odd_trace]).await;
+    let consumer = fixture.start();
+    fixture.until_sold(&product, 2).await;
+    let line = eventually("the dead letter", PATIENCE, async || {
+        let log = consumer.log();
+        let line = log.lines().find(|line| line.contains(&trace))?;
+        Some(line.to_owned())
+    })
+    .await;
+    assert!(
+        line.contains("\"ERROR\"") && line.contains("dead letter"),
+        "{line}"
+    );
+}
+
+/// The record of an event that belongs to a trace.
+fn traced(mut record: OutgoingRecord, trace: &str) -> OutgoingRecord {
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    record
+        .headers
+        .insert("traceparent".to_owned(), parent.into_bytes());
+    record
 }
 
 #[tokio::test]

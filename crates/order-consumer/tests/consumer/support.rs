@@ -9,7 +9,7 @@ use order_consumer::partition::{PartitionConsumer, Step, Wiring};
 use order_consumer::standing::Standings;
 use order_consumer::{Effects, Metrics};
 use prometheus_client::registry::Registry;
-use service::{CancellationToken, Problems, Readiness};
+use service::{CancellationToken, Problems, Readiness, Tracer};
 use storage::inbox::Stream;
 use storage::lease::{Keeper, Leases};
 use storage::{Database, Session};
@@ -100,6 +100,7 @@ impl Fixture {
             epoch: leases.epoch(partition).expect("owned"),
             effects: Effects::default(),
             metrics: metrics.clone(),
+            tracer: Tracer::default(),
             standings: Standings::default(),
             postgres: Problems::new(readiness.check("postgres")),
             kafka: Problems::new(readiness.check("kafka")),
