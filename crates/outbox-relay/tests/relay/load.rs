@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{Fixture, PARTITIONS, PATIENCE, assert_in_order};
 
-/// Events come this often, [`AT_ONCE`] in a transaction.
+/// Events come this often, [`AT_ONCE`] in a transaction unless a test says otherwise.
 const PACE: Duration = Duration::from_millis(20);
 const AT_ONCE: i32 = 10;
 /// So many that each partition and each slot has some.
@@ -23,6 +23,11 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) async fn start(fixture: &Fixture) -> Self {
+        Self::of(fixture, AT_ONCE).await
+    }
+
+    /// Writes `at_once` events in a transaction.
+    pub(crate) async fn of(fixture: &Fixture, at_once: i32) -> Self {
         let sql = fixture.database.connect().await;
         let topic = fixture.topic.clone();
         let stop = Arc::new(AtomicBool::new(false));
@@ -36,11 +41,11 @@ impl Load {
                     "insert into outbox_event (event_id, topic, key, event_type, payload)
                      select gen_random_uuid(), $1, 'k' || ($2::bigint + n) % $3::bigint, 'T', '{}'
                      from generate_series(1, $4::int) n",
-                    &[&topic, &written, &KEYS, &AT_ONCE],
+                    &[&topic, &written, &KEYS, &at_once],
                 )
                 .await
                 .unwrap();
-                written += i64::from(AT_ONCE);
+                written += i64::from(at_once);
             }
             written
         });

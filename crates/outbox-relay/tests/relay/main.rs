@@ -5,6 +5,7 @@
 mod admin;
 mod commands;
 mod decisions;
+mod hand_over;
 mod held;
 mod interleaving;
 mod kafka_outage;
@@ -17,6 +18,7 @@ mod process;
 mod restore;
 mod seen;
 mod set_aside;
+mod sharing;
 mod steps;
 mod support;
 mod topic_changes;

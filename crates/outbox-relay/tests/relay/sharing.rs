@@ -1,0 +1,147 @@
+//! Relays share the slots while they come and go under load, in order and by crashes.
+
+use std::time::Duration;
+
+use local_stack::testing::{Spawned, eventually};
+use outbox_relay::Step;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+
+use crate::load::Load;
+use crate::process::BINARY;
+use crate::support::{Fixture, PATIENCE};
+
+/// What one relay of [`Fixture::start_relay`] can have in flight: eight events of each of 32 slots.
+pub(crate) const MOST_IN_FLIGHT: usize = 8 * 32;
+
+impl Fixture {
+    /// The real executable, with batches so small that little can be in flight.
+    pub(crate) fn start_relay(&self, lease_ttl: &str) -> Spawned {
+        Spawned::start(BINARY, &["run"], self.small_batches(lease_ttl))
+    }
+
+    pub(crate) fn small_batches(&self, lease_ttl: &str) -> Vec<(&'static str, String)> {
+        let mut variables = self.variables();
+        variables.retain(|(name, _)| *name != "LEASE_TTL");
+        variables.push(("LEASE_TTL", lease_ttl.to_owned()));
+        variables.push(("RELAY__BATCH_EVENTS_PER_SLOT", "8".to_owned()));
+        variables
+    }
+
+    /// How many slots each live owner has, ascending.
+    pub(crate) async fn shares(&self) -> Vec<i64> {
+        let shares = "select count(*) from lease l join lease_member m on m.member_id = l.owner
+                      where m.expires_at > clock_timestamp() group by l.owner order by 1";
+        let rows = self.sql.query(shares, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Waits until this many relays own all slots in shares that differ by one at most.
+    pub(crate) async fn until_shared_by(&self, relays: usize) {
+        let what = format!("{relays} relays to share the slots");
+        eventually(&what, PATIENCE, async || {
+            let shares = self.shares().await;
+            let fair = shares.len() == relays
+                && shares.iter().sum::<i64>() == 32
+                && shares[relays - 1] - shares[0] <= 1;
+            fair.then_some(())
+        })
+        .await;
+    }
+}
+
+/// What happens to the relays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Come,
+    Leave,
+    Crash,
+}
+
+/// Makes these changes in random order at random moments, keeping one to three relays, and returns
+/// how many records are copies.
+async fn copies_after(changes: &[Change], lease_ttl: &str) -> usize {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let fixture = Fixture::new().await;
+    let mut relays = vec![
+        fixture.start_relay(lease_ttl),
+        fixture.start_relay(lease_ttl),
+    ];
+    fixture.until_shared_by(2).await;
+    let load = Load::of(&fixture, 40).await;
+    let mut changes = changes.to_vec();
+    changes.shuffle(&mut random);
+    while !changes.is_empty() {
+        let possible = |change: &Change| match change {
+            Change::Come => relays.len() < 3,
+            Change::Leave | Change::Crash => relays.len() > 1,
+        };
+        let next = changes.iter().position(possible);
+        let change = next.map_or(Change::Come, |next| changes.remove(next));
+        match change {
+            Change::Come => relays.push(fixture.start_relay(lease_ttl)),
+            Change::Leave | Change::Crash => {
+                let mut relay = relays.remove(random.random_range(0..relays.len()));
+                if change == Change::Leave {
+                    relay.terminate();
+                    assert_eq!(relay.exit_code(PATIENCE).await, Some(0), "{}", relay.log());
+                } else {
+                    relay.kill();
+                }
+            }
+        }
+        // At any moment: of a request, of a settle, of a hand-over.
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..900))).await;
+    }
+    let copies = fixture.assert_all_arrive_in_order(load).await;
+    fixture.until_shared_by(relays.len()).await;
+    copies
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_p3_p4_relays_that_come_and_leave_in_order_double_nothing() {
+    use Change::{Come, Leave};
+    let copies = copies_after(&[Come, Leave, Come, Leave, Come, Leave, Leave], "10s").await;
+    assert_eq!(copies, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_p3_p4_relays_that_crash_lose_nothing_and_double_what_was_in_flight() {
+    use Change::{Come, Crash, Leave};
+    let changes = [Come, Crash, Come, Crash, Leave, Come, Crash, Come, Crash];
+    let copies = copies_after(&changes, "2s").await;
+    println!("{copies} copies after 4 crashes");
+    assert!(copies <= 4 * MOST_IN_FLIGHT, "{copies}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_relays_share_the_slots_and_the_events() {
+    let fixture = Fixture::new().await;
+    let mut relays: Vec<_> = (0..5).map(|_| fixture.relay(10)).collect();
+    eventually("fair shares", PATIENCE, async || {
+        for stepped in &mut relays {
+            stepped.relay.step().await.unwrap();
+        }
+        (fixture.shares().await == [6, 6, 6, 7, 7]).then_some(())
+    })
+    .await;
+    let keys: Vec<String> = (0..200).map(|n| format!("k{}", n % 80)).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    fixture.write(&keys).await;
+    eventually("everything to be published", PATIENCE, async || {
+        for stepped in &mut relays {
+            let step = stepped.relay.step().await.unwrap();
+            assert_ne!(step, Step::NothingOwned);
+        }
+        (fixture.count("published").await == 200).then_some(())
+    })
+    .await;
+    let (_, copies) = fixture.published_by_key().await;
+    assert_eq!(copies, 0);
+    for stepped in &relays {
+        assert!(stepped.metrics.published.get() > 0, "each did its share");
+    }
+}
