@@ -30,6 +30,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const PAGE: i64 = 500;
 /// Events moved back per transaction: each key of them is a lock.
 const MOVED_AT_ONCE: usize = 200;
+/// Events that a probe is chosen from: the first of its partition.
+const PROBED_AT_MOST: usize = 50;
+/// Bytes of payload that a probe takes, but for its last event.
+const PROBE_BYTES: i64 = 66_000;
 /// Pages without anything to move after which a look goes on with the next topic, and here later.
 const BARREN_PAGES: usize = 20;
 
@@ -160,7 +164,7 @@ impl Recovery {
                 let partitions: BTreeSet<i32> = stay.iter().filter_map(|(p, _)| *p).collect();
                 for partition in partitions.into_iter().filter(|p| probed.insert(*p)) {
                     let of_it = stay.iter().filter(|(p, _)| *p == Some(partition));
-                    let ids: Vec<i64> = of_it.map(|(_, id)| *id).collect();
+                    let ids: Vec<i64> = of_it.map(|(_, id)| *id).take(PROBED_AT_MOST).collect();
                     let partition = (topic.to_owned(), partition);
                     self.probe(conn, (slot, epoch), partition, &ids).await?;
                 }
@@ -222,7 +226,7 @@ impl Recovery {
         if !self.partitions.begin_probe(&partition) {
             return Ok(());
         }
-        let found = within(DEADLINE, probe_events(conn, slot, ids)).await;
+        let found = within(DEADLINE, probe_events(conn, slot, ids, PROBE_BYTES)).await;
         let mut found = match found {
             Ok(found) if !found.is_empty() => found,
             outcome => {

@@ -1,6 +1,6 @@
 //! What the relay takes in memory, whatever waits.
 
-use local_stack::testing::{Spawned, eventually};
+use local_stack::testing::{Fault, KafkaProxy, Spawned, eventually};
 
 use crate::admin::delete_topic;
 use crate::process::BINARY;
@@ -8,31 +8,68 @@ use crate::support::{Fixture, PATIENCE};
 
 /// Just below what a topic takes.
 const LARGE: i32 = 1_000_000;
-const EVENTS: i32 = 1_000;
 /// Of each slot one such event is in flight (a batch has a byte budget, and at least one event).
 /// It is there as a row, as a record and as a request at most, beside what the process always takes.
 const BOUND: u64 = 200 * 1024 * 1024;
 
+impl Fixture {
+    /// Large events of so many keys.
+    async fn write_large(&self, events: i32, keys: i32) {
+        self.sql
+            .execute(
+                "insert into outbox_event (event_id, topic, key, event_type, payload)
+                 select gen_random_uuid(), $1, 'k' || n % $4, 'T', to_json(repeat('x', $2))
+                 from generate_series(1, $3) n",
+                &[&self.topic, &LARGE, &events, &keys],
+            )
+            .await
+            .unwrap();
+    }
+
+    async fn until_large_are(&self, state: &str, events: i64) {
+        eventually("all to get there", PATIENCE * 4, async || {
+            (self.count(state).await == events).then_some(())
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p10_a_backlog_of_large_events_does_not_fill_memory() {
     let fixture = Fixture::new().await;
-    fixture
-        .sql
-        .execute(
-            "insert into outbox_event (event_id, topic, key, event_type, payload)
-             select gen_random_uuid(), $1, 'k' || n % 300, 'T', to_json(repeat('x', $2))
-             from generate_series(1, $3) n",
-            &[&fixture.topic, &LARGE, &EVENTS],
-        )
-        .await
-        .unwrap();
+    fixture.write_large(1_000, 300).await;
     let relay = Spawned::start(BINARY, &["run"], fixture.variables());
-    eventually("all to be published", PATIENCE * 4, async || {
-        (fixture.count("published").await == i64::from(EVENTS)).then_some(())
-    })
-    .await;
+    fixture.until_large_are("published", 1_000).await;
     let peak = relay.peak_memory();
     delete_topic(&fixture.brokers, &fixture.topic).await;
+    println!("{} MiB at most", peak / 1024 / 1024);
+    assert!(peak < BOUND, "{peak} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p10_large_events_that_are_set_aside_and_come_back_do_not_fill_memory() {
+    let mut fixture = Fixture::new().await;
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    proxy.set(&fixture.topic, Some(Fault::Refuse));
+    let mut variables = fixture.variables();
+    variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    // All of one key: they lie in one slot and go to one partition.
+    fixture.write_large(250, 1).await;
+    let unwritable = fixture.with_another_topic().await;
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    // Something works, so that the other is not waited for.
+    fixture.write(&["a"]).await;
+    fixture.until_large_are("unavailable", 250).await;
+    // Probed at least once more, with all there is to choose from.
+    let probes = proxy.accepted() + 10;
+    eventually("probes", PATIENCE, async || {
+        (proxy.accepted() > probes).then_some(())
+    })
+    .await;
+    proxy.set(&unwritable, None);
+    fixture.until_large_are("published", 251).await;
+    let peak = relay.peak_memory();
+    delete_topic(&fixture.brokers, &unwritable).await;
     println!("{} MiB at most", peak / 1024 / 1024);
     assert!(peak < BOUND, "{peak} bytes");
 }

@@ -7,7 +7,7 @@ use crate::support::{Fixture, PARTITIONS, PATIENCE, assert_in_order};
 
 impl Fixture {
     /// The same database with another topic, which exists.
-    async fn with_another_topic(&mut self) -> String {
+    pub(crate) async fn with_another_topic(&mut self) -> String {
         let topic = unique_topic("other");
         let cluster = &self.cluster;
         cluster.ensure_topic(&topic, PARTITIONS, 1).await.unwrap();

@@ -56,18 +56,25 @@ pub async fn unavailable(
 /// An event before which one of its key is pending (moved back before it, or still in flight) must
 /// not overtake that one. Ids of one slot stand in for the key: what is pending is younger but for
 /// moments.
+///
+/// The sizes are looked at first, so that what is returned is bounded in bytes: events may be large.
 const PROBE_EVENTS: &str = "\
+with head as (
+    select h.id, sum(octet_length(e.payload::text)) over (order by h.id)
+                 - octet_length(e.payload::text) as bytes_before
+    from outbox_held h join outbox_event e using (id)
+    where h.id = any($2) and h.cause = 'unavailable'
+      and not exists (select from outbox_pending p where p.slot = $1 and p.id < h.id)
+      and not exists (select from outbox_held d where d.topic = h.topic and d.key = h.key
+                      and d.id < h.id and d.discarded_at is null and d.cause <> 'unavailable'))
 select e.id, e.event_id, e.topic, e.key, e.event_type, e.schema_version,
        e.payload::text as payload, e.headers, e.created_at
-from outbox_held h join outbox_event e using (id)
-where h.id = any($2) and h.cause = 'unavailable'
-  and not exists (select from outbox_pending p where p.slot = $1 and p.id < h.id)
-  and not exists (select from outbox_held d where d.topic = h.topic and d.key = h.key
-                  and d.id < h.id and d.discarded_at is null and d.cause <> 'unavailable')
+from head join outbox_event e using (id) where head.bytes_before < $3
 order by e.id";
 
 /// Those of a slot's unavailable events that may be sent as a probe, with their contents, ascending
-/// by id.
+/// by id: at least one where there is one, then up to `bytes` of payload. The sizes of all `ids`
+/// are looked at, so there should not be many.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -75,10 +82,12 @@ pub async fn probe_events(
     conn: &mut AsyncPgConnection,
     slot: Slot,
     ids: &[i64],
+    bytes: i64,
 ) -> Result<Vec<(i64, OutboxEvent)>, StorageError> {
     let rows: Vec<EventColumns> = sql_query(PROBE_EVENTS)
         .bind::<SmallInt, _>(slot.number())
         .bind::<Array<BigInt>, _>(ids)
+        .bind::<BigInt, _>(bytes)
         .load(conn)
         .await?;
     Ok(rows
