@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use local_stack::testing::{Collector, Manners, SentSpan, TestDatabase, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 use service::Source;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,10 +24,10 @@ struct System {
 }
 
 impl System {
-    async fn start() -> Self {
+    async fn start(manners: Manners) -> Self {
         let database = TestDatabase::create().await;
         let brokers = local_stack::up().unwrap().kafka_brokers;
-        let collector = Collector::start(Manners::Taking).await;
+        let collector = Collector::start(manners).await;
         let given = [
             ("DATABASE_URL", database.url().to_owned()),
             ("KAFKA_BROKERS", brokers),
@@ -60,7 +61,7 @@ impl System {
         }
         let answer = request.send().await.unwrap();
         assert_eq!(answer.status(), 201);
-        let order: serde_json::Value = answer.json().await.unwrap();
+        let order: Value = answer.json().await.unwrap();
         let query = "select headers->>'traceparent' from outbox_event where key = $1";
         let key = order["id"].as_str().unwrap();
         self.sql.query_one(query, &[&key]).await.unwrap().get(0)
@@ -78,15 +79,14 @@ impl System {
         .await
     }
 
-    /// Commits an event as any program with SQL may.
-    async fn write(&self, product: &str, headers: serde_json::Value) {
+    /// Commits events as any program with SQL may.
+    async fn write(&self, product: &str, headers: &Value, events: i64) {
         let statement = "
             insert into outbox_event (event_id, topic, key, event_type, payload, headers)
             select gen_random_uuid(), 'order.created', id, 'OrderCreated',
                    json_build_object('orderId', id, 'productId', $1::text), $2::text::jsonb
-            from (select gen_random_uuid()::text id) of";
-        let headers = headers.to_string();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&product, &headers];
+            from (select gen_random_uuid()::text id from generate_series(1, $3::bigint)) ids";
+        let parameters: [&(dyn ToSql + Sync); 3] = [&product, &headers.to_string(), &events];
         self.sql.execute(statement, &parameters).await.unwrap();
     }
 
@@ -126,7 +126,7 @@ fn check(spans: &[SentSpan; 3], event: &str, parent: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_one_trace_from_the_request_to_the_effect() {
-    let system = System::start().await;
+    let system = System::start(Manners::Taking).await;
     let trace_id = Uuid::now_v7().simple().to_string();
     let parent = "00f067aa0ba902b7";
     let given = format!("00-{trace_id}-{parent}-01");
@@ -139,7 +139,7 @@ async fn an_order_is_one_trace_from_the_request_to_the_effect() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_without_a_trace_that_is_recorded_has_its_effect_and_no_span() {
-    let system = System::start().await;
+    let system = System::start(Manners::Taking).await;
     let unsampled = Uuid::now_v7().simple().to_string();
     let product = Uuid::now_v7().to_string();
     for headers in [
@@ -148,7 +148,7 @@ async fn an_event_without_a_trace_that_is_recorded_has_its_effect_and_no_span() 
         json!({"traceparent": format!("00-{unsampled}-0000000000000000-01")}),
         json!({"traceparent": format!("00-{unsampled}-00f067aa0ba902b7-00")}),
     ] {
-        system.write(&product, headers).await;
+        system.write(&product, &headers, 1).await;
     }
     system.until_sold(&product, 4).await;
     // What is sent after them arrives after them.
@@ -161,4 +161,22 @@ async fn an_event_without_a_trace_that_is_recorded_has_its_effect_and_no_span() 
         let id = span.attributes.get("messaging.message.id");
         assert!(id.is_none_or(|id| !ids.contains(id)), "{span:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mute_collector_keeps_no_event_from_its_effect() {
+    let system = System::start(Manners::Mute).await;
+    let product = Uuid::now_v7().to_string();
+    let trace_id = Uuid::now_v7().simple();
+    let headers = json!({"traceparent": format!("00-{trace_id}-00f067aa0ba902b7-01")});
+    // The relay and the consumer send what they have, and are not answered.
+    system.write(&product, &headers, 1).await;
+    eventually("both to wait for an answer", PATIENCE, async || {
+        (system.collector.requests() >= 2).then_some(())
+    })
+    .await;
+    // More than a queue of spans holds.
+    let written = 6_000;
+    system.write(&product, &headers, written).await;
+    system.until_sold(&product, written + 1).await;
 }

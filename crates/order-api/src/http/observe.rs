@@ -33,8 +33,8 @@ pub(super) async fn observe(
     let context = RequestContext::new(request.headers(), place);
     let trace_id = context.trace.trace_id();
     request.extensions_mut().insert(context.clone());
-    // What is logged on the way names the trace.
-    let on_the_way = tracing::info_span!("request", trace_id);
+    // What is logged on the way names the trace, also where only errors are logged.
+    let on_the_way = tracing::error_span!("request", trace_id);
     let mut response = next.call(request).instrument(on_the_way).await?;
     if let Ok(id) = HeaderValue::from_str(&context.request_id) {
         let headers = response.headers_mut();

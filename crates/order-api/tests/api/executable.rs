@@ -100,6 +100,8 @@ async fn bad_settings_are_all_named_and_end_with_status_78() {
         ("OPS_PORT", "70000"),
         ("API__POOL_SIZE", "0"),
         ("LOG_FORMAT", "xml"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector"),
+        ("OTEL_TRACES_SAMPLER", "some"),
     ];
     let output = run(&["serve"], &settings).await;
     let said = String::from_utf8(output.stderr).unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::OrderCreated;
-use local_stack::testing::{Spawned, eventually};
+use local_stack::testing::{Collector, Manners, Spawned, eventually};
 use messaging::{OutgoingRecord, partition_of};
 use uuid::Uuid;
 
@@ -149,6 +149,29 @@ async fn a_duplicate_is_logged_with_its_id_and_its_trace() {
     .await;
     assert!(line.contains("\"WARN\""), "{line}");
     assert!(line.contains(&trace), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_mute_collector_it_consumes_and_stops_in_time() {
+    let collector = Collector::start(Manners::Mute).await;
+    let fixture = Fixture::on_the_real_topic().await;
+    let product = Uuid::now_v7().to_string();
+    let mut variables = fixture.variables();
+    variables.push(("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()));
+    let mut consumer = Spawned::start(BINARY, &["run"], variables);
+    for sold in 1..=2 {
+        let trace = Uuid::now_v7().simple().to_string();
+        let record = traced(order(&product, 1), &trace);
+        fixture.produce(0, vec![record]).await;
+        fixture.until_sold(&product, sold).await;
+        eventually("a request to the collector", PATIENCE, async || {
+            (collector.requests() > 0).then_some(())
+        })
+        .await;
+    }
+    consumer.terminate();
+    let ended = consumer.exit_code(Duration::from_secs(10)).await;
+    assert_eq!(ended, Some(0), "{}", consumer.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
