@@ -11,7 +11,7 @@ use diesel_async::pooled_connection::deadpool::{Object, Pool as DeadPool};
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use tokio_postgres::NoTls;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::error::{StorageError, within};
 
@@ -56,14 +56,18 @@ impl std::str::FromStr for Database {
             return Err(InvalidDatabaseUrl::Scheme);
         }
         let mut schema = None;
+        // Passed on as they are: libpq's spaces are not those of a form.
         let mut others = Vec::new();
-        for (name, value) in url.query_pairs() {
-            match (&*name, &*value) {
-                ("schema", name) => schema = Some(name.to_owned()),
-                ("sslmode", mode @ ("require" | "verify-ca" | "verify-full")) => {
-                    return Err(InvalidDatabaseUrl::Tls(mode.to_owned()));
+        let query = url.query().unwrap_or_default().replace('+', "%2B");
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            for (name, value) in form_urlencoded::parse(option.as_bytes()) {
+                match (&*name, &*value) {
+                    ("schema", name) => schema = Some(name.to_owned()),
+                    ("sslmode", mode @ ("require" | "verify-ca" | "verify-full")) => {
+                        return Err(InvalidDatabaseUrl::Tls(mode.to_owned()));
+                    }
+                    _ => others.push(option),
                 }
-                _ => others.push((name.into_owned(), value.into_owned())),
             }
         }
         if schema
@@ -72,10 +76,8 @@ impl std::str::FromStr for Database {
         {
             return Err(InvalidDatabaseUrl::Schema);
         }
-        url.set_query(None);
-        if !others.is_empty() {
-            url.query_pairs_mut().extend_pairs(others);
-        }
+        let others = (!others.is_empty()).then(|| others.join("&"));
+        url.set_query(others.as_deref());
         let mut config: tokio_postgres::Config =
             url.as_str().parse().map_err(|e: tokio_postgres::Error| {
                 let source = std::error::Error::source(&e).map(ToString::to_string);
@@ -292,6 +294,15 @@ mod tests {
             "{settings}"
         );
         assert_eq!(database.to_string(), "h:1234/d");
+    }
+
+    #[test]
+    fn options_keep_their_spaces_and_plus_signs() {
+        let url = "postgres://u:p@h/d?options=-c%20a.b%3D1&schema=s+t&application_name=a+b%20c";
+        let database: Database = url.parse().unwrap();
+        assert_eq!(database.config.get_options(), Some("-c a.b=1"));
+        assert_eq!(database.config.get_application_name(), Some("a+b c"));
+        assert_eq!(database.schema(), Some("s+t"));
     }
 
     #[test]
