@@ -14,6 +14,7 @@ mod lost_answers;
 mod memory;
 mod mute;
 mod own_kafka;
+mod pauses;
 mod process;
 mod restore;
 mod seen;
