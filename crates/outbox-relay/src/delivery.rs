@@ -116,6 +116,9 @@ impl Delivery {
                     self.report(&error, chunk.len(), &mut logged);
                 }
             }
+            if self.sender.stop.is_cancelled() {
+                continue;
+            }
             if self.sender.partitions.failed(&self.sender.partition) {
                 let events = chunk.len() + self.waiting.len();
                 let (topic, partition) = (&self.sender.partition.0, self.sender.partition.1);
@@ -150,7 +153,10 @@ impl Delivery {
             })
             .collect();
         self.max_events = self.max_events.saturating_mul(2);
-        self.sender.partitions.accepted(&self.sender.partition);
+        // Nobody asks how a partition fares whose sender was ended, and nobody would forget it.
+        if !self.sender.stop.is_cancelled() {
+            self.sender.partitions.accepted(&self.sender.partition);
+        }
         self.sender.health.failing.clear(self.sender.name());
         // The settler outlives the senders; it is gone only when the process is going.
         let pending = Acknowledged::Pending(settled);

@@ -13,22 +13,18 @@ use crate::sender::Dispatched;
 use crate::trace::trace_id;
 
 impl Relay {
-    /// Takes over what is new of the topics. A key's partition follows from the count, so what went
-    /// out under the old one ends first: false until it has.
-    pub(crate) fn adopt_topics(&mut self) -> bool {
+    /// Takes over what is new of the topics, and ends the senders of those that changed. Nothing
+    /// waits for that: what went out under the old count keeps its slot in flight, and no later
+    /// event of its key is read before it is settled or given back.
+    pub(crate) fn adopt_topics(&mut self) {
         let news = Topics::clone(&self.wiring.routes.topics.borrow());
         if news == self.topics {
-            return true;
+            return;
         }
-        let changed: Vec<String> = self.topics.changed(&news);
-        for topic in &changed {
-            self.senders.retire(topic);
-        }
-        if !changed.is_empty() && self.slots.total() > 0 {
-            return false;
+        for topic in self.topics.changed(&news) {
+            self.senders.retire(&topic);
         }
         self.topics = news;
-        true
     }
 
     /// Hands each event to the sender of its partition, or to the holder. What neither can take

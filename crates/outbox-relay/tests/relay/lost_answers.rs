@@ -13,12 +13,17 @@ async fn p3_p4_chunks_whose_answer_is_lost_are_sent_again_in_order_and_nothing_e
     let proxy = KafkaProxy::start(&fixture.brokers).await;
     let mut variables = fixture.variables();
     variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    // One batch of a slot makes several chunks, and each key is in all of them.
+    variables.push(("RELAY__BATCH_BYTES_PER_SLOT", "4000000".to_owned()));
+    let keys: Vec<String> = (0..1_500).map(|n| format!("large-{}", n % 20)).collect();
+    let events: Vec<(&str, i32)> = keys.iter().map(|key| (key.as_str(), 20_000)).collect();
+    fixture.write_sized(&events).await;
     let relay = Spawned::start(BINARY, &["run"], variables);
     let ops = relay.ops_address(PATIENCE).await;
     let load = Load::start(&fixture).await;
     let partitions = usize::try_from(PARTITIONS).unwrap();
     for round in 0..6 {
-        fixture.until_more_are_published(200).await;
+        fixture.until_more_are_published(100).await;
         let failures = metric(ops, "outbox_retried_total").await;
         let fault = match round % 2 {
             0 => Fault::LoseAnswer,

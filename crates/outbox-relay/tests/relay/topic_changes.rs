@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use domain::EventId;
-use local_stack::testing::{Spawned, eventually};
+use local_stack::testing::{Fault, KafkaProxy, Spawned, eventually, unique_topic};
 use messaging::{envelope, partition_of};
 
 use crate::admin::{delete_topic, grow_topic};
@@ -138,4 +138,33 @@ async fn p3_partitions_that_are_added_are_used_and_each_key_moves_in_order() {
         };
         assert_eq!(in_order, ids, "key {key}\n{}", relay.log());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p8_a_topic_that_goes_away_stops_no_other_while_a_request_is_unanswered() {
+    let mut fixture = Fixture::new().await;
+    let unrelated = unique_topic("unrelated");
+    let created = fixture.cluster.ensure_topic(&unrelated, 1, 1).await;
+    assert!(created.unwrap());
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    let mut variables = fixture.variables();
+    variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    fixture.write(&["a"]).await;
+    fixture.until_published(1).await;
+    proxy.set(&fixture.topic, Some(Fault::Mute));
+    fixture.write(&["a"]).await;
+    fixture.with_another_topic().await;
+    let load = Load::start(&fixture).await;
+    fixture.until_more_are_published(500).await;
+    delete_topic(&fixture.brokers, &unrelated).await;
+    // Whenever it is noticed meanwhile.
+    let deleted = Instant::now();
+    while deleted.elapsed() < NOTICED_WITHIN {
+        let before = Instant::now();
+        fixture.until_more_are_published(100).await;
+        let took = before.elapsed();
+        assert!(took < BACK_WITHIN, "{took:?}\n{}", relay.log());
+    }
+    load.end().await;
 }
