@@ -77,3 +77,27 @@ async fn p7_requests_that_stay_unanswered_delay_work_by_their_deadline_and_no_mo
     );
     fixture.assert_all_arrive_in_order(load).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p7_a_relay_that_meets_a_mute_broker_first_goes_to_work_as_soon_as_it_is_healed() {
+    let fixture = Fixture::new().await;
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    proxy.set_mute(true);
+    let mut variables = fixture.variables();
+    variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    let load = Load::start(&fixture).await;
+    let ops = relay.ops_address(PATIENCE).await;
+    eventually("it to say so", PATIENCE, async || {
+        let report = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
+        let report = report.text().await.unwrap();
+        report.contains("no answer within 10s").then_some(())
+    })
+    .await;
+    proxy.set_mute(false);
+    let took = fixture.until_at_work().await;
+    println!("at work after {took:?}");
+    assert!(took < BACK_WITHIN, "{took:?}\n{}", relay.log());
+    let copies = fixture.assert_all_arrive_in_order(load).await;
+    assert_eq!(copies, 0);
+}
