@@ -5,6 +5,7 @@
 
 mod bare;
 mod check;
+mod cpu;
 mod latency;
 mod process;
 mod relay;

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::cpu::Cpu;
+
 /// All rounds of all measurements, in the order they were first met.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -25,7 +27,9 @@ struct Line {
 }
 
 fn unit(name: &str) -> &'static str {
-    if name.contains("memory") {
+    if name.starts_with("CPU") {
+        "µs/event"
+    } else if name.contains("memory") {
         "MB"
     } else if name.contains("idle") {
         "% of a core"
@@ -41,6 +45,18 @@ impl Report {
             self.names.push(name.to_owned());
         }
         self.rounds.entry(name.to_owned()).or_default().push(figure);
+    }
+
+    /// What a measurement used of the processor, per event; `own` is the relay's, or that of the
+    /// loop in its place.
+    pub(crate) fn cpu(&mut self, name: &str, servers: Cpu, own: f64) {
+        for (who, figure) in [
+            ("Postgres", servers.postgres),
+            ("Kafka", servers.kafka),
+            ("own", own),
+        ] {
+            self.add(&format!("CPU, {who}: {name}"), figure);
+        }
     }
 
     /// The ratio of the medians.

@@ -7,6 +7,8 @@ use local_stack::{Stack, StackDir};
 use messaging::Cluster;
 use tokio_postgres::{Client, NoTls};
 
+use crate::cpu::Cpu;
+
 pub(crate) const PARTITIONS: i32 = 6;
 
 /// The stack of the benchmarks: nobody else works on it.
@@ -14,20 +16,27 @@ pub(crate) struct Bench {
     pub(crate) stack: Stack,
     pub(crate) cluster: Cluster,
     dir: StackDir,
+    folder: PathBuf,
 }
 
 impl Bench {
     pub(crate) fn start() -> Result<Self> {
         let folder: PathBuf = std::env::temp_dir().join("transactional-outbox-bench");
-        let dir = StackDir::new(folder);
+        let dir = StackDir::new(folder.clone());
         let stack = dir.up()?;
         let cluster = Cluster::new(stack.kafka_brokers.parse()?);
         let bench = Self {
             stack,
             cluster,
             dir,
+            folder,
         };
         Ok(bench)
+    }
+
+    /// What the servers used of the processor so far.
+    pub(crate) fn cpu(&self) -> Cpu {
+        Cpu::of_servers_in(&self.folder)
     }
 
     pub(crate) fn stop(self) -> Result<()> {

@@ -1,5 +1,10 @@
 //! Statements that Postgres parses once per connection. Diesel's `sql_query` is parsed on every
 //! call, a round trip each; here the text is a constant, so the prepared statement is kept.
+//!
+//! Its rows are read by the names of their columns ([`cached`]), or by their order where there are
+//! too many rows to look names up in each ([`cached_rows`]).
+
+use std::marker::PhantomData;
 
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
@@ -8,25 +13,32 @@ use diesel::serialize::ToSql;
 use diesel::sql_types::{HasSqlType, Untyped};
 
 /// A statement whose values are marked `?`, in the order in which they are bound.
-pub(crate) struct Cached<'a> {
+pub(crate) struct Cached<'a, Row = Untyped> {
     sql: &'static str,
     values: Vec<Box<dyn QueryFragment<Pg> + Send + 'a>>,
+    row: PhantomData<fn() -> Row>,
 }
 
 struct Value<SqlType, T> {
     value: T,
-    sql_type: std::marker::PhantomData<SqlType>,
+    sql_type: PhantomData<SqlType>,
 }
 
 /// A statement without values yet. It must not contain a `?` of another meaning.
 pub(crate) fn cached<'a>(sql: &'static str) -> Cached<'a> {
+    cached_rows(sql)
+}
+
+/// The same, for rows whose columns have the types `Row`, a tuple, in their order.
+pub(crate) fn cached_rows<'a, Row>(sql: &'static str) -> Cached<'a, Row> {
     Cached {
         sql,
         values: Vec::new(),
+        row: PhantomData,
     }
 }
 
-impl<'a> Cached<'a> {
+impl<'a, Row> Cached<'a, Row> {
     /// The value of the next `?`.
     pub(crate) fn bind<SqlType, T>(mut self, value: T) -> Self
     where
@@ -36,7 +48,7 @@ impl<'a> Cached<'a> {
     {
         self.values.push(Box::new(Value {
             value,
-            sql_type: std::marker::PhantomData::<SqlType>,
+            sql_type: PhantomData::<SqlType>,
         }));
         self
     }
@@ -52,7 +64,7 @@ where
     }
 }
 
-impl QueryFragment<Pg> for Cached<'_> {
+impl<Row> QueryFragment<Pg> for Cached<'_, Row> {
     fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         let mut values = self.values.iter();
         for (index, piece) in self.sql.split('?').enumerate() {
@@ -67,12 +79,12 @@ impl QueryFragment<Pg> for Cached<'_> {
 }
 
 /// Kept by its text.
-impl QueryId for Cached<'_> {
+impl<Row> QueryId for Cached<'_, Row> {
     type QueryId = ();
 
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl Query for Cached<'_> {
-    type SqlType = Untyped;
+impl<Row> Query for Cached<'_, Row> {
+    type SqlType = Row;
 }

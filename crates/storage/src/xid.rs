@@ -1,4 +1,4 @@
-//! Postgres' transaction ids as values: a row's `xmin` names the transaction that wrote it.
+//! Versions of rows as values: `xmin` names the transaction that wrote one, `ctid` its place.
 
 use std::io::Write;
 
@@ -14,20 +14,51 @@ use diesel::sql_types::SqlType;
 #[diesel(postgres_type(oid = 28, array_oid = 1011))]
 pub(crate) struct Xid;
 
+/// The SQL type `tid`: where in its table a row version lies.
+#[derive(QueryId, SqlType)]
+#[diesel(postgres_type(oid = 27, array_oid = 1010))]
+pub(crate) struct Tid;
+
 /// Which transaction wrote a row version. Compared for equality only: ids wrap around.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromSqlRow, AsExpression)]
 #[diesel(sql_type = Xid)]
-pub struct RowVersion(u32);
+pub(crate) struct Writer(u32);
 
-impl FromSql<Xid, Pg> for RowVersion {
+/// Block and item, as Postgres sends them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromSqlRow, AsExpression)]
+#[diesel(sql_type = Tid)]
+pub(crate) struct Place([u8; 6]);
+
+/// One version of a row: who wrote it, and where it lies. A row that is moved away and back again
+/// has another writer; one that a rewrite of its table carried along has another place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowVersion {
+    pub(crate) writer: Writer,
+    pub(crate) place: Place,
+}
+
+impl FromSql<Xid, Pg> for Writer {
     fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
         Ok(Self(u32::from_be_bytes(value.as_bytes().try_into()?)))
     }
 }
 
-impl ToSql<Xid, Pg> for RowVersion {
+impl ToSql<Xid, Pg> for Writer {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
         out.write_all(&self.0.to_be_bytes())?;
+        Ok(IsNull::No)
+    }
+}
+
+impl FromSql<Tid, Pg> for Place {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        Ok(Self(value.as_bytes().try_into()?))
+    }
+}
+
+impl ToSql<Tid, Pg> for Place {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        out.write_all(&self.0)?;
         Ok(IsNull::No)
     }
 }

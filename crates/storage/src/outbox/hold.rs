@@ -12,7 +12,7 @@ use domain::Slot;
 use super::key_lock::lock_keys;
 use crate::error::StorageError;
 use crate::lease::{Claim, MemberId};
-use crate::xid::{RowVersion, Xid};
+use crate::xid::{RowVersion, Writer, Xid};
 
 /// Why an event is to be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -206,7 +206,7 @@ async fn hold_parked(
 struct Columns<'a> {
     slots: Vec<i16>,
     ids: Vec<i64>,
-    versions: Vec<RowVersion>,
+    versions: Vec<Writer>,
     topics: Vec<&'a str>,
     keys: Vec<&'a str>,
 }
@@ -216,7 +216,7 @@ impl<'a> Columns<'a> {
         Self {
             slots: holds.iter().map(|h| h.slot.number()).collect(),
             ids: holds.iter().map(|h| h.id).collect(),
-            versions: holds.iter().map(|h| h.version).collect(),
+            versions: holds.iter().map(|h| h.version.writer).collect(),
             topics: holds.iter().map(|h| h.topic.as_str()).collect(),
             keys: holds.iter().map(|h| h.key.as_str()).collect(),
         }

@@ -1,6 +1,7 @@
 //! The outbox's tables: writing events, reading what is pending, recording what was published.
 
 pub(crate) mod append;
+mod columns;
 mod fitness;
 mod held;
 mod hold;
@@ -42,6 +43,6 @@ pub mod statements {
     pub use super::read::READ_PENDING;
     pub use super::replay::{REPLAY_BY_ID, REPLAY_BY_KEY};
     pub use super::retention::{CLEAN_DISCARDED, CLEAN_PUBLISHED};
-    pub use super::settle::SETTLE;
+    pub use super::settle::{SETTLE, SETTLE_BY_ID};
     pub use super::status::{BACKLOG, FIRST_SENDABLE, HELD_COUNTS};
 }

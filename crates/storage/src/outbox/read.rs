@@ -1,20 +1,21 @@
 //! Reading what is pending, for all idle slots at once.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{
-    Array, BigInt, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Integer, Json, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::{OutboxEvent, Slot};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::cached::cached;
+use super::columns::{EventColumns, JsonText, TextHeaders, event_from};
+use crate::cached::cached_rows;
 use crate::error::StorageError;
-use crate::xid::{RowVersion, Xid};
+use crate::xid::{Place, RowVersion, Tid, Writer, Xid};
 
 /// How much one read takes of each slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,40 +50,79 @@ pub struct Parked {
     pub cause: String,
 }
 
-/// Plan: per slot one walk along `outbox_pending_pkey`, then one look-up by primary key per event
-/// and one in `outbox_held_key`. The `order by slot, id` is what makes the planner walk the index
+/// One snapshot in three parts: what is pending, its events, and which of those follow a held one.
+/// The caller joins them: joined here, each event would cost a descent of its own.
+///
+/// Plan: per slot one walk along `outbox_pending_pkey`; one walk along `outbox_event_pkey` over all
+/// ids found, which are mostly neighbours; and only while anything is held, a look-up in
+/// `outbox_held_key` per event. The `order by slot, id` is what makes the planner walk the index
 /// instead of sorting; the session's settings (`Session::with_index_plans`) do the rest.
 pub const READ_PENDING: &str = "\
-select n.slot, n.id, n.bytes, n.version, e.event_id, e.topic, e.key, e.event_type,
-       e.schema_version, e.payload::text as payload, e.headers, e.created_at,
-       held.id as held_id, held.cause as held_cause
-from unnest(?) s(slot)
+with n as materialized (
+    select q.slot, q.id, q.bytes, q.writer, q.place
+    from unnest(?) s(slot)
+    cross join lateral (
+        select q.*, sum(q.bytes) over (order by q.id) as total
+        from (select p.slot, p.id, p.bytes, p.xmin as writer, p.ctid as place
+              from outbox_pending p
+              where p.slot = s.slot order by p.slot, p.id limit ?) q) q
+    where q.total - q.bytes < ?)
+select n.id, n.slot, n.bytes, n.writer, n.place,
+       null::uuid, null::text, null::text, null::text, null::smallint, null::json, null::jsonb,
+       null::timestamptz, null::bigint, null::text
+from n
+union all
+select e.id, null, null, null, null,
+       e.event_id, e.topic, e.key, e.event_type, e.schema_version, e.payload, e.headers,
+       e.created_at, null, null
+from outbox_event e where e.id = any(array(select id from n))
+union all
+select e.id, null, null, null, null, null, null, null, null, null, null, null, null,
+       held.id, held.cause
+from outbox_event e
 cross join lateral (
-    select q.slot, q.id, q.bytes, q.version, sum(q.bytes) over (order by q.id) as total
-    from (select p.slot, p.id, p.bytes, p.xmin as version from outbox_pending p
-          where p.slot = s.slot order by p.slot, p.id limit ?) q) n
-left join outbox_event e on e.id = n.id
-left join lateral (
     select h.id, h.cause from outbox_held h
     where h.topic = e.topic and h.key = e.key and h.id < e.id and h.discarded_at is null
-    order by h.id limit 1) held on true
-where n.total - n.bytes < ?
-order by n.id";
+    order by h.id limit 1) held
+where (select exists (select from outbox_held where discarded_at is null))
+  and e.id = any(array(select id from n))";
 
-#[derive(QueryableByName)]
+type Columns = (
+    BigInt,
+    Nullable<SmallInt>,
+    Nullable<Integer>,
+    Nullable<Xid>,
+    Nullable<Tid>,
+    Nullable<SqlUuid>,
+    Nullable<Text>,
+    Nullable<Text>,
+    Nullable<Text>,
+    Nullable<SmallInt>,
+    Nullable<Json>,
+    Nullable<Jsonb>,
+    Nullable<Timestamptz>,
+    Nullable<BigInt>,
+    Nullable<Text>,
+);
+
+/// A row of any of the three parts.
+#[derive(Queryable)]
 struct Row {
-    #[diesel(sql_type = SmallInt)]
-    slot: i16,
-    #[diesel(sql_type = Integer)]
-    bytes: i32,
-    #[diesel(sql_type = Xid)]
-    version: RowVersion,
-    #[diesel(sql_type = Nullable<BigInt>)]
+    id: i64,
+    slot: Option<i16>,
+    bytes: Option<i32>,
+    writer: Option<Writer>,
+    place: Option<Place>,
+    event_id: Option<Uuid>,
+    topic: Option<String>,
+    key: Option<String>,
+    event_type: Option<String>,
+    schema_version: Option<i16>,
+    payload: Option<JsonText>,
+    headers: Option<TextHeaders>,
+    created_at: Option<OffsetDateTime>,
     held_id: Option<i64>,
-    #[diesel(sql_type = Nullable<Text>)]
     held_cause: Option<String>,
-    #[diesel(embed)]
-    event: EventColumns,
 }
 
 /// What one read found.
@@ -104,87 +144,95 @@ pub async fn read_pending(
     limits: BatchLimits,
 ) -> Result<Batch, StorageError> {
     let slots: Vec<i16> = slots.iter().map(|slot| slot.number()).collect();
-    let rows: Vec<Row> = cached(READ_PENDING)
+    let rows: Vec<Row> = cached_rows::<Columns>(READ_PENDING)
         .bind::<Array<SmallInt>, _>(slots)
         .bind::<BigInt, _>(limits.events)
         .bind::<BigInt, _>(limits.bytes)
         .load(conn)
         .await?;
-    let mut batch = Batch::default();
+    let mut pending = Vec::with_capacity(rows.len() / 2);
+    let mut events = Vec::with_capacity(rows.len() / 2);
+    let mut parked = HashMap::new();
     for row in rows {
-        let slot = Slot::try_from(i32::from(row.slot)).map_err(|e| StorageError::Unreadable {
-            column: "outbox_pending.slot",
-            reason: e.to_string(),
-        })?;
-        let id = row.event.id;
-        let Some(event) = event_from(row.event) else {
-            batch.orphans.push((slot, id));
-            continue;
-        };
-        batch.events.push(PendingEvent {
-            slot,
-            id,
-            version: row.version,
-            bytes: row.bytes,
-            event,
-            parked: row
-                .held_id
-                .zip(row.held_cause)
-                .map(|(behind, cause)| Parked { behind, cause }),
-        });
+        let id = row.id;
+        if let Some(read) = pending_row(&row)? {
+            pending.push((id, read));
+        } else if let Some(behind) = row.held_id {
+            let cause = row.held_cause.unwrap_or_default();
+            parked.insert(id, Parked { behind, cause });
+        } else if let Some(event) = event_of(row) {
+            events.push((id, event));
+        }
     }
-    Ok(batch)
+    Ok(joined(pending, events, parked))
 }
 
-/// The columns of `outbox_event`; all but the id are null where a left join found none.
-#[derive(QueryableByName)]
-pub(super) struct EventColumns {
-    #[diesel(sql_type = BigInt)]
-    pub(super) id: i64,
-    #[diesel(sql_type = Nullable<SqlUuid>)]
-    event_id: Option<Uuid>,
-    #[diesel(sql_type = Nullable<Text>)]
-    topic: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
-    key: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
-    event_type: Option<String>,
-    #[diesel(sql_type = Nullable<SmallInt>)]
-    schema_version: Option<i16>,
-    #[diesel(sql_type = Nullable<Text>)]
-    payload: Option<String>,
-    #[diesel(sql_type = Nullable<Jsonb>)]
-    headers: Option<serde_json::Value>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    created_at: Option<OffsetDateTime>,
+/// What a row of the first part says.
+struct PendingRow {
+    slot: Slot,
+    bytes: i32,
+    version: RowVersion,
 }
 
-/// `None` when there is no event.
-pub(super) fn event_from(row: EventColumns) -> Option<OutboxEvent> {
+/// `None` for a row of another part.
+fn pending_row(row: &Row) -> Result<Option<PendingRow>, StorageError> {
+    let (Some(slot), Some(bytes), Some(writer), Some(place)) =
+        (row.slot, row.bytes, row.writer, row.place)
+    else {
+        return Ok(None);
+    };
+    let slot = Slot::try_from(i32::from(slot)).map_err(|e| StorageError::Unreadable {
+        column: "outbox_pending.slot",
+        reason: e.to_string(),
+    })?;
+    let version = RowVersion { writer, place };
+    Ok(Some(PendingRow {
+        slot,
+        bytes,
+        version,
+    }))
+}
+
+fn event_of(row: Row) -> Option<OutboxEvent> {
     Some(OutboxEvent {
         event_id: row.event_id?.into(),
         topic: row.topic?,
         key: row.key?,
         event_type: row.event_type?,
         schema_version: row.schema_version?,
-        payload: row.payload?,
-        headers: row.headers.map(text_headers)?,
+        payload: row.payload?.0,
+        headers: row.headers?.0,
         created_at: row.created_at?,
     })
 }
 
-/// Foreign writers may put any JSON value behind a header's name; all but text goes out as JSON.
-fn text_headers(headers: serde_json::Value) -> BTreeMap<String, String> {
-    let serde_json::Value::Object(headers) = headers else {
-        return BTreeMap::new();
+/// The three parts, by id.
+fn joined(
+    mut pending: Vec<(i64, PendingRow)>,
+    mut events: Vec<(i64, OutboxEvent)>,
+    mut parked: HashMap<i64, Parked>,
+) -> Batch {
+    pending.sort_unstable_by_key(|(id, _)| *id);
+    events.sort_unstable_by_key(|(id, _)| *id);
+    let mut events = events.into_iter().peekable();
+    let mut batch = Batch {
+        events: Vec::with_capacity(pending.len()),
+        orphans: Vec::new(),
     };
-    headers
-        .into_iter()
-        .map(|(name, value)| match value {
-            serde_json::Value::String(text) => (name, text),
-            other => (name, other.to_string()),
-        })
-        .collect()
+    for (id, row) in pending {
+        match events.next_if(|(event, _)| *event == id) {
+            Some((_, event)) => batch.events.push(PendingEvent {
+                slot: row.slot,
+                id,
+                version: row.version,
+                bytes: row.bytes,
+                event,
+                parked: parked.remove(&id),
+            }),
+            None => batch.orphans.push((row.slot, id)),
+        }
+    }
+    batch
 }
 
 /// The events behind an id, whatever their state, with their contents, ascending. What a reader
@@ -198,7 +246,7 @@ pub async fn read_events_after(
     limit: i64,
 ) -> Result<Vec<(i64, OutboxEvent)>, StorageError> {
     let rows: Vec<EventColumns> = sql_query(
-        "select id, event_id, topic, key, event_type, schema_version, payload::text as payload, \
+        "select id, event_id, topic, key, event_type, schema_version, payload, \
          headers, created_at from outbox_event where id > $1 order by id limit $2",
     )
     .bind::<BigInt, _>(after)

@@ -7,9 +7,9 @@ use diesel::sql_types::{Array, BigInt, Bool, Integer, SmallInt, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use domain::{OutboxEvent, Slot};
 
+use super::columns::{EventColumns, event_from};
 use super::hold::owned_units;
 use super::key_lock::lock_keys;
-use super::read::{EventColumns, event_from};
 use super::redrive::event_bytes;
 use crate::error::StorageError;
 use crate::lease::MemberId;
@@ -68,7 +68,7 @@ with head as (
       and not exists (select from outbox_held d where d.topic = h.topic and d.key = h.key
                       and d.id < h.id and d.discarded_at is null and d.cause <> 'unavailable'))
 select e.id, e.event_id, e.topic, e.key, e.event_type, e.schema_version,
-       e.payload::text as payload, e.headers, e.created_at
+       e.payload, e.headers, e.created_at
 from head join outbox_event e using (id) where head.bytes_before < $3
 order by e.id";
 

@@ -31,6 +31,50 @@ async fn settling_moves_each_event_once() {
 }
 
 #[tokio::test]
+async fn rows_that_a_rewrite_moved_are_settled_all_the_same() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    append(&mut conn, &[event("a"), event("b"), event("c")])
+        .await
+        .unwrap();
+    let mut facts: Vec<_> = read_all(&mut conn)
+        .await
+        .iter()
+        .map(|p| settled(p, p.id))
+        .collect();
+    // The first row goes, and every other one takes its predecessor's place.
+    settle(&mut conn, &mut facts[..1]).await.unwrap();
+    fixture.run("vacuum full outbox_pending").await;
+    assert_eq!(settle(&mut conn, &mut facts).await.unwrap(), 2);
+    assert_eq!(
+        fixture
+            .text("select string_agg(id || ':' || kafka_offset, ' ' order by id) from outbox_published")
+            .await,
+        "1:1 2:2 3:3"
+    );
+}
+
+#[tokio::test]
+async fn an_id_that_is_in_both_tables_leaves_the_queue() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    append(&mut conn, &[event("a"), event("b")]).await.unwrap();
+    fixture
+        .run("insert into outbox_published (id, kafka_partition, kafka_offset) values (1, 5, 5)")
+        .await;
+    let read = read_all(&mut conn).await;
+    let mut facts: Vec<_> = read.iter().map(|p| settled(p, 7)).collect();
+    settle(&mut conn, &mut facts).await.unwrap();
+    assert_eq!(
+        fixture
+            .text("select string_agg(id || ':' || kafka_offset, ' ' order by id) from outbox_published")
+            .await,
+        "1:5 2:7"
+    );
+    assert_eq!(read_all(&mut conn).await, []);
+}
+
+#[tokio::test]
 async fn a_late_mark_does_not_undo_a_replay() {
     let fixture = Fixture::new().await;
     let mut conn = fixture.connect().await;

@@ -1,0 +1,89 @@
+//! Columns of `outbox_event` as values.
+
+use std::collections::BTreeMap;
+
+use diesel::deserialize::{self, FromSql, FromSqlRow};
+use diesel::pg::{Pg, PgValue};
+use diesel::prelude::*;
+use diesel::sql_types::{
+    BigInt, Json, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
+};
+use domain::OutboxEvent;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// The columns of `outbox_event`; all but the id are null where a left join found none.
+#[derive(QueryableByName)]
+pub(super) struct EventColumns {
+    #[diesel(sql_type = BigInt)]
+    pub(super) id: i64,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    event_id: Option<Uuid>,
+    #[diesel(sql_type = Nullable<Text>)]
+    topic: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    key: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    event_type: Option<String>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    schema_version: Option<i16>,
+    #[diesel(sql_type = Nullable<Json>)]
+    payload: Option<JsonText>,
+    #[diesel(sql_type = Nullable<Jsonb>)]
+    headers: Option<TextHeaders>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    created_at: Option<OffsetDateTime>,
+}
+
+/// `None` when there is no event.
+pub(super) fn event_from(row: EventColumns) -> Option<OutboxEvent> {
+    Some(OutboxEvent {
+        event_id: row.event_id?.into(),
+        topic: row.topic?,
+        key: row.key?,
+        event_type: row.event_type?,
+        schema_version: row.schema_version?,
+        payload: row.payload?.0,
+        headers: row.headers?.0,
+        created_at: row.created_at?,
+    })
+}
+
+/// A document of type `json`, byte for byte as its writer phrased it.
+#[derive(Debug, FromSqlRow)]
+pub(super) struct JsonText(pub(super) String);
+
+impl FromSql<Json, Pg> for JsonText {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        Ok(Self(str::from_utf8(value.as_bytes())?.to_owned()))
+    }
+}
+
+/// An event's own headers.
+#[derive(Debug, FromSqlRow)]
+pub(super) struct TextHeaders(pub(super) BTreeMap<String, String>);
+
+impl FromSql<Jsonb, Pg> for TextHeaders {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        // One byte names the version of the format, text follows (`jsonb_send`).
+        match value.as_bytes() {
+            [1, b'{', b'}'] => Ok(Self(BTreeMap::new())),
+            [1, text @ ..] => Ok(Self(text_headers(serde_json::from_slice(text)?))),
+            _ => Err("unknown version of jsonb".into()),
+        }
+    }
+}
+
+/// Foreign writers may put any JSON value behind a header's name; all but text goes out as JSON.
+fn text_headers(headers: serde_json::Value) -> BTreeMap<String, String> {
+    let serde_json::Value::Object(headers) = headers else {
+        return BTreeMap::new();
+    };
+    headers
+        .into_iter()
+        .map(|(name, value)| match value {
+            serde_json::Value::String(text) => (name, text),
+            other => (name, other.to_string()),
+        })
+        .collect()
+}
