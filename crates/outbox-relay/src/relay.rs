@@ -131,6 +131,7 @@ impl Relay {
                 () = tokio::time::sleep(pause) => { wake_ups.poll.inc(); }
                 () = self.wiring.wake.notified() => { wake_ups.notification.inc(); }
                 () = self.wiring.leases.changed() => { wake_ups.lease.inc(); }
+                Ok(()) = self.wiring.routes.topics.changed() => {}
                 Some(returned) = self.returned.recv() => {
                     wake_ups.settled.inc();
                     self.take_back(&returned);

@@ -2,9 +2,9 @@
 //!
 //! Looked up by a task of its own, so that no event of a known topic waits for an unknown one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use messaging::{Cluster, Failure, KafkaError, partition_of};
 use service::{Backoff, CancellationToken, Check, WorkerSettings};
@@ -13,6 +13,13 @@ use tracing::{info, warn};
 
 /// Partitions may be added to a topic at any time; this is how soon it is noticed, at the latest.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
+/// The same while a topic that events wait for is missing.
+const MISSING_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two log lines about the same missing topic.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Topics that events wait for, and when it was last logged that one cannot be created.
+type Missing = BTreeMap<String, Option<Instant>>;
 
 /// What is known of the topics. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -92,7 +99,7 @@ impl RouteKeeper {
     /// Waits for Kafka, creates those of the topics `first` that are missing, and keeps looking
     /// until `stop`.
     pub(crate) async fn run(mut self, first: &[&str], kafka: &Check, stop: &CancellationToken) {
-        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
         let this = &self;
         let ready = service::until_ready(kafka, stop, backoff, "Kafka", || async move {
             this.refresh(&HashMap::new()).await
@@ -101,38 +108,56 @@ impl RouteKeeper {
             return;
         }
         let mut impossible = HashMap::new();
-        let mut missing: BTreeSet<String> = first.iter().map(ToString::to_string).collect();
+        let mut missing: Missing = first
+            .iter()
+            .map(|topic| ((*topic).to_owned(), None))
+            .collect();
+        self.learn(&mut missing, &mut impossible).await;
+        // Nothing waits for these yet: once must do.
+        missing.clear();
         loop {
-            self.learn(std::mem::take(&mut missing), &mut impossible)
-                .await;
+            let pause = if missing.is_empty() {
+                REFRESH_INTERVAL
+            } else {
+                MISSING_INTERVAL
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(REFRESH_INTERVAL) => {}
+                () = tokio::time::sleep(pause) => {}
                 Some(topic) = self.wanted.recv() => {
-                    missing.insert(topic);
+                    missing.entry(topic).or_default();
                     while let Ok(topic) = self.wanted.try_recv() {
-                        missing.insert(topic);
+                        missing.entry(topic).or_default();
                     }
                 }
             }
+            self.learn(&mut missing, &mut impossible).await;
         }
     }
 
-    /// Creates what is missing and looks up all there is.
-    async fn learn(&self, missing: BTreeSet<String>, impossible: &mut HashMap<String, String>) {
-        for topic in missing {
-            match self.ensure(&topic).await {
+    /// Creates what is missing and looks up all there is. What could not be created stays missing.
+    async fn learn(&self, missing: &mut Missing, impossible: &mut HashMap<String, String>) {
+        for (topic, logged) in &mut *missing {
+            match self.ensure(topic).await {
                 Ok(()) => {}
                 Err(error) if error.failure() == Failure::Impossible => {
-                    impossible.insert(topic, error.to_string());
+                    impossible.insert(topic.clone(), error.to_string());
                 }
-                Err(error) => {
-                    warn!(topic, %error, "cannot create a topic that is missing");
+                Err(error) if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) => {
+                    *logged = Some(Instant::now());
+                    warn!(topic, %error, "cannot create a topic that is missing; trying again");
                 }
+                Err(_) => {}
             }
         }
-        if let Err(error) = self.refresh(impossible).await {
-            warn!(%error, "cannot look up the topics");
+        match self.refresh(impossible).await {
+            Ok(()) => {
+                let known = &self.topics.borrow().0;
+                missing.retain(|topic, _| {
+                    !known.counts.contains_key(topic) && !known.impossible.contains_key(topic)
+                });
+            }
+            Err(error) => warn!(%error, "cannot look up the topics"),
         }
     }
 

@@ -108,6 +108,32 @@ async fn p7_a_topic_that_nobody_makes_again_for_long_goes_on_as_soon_as_it_is_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p7_what_was_set_aside_for_a_missing_topic_goes_out_as_soon_as_it_is_there() {
+    let mut fixture = Fixture::new().await;
+    let mut variables = fixture.variables();
+    variables.push(("KAFKA_REPLICATION_FACTOR", "2".to_owned()));
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    fixture.write(&["a"]).await;
+    fixture.until_published(1).await;
+    // Nothing is written there that would make the relay look for it again.
+    fixture.topic = unique_topic("missing");
+    fixture.write(&["a", "b", "a", "c"]).await;
+    fixture.until("unavailable", 4).await;
+    let (cluster, topic) = (&fixture.cluster, &fixture.topic);
+    assert!(cluster.ensure_topic(topic, PARTITIONS, 1).await.unwrap());
+    let there = Instant::now();
+    eventually("the first one of it", PATIENCE, async || {
+        (fixture.count("published").await > 1).then_some(())
+    })
+    .await;
+    let took = there.elapsed();
+    println!("at work after {took:?}");
+    assert!(took < BACK_WITHIN, "{took:?}\n{}", relay.log());
+    fixture.until_published(5).await;
+    println!("all after {:?}", there.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p3_partitions_that_are_added_are_used_and_each_key_moves_in_order() {
     const GROWN: i32 = PARTITIONS + 3;
     let fixture = Fixture::new().await;
