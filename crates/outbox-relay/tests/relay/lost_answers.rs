@@ -15,9 +15,8 @@ async fn p3_p4_chunks_whose_answer_is_lost_are_sent_again_in_order_and_nothing_e
     variables.push(("KAFKA_BROKERS", proxy.brokers()));
     // One batch of a slot makes several chunks, and each key is in all of them.
     variables.push(("RELAY__BATCH_BYTES_PER_SLOT", "4000000".to_owned()));
-    let keys: Vec<String> = (0..1_500).map(|n| format!("large-{}", n % 20)).collect();
-    let events: Vec<(&str, i32)> = keys.iter().map(|key| (key.as_str(), 20_000)).collect();
-    fixture.write_sized(&events).await;
+    let keys: Vec<String> = (0..300).map(|n| format!("large-{}", n % 20)).collect();
+    let events: Vec<(&str, i32)> = keys.iter().map(|key| (key.as_str(), 40_000)).collect();
     let relay = Spawned::start(BINARY, &["run"], variables);
     let ops = relay.ops_address(PATIENCE).await;
     let load = Load::start(&fixture).await;
@@ -30,6 +29,7 @@ async fn p3_p4_chunks_whose_answer_is_lost_are_sent_again_in_order_and_nothing_e
             _ => Fault::Refuse,
         };
         proxy.set(&fixture.topic, Some(fault));
+        fixture.write_sized(&events).await;
         eventually("requests of all partitions to fail", PATIENCE, async || {
             let now = metric(ops, "outbox_retried_total").await;
             (now >= failures + 2 * partitions).then_some(())

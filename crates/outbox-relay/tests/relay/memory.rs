@@ -10,7 +10,7 @@ use crate::support::{Fixture, PATIENCE};
 const LARGE: i32 = 1_000_000;
 /// Of each slot one such event is in flight (a batch has a byte budget, and at least one event).
 /// It is there as a row, as a record and as a request at most, beside what the process always takes.
-const BOUND: u64 = 200 * 1024 * 1024;
+const BOUND: u64 = 128 * 1024 * 1024;
 
 impl Fixture {
     /// Large events of so many keys.
