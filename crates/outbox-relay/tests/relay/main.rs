@@ -7,6 +7,7 @@ mod commands;
 mod decisions;
 mod hand_over;
 mod held;
+mod horizon;
 mod interleaving;
 mod kafka_outage;
 mod load;

@@ -19,7 +19,7 @@ fn with(fixture: &Fixture, name: &'static str, value: &str) -> Vec<(&'static str
     variables
 }
 
-async fn metric(ops: SocketAddr, series: &str) -> String {
+pub(crate) async fn metric(ops: SocketAddr, series: &str) -> String {
     let text = reqwest::get(format!("http://{ops}/metrics")).await.unwrap();
     let text = text.text().await.unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(series));
