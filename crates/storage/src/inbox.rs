@@ -185,9 +185,14 @@ pub async fn record(
     Ok(new.into_iter().map(|row| row.event_id.into()).collect())
 }
 
+/// Rows are locked in the order of event ids before any is changed: the order in which a join finds
+/// them is the planner's, and two partitions that carry copies of the same events would deadlock.
 const FOLLOW: &str = r#"
+with locked as (
+    select event_id from inbox where consumer_group = ? and event_id = any(?)
+    order by event_id for update)
 update inbox i set topic = ?, partition = ?, "offset" = n.at
-from (select event_id, at from unnest(?, ?) n(event_id, at) order by event_id) n
+from unnest(?, ?) n(event_id, at) join locked using (event_id)
 where i.consumer_group = ? and i.event_id = n.event_id"#;
 
 /// Moves the rows of events that arrived again to their newest copy, so that they stay for as long
@@ -205,9 +210,11 @@ pub async fn follow_copies(
     }
     let (ids, offsets) = columns(copies);
     cached(FOLLOW)
+        .bind::<Text, _>(&stream.group)
+        .bind::<Array<SqlUuid>, _>(&ids)
         .bind::<Text, _>(&stream.topic)
         .bind::<Integer, _>(stream.partition)
-        .bind::<Array<SqlUuid>, _>(ids)
+        .bind::<Array<SqlUuid>, _>(&ids)
         .bind::<Array<BigInt>, _>(offsets)
         .bind::<Text, _>(&stream.group)
         .execute(conn)

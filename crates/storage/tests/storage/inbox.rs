@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use diesel_async::SimpleAsyncConnection;
 use domain::EventId;
 use storage::dead_letters::{Cause, DeadLetter, held_keys, hold};
 use storage::inbox::{Progress, Stream, advance, begin_at, fence, follow_copies, progress, record};
@@ -90,6 +91,12 @@ async fn p5_an_event_is_new_once_per_group() {
 async fn two_partitions_with_copies_of_the_same_events_do_not_deadlock() {
     let fixture = Fixture::new().await;
     let ids: Vec<(EventId, i64)> = (0..200).map(|n| (EventId::generate(), n)).collect();
+    let mut conn = fixture.connect().await;
+    for newest_first in ids.iter().rev() {
+        record(&mut conn, &stream(), &[*newest_first])
+            .await
+            .unwrap();
+    }
     let work = |partition: i32| {
         let (database, mut ids) = (fixture.database.clone(), ids.clone());
         if partition == 1 {
@@ -98,11 +105,18 @@ async fn two_partitions_with_copies_of_the_same_events_do_not_deadlock() {
         tokio::spawn(async move {
             let session = storage::Session::leased("test", TTL);
             let mut conn = database.connect(&session).await.unwrap();
+            // The planner may choose either, and one walks the table, the other the ids.
+            conn.batch_execute(match partition {
+                0 => "set enable_nestloop = off; set enable_mergejoin = off",
+                _ => "set enable_hashjoin = off; set enable_mergejoin = off",
+            })
+            .await
+            .unwrap();
             let stream = Stream {
                 partition,
                 ..stream()
             };
-            for _ in 0..20 {
+            for _ in 0..100 {
                 diesel_async::AsyncConnection::transaction(&mut conn, async |conn| {
                     record(conn, &stream, &ids).await?;
                     follow_copies(conn, &stream, &ids).await
