@@ -42,7 +42,14 @@ impl TestDatabase {
     /// # Panics
     /// When the stack cannot be started or Postgres refuses.
     pub async fn create() -> Self {
-        let stack = running_stack().await;
+        Self::create_on(&running_stack().await).await
+    }
+
+    /// The same on a stack of the caller's own, which must outlive it.
+    ///
+    /// # Panics
+    /// When Postgres refuses.
+    pub async fn create_on(stack: &Stack) -> Self {
         let url = Url::parse(&stack.database_url).expect("the stack's own URL is one");
         let maintenance = with_database(&url, "postgres");
         let client = connect(maintenance.as_str())

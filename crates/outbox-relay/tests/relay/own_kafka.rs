@@ -51,7 +51,8 @@ impl OwnKafka {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+/// Calls from a thread that may wait.
+pub(crate) async fn blocking<T: Send + 'static>(
     dir: &StackDir,
     call: impl FnOnce(&StackDir) -> Result<T, StackError> + Send + 'static,
 ) -> T {

@@ -7,63 +7,23 @@
 //! the load of `outbox_pending` and, where that is ignored, publishes everything again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use domain::EventId;
 use futures::{SinkExt, TryStreamExt};
-use local_stack::testing::{Spawned, eventually, unique_topic};
-use local_stack::{Server, StackDir};
+use local_stack::testing::{Spawned, eventually};
 use messaging::envelope;
 use storage::outbox::{redrive, verify};
 use storage::{Database, Session};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
+use crate::own_postgres::OwnPostgres;
 use crate::support::{Fixture, PATIENCE, assert_in_order};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
 const TOO_LARGE: i32 = 1_200_000;
-
-/// A Postgres of its own, gone with this value.
-struct Cluster {
-    dir: StackDir,
-    folder: PathBuf,
-    url: String,
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        let folder = std::env::temp_dir().join(unique_topic("restored"));
-        let dir = StackDir::new(&folder);
-        let started = dir.clone();
-        let url = tokio::task::spawn_blocking(move || {
-            let stack = started.up().unwrap();
-            // The relay on the copy goes on with the Kafka there is.
-            started.stop(Server::Kafka).unwrap();
-            stack.database_url
-        });
-        let url = url.await.unwrap();
-        Self { dir, folder, url }
-    }
-
-    async fn connect(&self) -> Client {
-        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
-        tokio::spawn(connection);
-        client
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if let Err(error) = self.dir.down() {
-            eprintln!("a cluster stays: {error}");
-        }
-        // What is left is a log.
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
 
 /// The contents of a database at one moment.
 struct Dump {
@@ -215,7 +175,7 @@ async fn assert_nothing_lost_nothing_twice(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn p9_a_dump_of_a_live_database_restored_elsewhere_loses_and_republishes_nothing() {
-    let (fixture, cluster) = tokio::join!(Fixture::new(), Cluster::start());
+    let (fixture, cluster) = tokio::join!(Fixture::new(), OwnPostgres::start());
     let fixture = Arc::new(fixture);
     fixture
         .write_sized(&[("bad", 1), ("bad", TOO_LARGE), ("bad", 1), ("good", 1)])

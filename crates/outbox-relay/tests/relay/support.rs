@@ -27,7 +27,11 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// A database, and a topic that exists.
     pub(crate) async fn new() -> Self {
-        let database = TestDatabase::create().await;
+        Self::in_database(TestDatabase::create().await).await
+    }
+
+    /// The same in a database that lies elsewhere.
+    pub(crate) async fn in_database(database: TestDatabase) -> Self {
         let brokers = local_stack::up().unwrap().kafka_brokers;
         Self::with(database, brokers).await
     }
