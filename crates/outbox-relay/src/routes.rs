@@ -139,7 +139,6 @@ impl RouteKeeper {
     async fn learn(&self, missing: &mut Missing, impossible: &mut HashMap<String, String>) {
         for (topic, logged) in &mut *missing {
             match self.ensure(topic).await {
-                Ok(()) => {}
                 Err(error) if error.failure() == Failure::Impossible => {
                     impossible.insert(topic.clone(), error.to_string());
                 }
@@ -147,7 +146,7 @@ impl RouteKeeper {
                     *logged = Some(Instant::now());
                     warn!(topic, %error, "cannot create a topic that is missing; trying again");
                 }
-                Err(_) => {}
+                Ok(()) | Err(_) => {}
             }
         }
         match self.refresh(impossible).await {
