@@ -206,13 +206,17 @@ impl Surroundings {
     /// Runs until `stop`.
     pub async fn run(self, stop: &CancellationToken) {
         let topics = [OrderCreated::TOPIC, OrderCreated::DEAD_LETTER_TOPIC];
-        tokio::join!(
-            self.route_keeper.run(&topics, &self.kafka, stop),
-            self.listener.run(stop),
-            self.recovery.run(stop),
-            Box::pin(self.observer.run(stop)),
-            Box::pin(self.cleaner.run(stop)),
-        );
+        let all = async {
+            tokio::join!(
+                self.route_keeper.run(&topics, &self.kafka, stop),
+                self.listener.run(stop),
+                self.recovery.run(stop),
+                Box::pin(self.observer.run(stop)),
+                Box::pin(self.cleaner.run(stop)),
+            )
+        };
+        // The leases are given back after this: whatever is being looked at, nobody needs it now.
+        stop.run_until_cancelled(all).await;
     }
 }
 

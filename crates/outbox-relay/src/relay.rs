@@ -29,6 +29,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest pause of the loop: stalls are looked for at least this often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Postgres being back, the next attempt must not be far.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+
 /// What one [`Relay::step`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -98,10 +101,14 @@ impl Relay {
     /// When a task of the pipeline died. An outage of Postgres or Kafka is waited out.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RelayError> {
         let mut pacing = Pacing::new();
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_BACKOFF);
         while !stop.is_cancelled() {
             let started = Instant::now();
-            let pause = match self.step().await {
+            // A read may take long: whoever leaves does not wait for it.
+            let Some(stepped) = stop.run_until_cancelled(self.step()).await else {
+                break;
+            };
+            let pause = match stepped {
                 Ok(done) => {
                     self.postgres.ready();
                     backoff.reset();

@@ -17,6 +17,8 @@ use crate::relay::Returned;
 /// Events per statement at most.
 const MAX_EVENTS: usize = 10_000;
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Postgres being back, the next attempt must not be far: slots stand still until then.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Events that Kafka has.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ impl Settler {
 
     /// Tries until it is done: there is nothing else to do with a fact.
     async fn settle(&self, connection: &mut Option<Connection>, fact: &mut Fact<'_>) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
         loop {
             let started = Instant::now();
             match self.attempt(connection, fact).await {

@@ -1,6 +1,6 @@
 //! How soon others go on with the slots of a relay that leaves, that makes room, and that is killed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use local_stack::testing::{Spawned, eventually};
 
@@ -124,4 +124,32 @@ async fn p2_p4_a_killed_relays_slots_go_on_within_its_leases_time_and_a_second()
     assert!(took < ttl + Duration::from_secs(1), "{took:?}");
     assert!(slowest < ttl + Duration::from_secs(2), "{slowest:?}");
     assert!(copies <= MOST_IN_FLIGHT, "{copies}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p9_who_leaves_waits_for_no_read_that_hangs() {
+    let fixture = Fixture::new().await;
+    let mut relay = fixture.start_relay("30s");
+    fixture.until_shared_by(1).await;
+    let other = fixture.database.connect().await;
+    other
+        .batch_execute("begin; lock table outbox_held in access exclusive mode")
+        .await
+        .unwrap();
+    // The pipeline's read, and the look of whoever observes it.
+    let hanging = "select count(*) from pg_stat_activity
+                   where datname = current_database() and wait_event_type = 'Lock'";
+    eventually("reads to hang", PATIENCE, async || {
+        let hanging: i64 = fixture.sql.query_one(hanging, &[]).await.unwrap().get(0);
+        (hanging > 1).then_some(())
+    })
+    .await;
+    let asked = Instant::now();
+    relay.terminate();
+    assert_eq!(relay.exit_code(PATIENCE).await, Some(0), "{}", relay.log());
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let owned = "select count(*) from lease where owner is not null";
+    let owned: i64 = fixture.sql.query_one(owned, &[]).await.unwrap().get(0);
+    assert_eq!(owned, 0);
 }
