@@ -1,5 +1,6 @@
-//! Random writers against the relay's step: late commits, savepoints, roll-backs and two-phase
-//! commits, with batches so small that every boundary is met.
+//! Random writers against the relay: late commits, savepoints, roll-backs and two-phase commits,
+//! with batches so small that every boundary is met; and against relays that stand still at random
+//! moments, also in the middle of sending and settling, for longer than their leases last or less.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +9,9 @@ use std::time::Duration;
 use local_stack::testing::TestDatabase;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::task::JoinHandle;
 
+use crate::sharing::MOST_IN_FLIGHT;
 use crate::support::{Fixture, PATIENCE, assert_in_order};
 
 const WRITERS: u64 = 6;
@@ -17,11 +20,11 @@ const KEYS: usize = 7;
 
 /// One writer: transactions on one or two keys, each serialised by a lock on its aggregate, as any
 /// writer that cares for order does. Returns how many events it committed.
-async fn write(database: &TestDatabase, topic: &str, seed: u64) -> usize {
+async fn write(database: &TestDatabase, topic: &str, seed: u64, transactions: usize) -> usize {
     let mut sql = database.connect().await;
     let mut random = StdRng::seed_from_u64(seed);
     let mut committed = 0;
-    for number in 0..TRANSACTIONS {
+    for number in 0..transactions {
         let mut keys = vec![random.random_range(0..KEYS), random.random_range(0..KEYS)];
         keys.sort_unstable();
         keys.dedup();
@@ -74,35 +77,67 @@ async fn write(database: &TestDatabase, topic: &str, seed: u64) -> usize {
     committed
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn p2_p3_random_writers_lose_nothing_double_nothing_and_keep_order() {
-    let fixture = Arc::new(Fixture::new().await);
-    fixture
-        .sql
-        .batch_execute(&format!(
-            "create table aggregate (key text primary key);
-             insert into aggregate select 'k' || n from generate_series(0, {KEYS} - 1) n"
-        ))
-        .await
-        .unwrap();
-    let seed = rand::random::<u64>() / 2;
-    println!("seed {seed}");
-    let running = Arc::new(AtomicUsize::new(usize::try_from(WRITERS).unwrap()));
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let (fixture, running) = (Arc::clone(&fixture), Arc::clone(&running));
+/// Writers at work.
+struct Writers {
+    running: Arc<AtomicUsize>,
+    tasks: Vec<JoinHandle<usize>>,
+}
+
+impl Writers {
+    async fn start(fixture: &Arc<Fixture>, seed: u64, transactions: usize) -> Self {
+        fixture
+            .sql
+            .batch_execute(&format!(
+                "create table aggregate (key text primary key);
+                 insert into aggregate select 'k' || n from generate_series(0, {KEYS} - 1) n"
+            ))
+            .await
+            .unwrap();
+        let running = Arc::new(AtomicUsize::new(usize::try_from(WRITERS).unwrap()));
+        let start = |writer| {
+            let (fixture, running) = (Arc::clone(fixture), Arc::clone(&running));
             tokio::spawn(async move {
-                let committed = write(&fixture.database, &fixture.topic, seed + writer).await;
+                let (database, topic) = (&fixture.database, &fixture.topic);
+                let committed = write(database, topic, seed + writer, transactions).await;
                 running.fetch_sub(1, Ordering::SeqCst);
                 committed
             })
-        })
-        .collect();
+        };
+        let tasks = (0..WRITERS).map(start).collect();
+        Self { running, tasks }
+    }
+
+    fn are_writing(&self) -> bool {
+        self.running.load(Ordering::SeqCst) > 0
+    }
+
+    /// What they committed has arrived once, in order; returns how many records are copies.
+    async fn assert_arrived_in_order(self, fixture: &Fixture) -> usize {
+        let mut committed = 0;
+        for writer in self.tasks {
+            committed += writer.await.unwrap();
+        }
+        fixture
+            .until_published(i64::try_from(committed).unwrap())
+            .await;
+        let (by_key, copies) = fixture.published_by_key().await;
+        assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), committed);
+        assert_in_order(&by_key);
+        copies
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn p2_p3_random_writers_lose_nothing_double_nothing_and_keep_order() {
+    let fixture = Arc::new(Fixture::new().await);
+    let seed = rand::random::<u64>() / 2;
+    println!("seed {seed}");
+    let writers = Writers::start(&fixture, seed, TRANSACTIONS).await;
 
     let mut stepped = fixture.relay(2);
     let relaying = async {
         loop {
-            let writing = running.load(Ordering::SeqCst) > 0;
+            let writing = writers.are_writing();
             stepped.relay.step().await.unwrap();
             if !writing
                 && stepped.metrics.in_flight.get() == 0
@@ -117,16 +152,29 @@ async fn p2_p3_random_writers_lose_nothing_double_nothing_and_keep_order() {
         .await
         .expect("the relay catches up");
 
-    let mut committed = 0;
-    for writer in writers {
-        committed += writer.await.unwrap();
+    assert_eq!(writers.assert_arrived_in_order(&fixture).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn p2_p3_p4_random_writers_and_relays_that_stand_still_at_random_keep_order() {
+    let fixture = Arc::new(Fixture::new().await);
+    let seed = rand::random::<u64>() / 2;
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    // The shortest leases there are.
+    let relays = [fixture.start_relay("1s"), fixture.start_relay("1s")];
+    fixture.until_shared_by(2).await;
+    let writers = Writers::start(&fixture, seed, TRANSACTIONS * 5).await;
+    let mut pauses = 0;
+    while writers.are_writing() {
+        let relay = &relays[random.random_range(0..2)];
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
+        relay.pause();
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..2_000))).await;
+        relay.resume();
+        pauses += 1;
     }
-    assert_eq!(
-        fixture.count("published").await,
-        i64::try_from(committed).unwrap()
-    );
-    let (by_key, copies) = fixture.published_by_key().await;
-    assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), committed);
-    assert_eq!(copies, 0);
-    assert_in_order(&by_key);
+    let copies = writers.assert_arrived_in_order(&fixture).await;
+    println!("{copies} copies after {pauses} pauses");
+    assert!(copies <= pauses * MOST_IN_FLIGHT, "{copies}");
 }
