@@ -103,7 +103,7 @@ impl Collector {
         self.shared.requests.load(Ordering::SeqCst)
     }
 
-    /// The spans it took, in the order they came.
+    /// The spans that came and were not refused, in order; more than once when they were sent again.
     pub fn spans(&self) -> Vec<SentSpan> {
         lock(&self.shared.spans).clone()
     }
@@ -127,17 +127,21 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) {
         shared.requests.fetch_add(1, Ordering::SeqCst);
         let manners = *lock(&shared.manners);
         let status = match manners {
-            Manners::Mute => std::future::pending().await,
             Manners::Refusing(status) => status,
-            Manners::Taking if path != "/v1/traces" => "404 Not Found",
-            Manners::Taking => match ExportTraceServiceRequest::decode(body.as_slice()) {
-                Ok(sent) => {
-                    lock(&shared.spans).extend(spans(sent));
-                    "200 OK"
+            _ if path != "/v1/traces" => "404 Not Found",
+            Manners::Taking | Manners::Mute => {
+                match ExportTraceServiceRequest::decode(body.as_slice()) {
+                    Ok(sent) => {
+                        lock(&shared.spans).extend(spans(sent));
+                        "200 OK"
+                    }
+                    Err(_) => "400 Bad Request",
                 }
-                Err(_) => "400 Bad Request",
-            },
+            }
         };
+        if manners == Manners::Mute {
+            return std::future::pending().await;
+        }
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
         if client.write_all(answer.as_bytes()).await.is_err() || client.flush().await.is_err() {
             return;

@@ -181,21 +181,33 @@ async fn a_dead_letter_is_logged_with_its_trace_and_a_malformed_one_is_no_matter
     let trace = Uuid::now_v7().simple().to_string();
     let mut broken = traced(order(&product, 1), &trace);
     broken.value = b"{".to_vec();
-    let mut odd = order(&product, 1);
-    odd.headers
-        .insert("traceparent".to_owned(), vec![0xff, b'-', b'-']);
-    let odd_trace = traced(order(&product, 1), &trace.to_uppercase());
-    fixture.produce(0, vec![broken, odd, odd_trace]).await;
+    let malformed = |mut record: OutgoingRecord| {
+        let name = "traceparent".to_owned();
+        record.headers.insert(name, vec![0xff, b'-', b'-']);
+        record
+    };
+    let mut odd = malformed(order(&product, 1));
+    odd.value = b"{".to_vec();
+    let first = fixture.produce(0, vec![broken, odd]).await;
+    let upper_case = traced(order(&product, 1), &trace.to_uppercase());
+    let good = vec![malformed(order(&product, 1)), upper_case];
+    fixture.produce(0, good).await;
     let consumer = fixture.start();
     fixture.until_sold(&product, 2).await;
-    let line = eventually("the dead letter", PATIENCE, async || {
-        let log = consumer.log();
-        let line = log.lines().find(|line| line.contains(&trace))?;
-        Some(line.to_owned())
-    })
-    .await;
+    let line_of = async |offset: i64| {
+        let place = format!("\"partition\":0,\"offset\":{offset},");
+        eventually("the dead letter", PATIENCE, async || {
+            let log = consumer.log();
+            let mut lines = log.lines().filter(|line| line.contains("dead letter"));
+            lines.find(|line| line.contains(&place)).map(str::to_owned)
+        })
+        .await
+    };
+    let line = line_of(first + 1).await;
+    assert!(!line.contains("trace_id"), "{line}");
+    let line = line_of(first).await;
     assert!(
-        line.contains("\"ERROR\"") && line.contains("dead letter"),
+        line.contains("\"ERROR\"") && line.contains(&trace),
         "{line}"
     );
 }
