@@ -211,12 +211,12 @@ impl Surroundings {
                 self.route_keeper.run(&topics, &self.kafka, stop),
                 self.listener.run(stop),
                 self.recovery.run(stop),
-                Box::pin(self.observer.run(stop)),
-                Box::pin(self.cleaner.run(stop)),
+                self.observer.run(stop),
+                self.cleaner.run(stop),
             )
         };
         // The leases are given back after this: whatever is being looked at, nobody needs it now.
-        stop.run_until_cancelled(all).await;
+        stop.run_until_cancelled(Box::pin(all)).await;
     }
 }
 
