@@ -46,7 +46,7 @@ create trigger watch before update on lease for each row execute function watch_
 create function dwell() returns trigger language plpgsql as $$
 begin
     perform pg_advisory_xact_lock_shared(4711, new.slot);
-    perform pg_sleep(random() * 0.2);
+    perform pg_sleep(random() * 0.3);
     return new;
 end $$;
 create trigger dwell before insert on outbox_held for each row execute function dwell();";

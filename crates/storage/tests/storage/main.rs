@@ -4,6 +4,7 @@
 
 mod inbox;
 mod lease;
+mod lease_fence;
 mod lease_interleaving;
 mod lease_sharing;
 mod member;

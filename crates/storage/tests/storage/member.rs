@@ -54,6 +54,7 @@ pub(crate) struct Member {
     flights: HashMap<Slot, Flight>,
     /// Whose hold is under way, and whether its slot was ours when it began.
     holding: Option<(Slot, bool, Holding)>,
+    last_beat: Instant,
     next_beat: Instant,
     wakes: Instant,
     sleeps: bool,
@@ -75,6 +76,7 @@ impl Member {
             connection: None,
             flights: HashMap::new(),
             holding: None,
+            last_beat: Instant::now(),
             next_beat: Instant::now(),
             wakes: Instant::now(),
             sleeps: true,
@@ -85,11 +87,16 @@ impl Member {
         self.sleeps = false;
     }
 
-    /// Whether it falls asleep here, one time in so many: for longer than its leases last, or less.
+    /// Whether it falls asleep here, one time in so many: for longer than its leases last, for less,
+    /// or until just before or after somebody else may take them.
     fn falls_asleep(&mut self, one_in: u32, random: &mut StdRng, log: &mut Log) -> bool {
         let asleep = self.sleeps && random.random_ratio(1, one_in);
         if asleep {
-            self.wakes = Instant::now() + TTL.mul_f64(random.random_range(0.6..2.2));
+            self.wakes = if random.random_bool(0.5) {
+                self.last_beat + TTL.mul_f64(random.random_range(0.85..1.05))
+            } else {
+                Instant::now() + TTL.mul_f64(random.random_range(0.6..2.2))
+            };
             log.sleeps += 1;
         }
         asleep
@@ -119,7 +126,9 @@ impl Member {
         if Instant::now() < self.wakes {
             return;
         }
-        if Instant::now() >= self.next_beat {
+        // Beats are no part of the work: who wakes up may work on before the next.
+        if Instant::now() >= self.next_beat && random.random_bool(0.3) {
+            self.last_beat = Instant::now();
             let pause = self.keeper.beat().await.unwrap();
             self.next_beat = Instant::now() + pause.min(TTL / 6);
             return;
