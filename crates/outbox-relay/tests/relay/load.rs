@@ -90,8 +90,9 @@ impl Fixture {
     /// occurrences are in order. Returns how many records are copies.
     pub(crate) async fn assert_all_arrive_in_order(&self, load: Load) -> usize {
         load.end().await;
-        let written = "select count(*) from outbox_event";
-        let written: i64 = self.sql.query_one(written, &[]).await.unwrap().get(0);
+        let written = "select count(*) from outbox_event where topic = $1";
+        let written = self.sql.query_one(written, &[&self.topic]).await.unwrap();
+        let written: i64 = written.get(0);
         self.until_published(written).await;
         let (by_key, copies) = self.published_by_key().await;
         let first_occurrences: usize = by_key.values().map(Vec::len).sum();
