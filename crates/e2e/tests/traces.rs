@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The services, running in this process until the test ends. The topic is the one that all tests
 /// share, so products and trace ids tell events apart.
