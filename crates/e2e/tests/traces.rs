@@ -112,8 +112,12 @@ async fn begin_at_the_end(sql: &Client, brokers: &str) {
     cluster.ensure_topic(topic, 6, 1).await.unwrap();
     let partitions = cluster.partition_counts().await.unwrap()[topic];
     for partition in 0..partitions {
-        let mut reader = PartitionReader::new(cluster.clone(), topic, partition);
-        let end = reader.latest().await.unwrap();
+        // A partition of a topic just made has no leader yet.
+        let end = eventually("a leader of each partition", PATIENCE, async || {
+            let mut reader = PartitionReader::new(cluster.clone(), topic, partition);
+            reader.latest().await.ok()
+        })
+        .await;
         let statement = "insert into inbox_offset (consumer_group, topic, partition, next_offset)
                          values ('order-group', $1, $2, $3)";
         let parameters: [&(dyn ToSql + Sync); 3] = [&topic, &partition, &end];
