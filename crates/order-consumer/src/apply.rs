@@ -10,9 +10,10 @@ use storage::lease::MemberId;
 use storage::{Connection, outbox};
 use time::OffsetDateTime;
 
-use crate::batch::{Sorted, Split, WAITS, known_before, letter, sort, split};
+use crate::batch::{New, Sorted, Split, WAITS, letter, sort, split};
 use crate::decode::Decoded;
 use crate::effects::{EffectError, Effects};
+use crate::met::{Copies, record};
 use crate::obituary::obituary;
 
 /// Under which lease, and from which offset on, a batch is applied.
@@ -77,6 +78,34 @@ pub async fn apply(
     effects: &Effects,
     attempt: Attempt,
 ) -> Result<Outcome, EffectError> {
+    // Copies are rare, and to look for them costs as much as to record the batch.
+    match once(
+        conn,
+        stream,
+        fence,
+        batch,
+        effects,
+        attempt,
+        Copies::Unlikely,
+    )
+    .await
+    {
+        Err(EffectError::MetBefore) => {
+            once(conn, stream, fence, batch, effects, attempt, Copies::Likely).await
+        }
+        outcome => outcome,
+    }
+}
+
+async fn once(
+    conn: &mut Connection,
+    stream: &Stream,
+    fence: Fence,
+    batch: &Batch<'_>,
+    effects: &Effects,
+    attempt: Attempt,
+    copies: Copies,
+) -> Result<Outcome, EffectError> {
     conn.transaction(async |conn| {
         let Fence {
             owner,
@@ -88,7 +117,8 @@ pub async fn apply(
             return Ok(Outcome::Fenced);
         };
         let sorted = sort_by_what_is_held(conn, stream, batch, offsets, opened).await?;
-        let mut parts = effect(conn, stream, batch.records, sorted, effects, attempt).await?;
+        let new = record(conn, stream, &sorted.newest, copies).await?;
+        let mut parts = effect(conn, stream, batch.records, sorted, new, effects, attempt).await?;
         bury(conn, stream, &mut parts).await?;
         let progress = Progress {
             next_offset: batch.next_offset,
@@ -164,17 +194,16 @@ struct Parts {
     letters: Vec<DeadLetter>,
 }
 
-/// Inbox and effects.
+/// The effects of new events.
 async fn effect(
     conn: &mut Connection,
     stream: &Stream,
     records: &[Decoded],
     sorted: Sorted,
+    new: New,
     effects: &Effects,
     attempt: Attempt,
 ) -> Result<Parts, EffectError> {
-    let new = inbox::record(conn, stream, &sorted.newest).await?;
-    inbox::follow_copies(conn, stream, &known_before(&sorted.newest, &new)).await?;
     let Split {
         fresh,
         candidates,

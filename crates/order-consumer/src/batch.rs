@@ -65,6 +65,22 @@ pub(crate) fn sort(
     sorted
 }
 
+/// Which events the inbox did not have before.
+#[derive(Debug)]
+pub(crate) enum New {
+    All,
+    These(HashSet<EventId>),
+}
+
+impl New {
+    pub(crate) fn contains(&self, event_id: EventId) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(new) => new.contains(&event_id),
+        }
+    }
+}
+
 /// The good events, split by what the inbox said of them.
 #[derive(Debug, Default)]
 pub(crate) struct Split {
@@ -78,12 +94,12 @@ pub(crate) struct Split {
 pub(crate) fn split(
     batch: &[Decoded],
     events: Vec<(usize, Received<OrderCreated>)>,
-    new: &HashSet<EventId>,
+    new: &New,
 ) -> Split {
     let mut split = Split::default();
     let mut seen = HashSet::new();
     for (place, received) in events {
-        if new.contains(&received.event_id) && seen.insert(received.event_id) {
+        if new.contains(received.event_id) && seen.insert(received.event_id) {
             split.fresh.push(place);
             split.candidates.push(Candidate {
                 key: batch[place].record.key.clone(),

@@ -27,6 +27,9 @@ impl Default for Effects {
 pub enum EffectError {
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// An event was applied before, which was not looked for; the transaction is broken.
+    #[error("an event of the batch is in the inbox already")]
+    MetBefore,
     /// Another record is held at this offset and nobody has decided on it: the topic was made anew.
     #[error(
         "another record is held as a dead letter of offset {0} and not settled: the topic was made \
@@ -51,7 +54,7 @@ impl EffectError {
     /// See [`HandlerError::blames_an_event`].
     pub fn blames_an_event(&self, english: bool) -> bool {
         match self {
-            Self::Storage(_) | Self::PlaceTaken(_) => false,
+            Self::Storage(_) | Self::MetBefore | Self::PlaceTaken(_) => false,
             Self::Handler { source, .. } => source.blames_an_event(english),
         }
     }

@@ -15,6 +15,7 @@ mod commands;
 pub mod decode;
 pub mod effects;
 pub mod handlers;
+mod met;
 pub mod metrics;
 mod obituary;
 mod observe;

@@ -13,7 +13,7 @@ use storage::dead_letters::{self, Cause, Ending, Stored};
 use storage::inbox::{self, Stream};
 use storage::{Connection, TransactionError, outbox};
 
-use crate::batch::{Split, letter, sort, split};
+use crate::batch::{New, Split, letter, sort, split};
 use crate::decode::{Decoded, decode};
 use crate::effects::{EffectError, Effects};
 use crate::obituary::obituary;
@@ -220,7 +220,7 @@ impl Held<'_> {
         let stream = self.stream(chunk[0].partition);
         let records: Vec<Decoded> = chunk.iter().map(|stored| decode(record(stored))).collect();
         let sorted = sort(&records, HashSet::new(), &[]);
-        let new = inbox::record(conn, &stream, &sorted.newest).await?;
+        let new = New::These(inbox::record(conn, &stream, &sorted.newest).await?);
         let Split {
             fresh, candidates, ..
         } = split(&records, sorted.events, &new);
@@ -235,7 +235,7 @@ impl Held<'_> {
         let undone: Vec<EventId> = records[end..]
             .iter()
             .filter_map(|record| record.event_id)
-            .filter(|event_id| new.contains(event_id))
+            .filter(|event_id| new.contains(*event_id))
             .filter(|event_id| {
                 records[..end]
                     .iter()

@@ -216,7 +216,7 @@ fn is_trouble(error: &EffectError) -> bool {
     match error {
         EffectError::Storage(error) => error.fault() == Fault::Trouble,
         EffectError::Handler { .. } => !error.blames_an_event(true),
-        EffectError::PlaceTaken(_) => false,
+        EffectError::MetBefore | EffectError::PlaceTaken(_) => false,
     }
 }
 

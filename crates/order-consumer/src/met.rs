@@ -1,0 +1,34 @@
+//! Which events of a batch the group has met: asked in the cheapest way that can be right.
+
+use domain::EventId;
+use storage::Connection;
+use storage::inbox::{self, Stream};
+
+use crate::batch::{New, known_before};
+use crate::effects::EffectError;
+
+/// Whether events of a batch may be in the inbox already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copies {
+    /// If there is one all the same, nothing is done.
+    Unlikely,
+    Likely,
+}
+
+/// Records the batch's events in the inbox; returns the new ones.
+pub(crate) async fn record(
+    conn: &mut Connection,
+    stream: &Stream,
+    newest: &[(EventId, i64)],
+    copies: Copies,
+) -> Result<New, EffectError> {
+    if copies == Copies::Unlikely {
+        return match inbox::record_unmet(conn, stream, newest).await? {
+            true => Ok(New::All),
+            false => Err(EffectError::MetBefore),
+        };
+    }
+    let new = inbox::record(conn, stream, newest).await?;
+    inbox::follow_copies(conn, stream, &known_before(newest, &new)).await?;
+    Ok(New::These(new))
+}
