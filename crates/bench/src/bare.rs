@@ -7,7 +7,7 @@ use anyhow::Result;
 use domain::OutboxEvent;
 use messaging::{Cluster, PartitionWriter, envelope, partition_of};
 use outbox_relay::chunk;
-use storage::outbox::{BatchLimits, read_events_after};
+use storage::outbox::read_events_after;
 use storage::{Database, Session};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::seed::PARTITIONS;
 
 /// As many as the relay reads at once.
-const PAGE: i64 = 32 * 256;
+const PAGE: i64 = 16 * 512;
 
 /// Reads all events and produces them; the time from the first read to the last acknowledgement.
 pub(crate) async fn read_and_produce(database: &Database, cluster: &Cluster) -> Result<Duration> {
@@ -58,13 +58,9 @@ pub(crate) async fn read_only(database: &Database) -> Result<Duration> {
 async fn read_pages(database: &Database, pages: mpsc::Sender<Vec<OutboxEvent>>) -> Result<()> {
     let session = Session::unhurried("bench").with_index_plans();
     let mut conn = database.connect(&session).await?;
-    let limits = BatchLimits {
-        events: PAGE,
-        bytes: i64::MAX,
-    };
     let mut after = 0;
     loop {
-        let page = read_events_after(&mut conn, after, limits.events).await?;
+        let page = read_events_after(&mut conn, after, PAGE).await?;
         let Some((last, _)) = page.last() else {
             return Ok(());
         };

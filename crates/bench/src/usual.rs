@@ -12,11 +12,20 @@ use tokio_postgres::Client;
 
 use crate::seed::PARTITIONS;
 
-/// Events per round of read, produce, mark.
-const BATCH: i64 = 32 * 256;
+/// Events per round of read, produce, mark: as many as the relay reads at once.
+const BATCH: i64 = 16 * 512;
+/// Longer than this nobody waits for it; what it did until then counts.
+const LONGEST: Duration = Duration::from_mins(1);
 
-/// Turns a seeded database into one of that kind.
-pub(crate) async fn prepare(sql: &Client) -> Result<()> {
+/// What a transaction writes that then stays open.
+pub(crate) const INSERT_100_000: &str = "\
+insert into usual (id, event_id, topic, key, event_type, payload)
+select 1000000000 + n, gen_random_uuid(), 't', n::text, 'T', '{}'
+from generate_series(1, 100000) n";
+
+/// Turns a seeded database into one of that kind, with as many published events as there are
+/// pending ones if `published`; those were pending when the table was analyzed.
+pub(crate) async fn prepare(sql: &Client, published: bool) -> Result<()> {
     sql.batch_execute(
         "create table usual as select e.*, null::timestamptz as processed_at from outbox_event e;
          alter table usual add primary key (id);
@@ -24,10 +33,23 @@ pub(crate) async fn prepare(sql: &Client) -> Result<()> {
     )
     .await?;
     sql.batch_execute("vacuum analyze usual").await?;
+    if published {
+        sql.batch_execute(
+            "update usual set processed_at = now();
+             insert into outbox_event (event_id, topic, key, event_type, payload)
+             select gen_random_uuid(), topic, key, event_type, payload from outbox_event
+             order by id;
+             insert into usual select * from outbox_event e
+             where e.id > (select max(id) from usual)",
+        )
+        .await?;
+        sql.batch_execute("vacuum usual").await?;
+    }
     Ok(())
 }
 
-pub(crate) async fn drain(sql: &Client, cluster: &Cluster, topic: &str) -> Result<Duration> {
+/// Publishes what is pending, in order; how many events and in which time.
+pub(crate) async fn drain(sql: &Client, cluster: &Cluster, topic: &str) -> Result<(i64, Duration)> {
     let mut writers: Vec<PartitionWriter> = (0..PARTITIONS)
         .map(|partition| PartitionWriter::new(cluster.clone(), topic, partition))
         .collect();
@@ -42,13 +64,15 @@ pub(crate) async fn drain(sql: &Client, cluster: &Cluster, topic: &str) -> Resul
         .prepare("update usual set processed_at = now() where id = any($1)")
         .await?;
     let started = Instant::now();
+    let mut published = 0;
     loop {
         sql.batch_execute("begin").await?;
         let rows = sql.query(&read, &[&BATCH]).await?;
-        if rows.is_empty() {
+        if rows.is_empty() || started.elapsed() > LONGEST {
             sql.batch_execute("commit").await?;
-            return Ok(started.elapsed());
+            return Ok((published, started.elapsed()));
         }
+        published += i64::try_from(rows.len())?;
         let mut batches: Vec<Vec<OutboxEvent>> = (0..PARTITIONS).map(|_| Vec::new()).collect();
         let mut ids: Vec<i64> = Vec::with_capacity(rows.len());
         for row in rows {
