@@ -131,8 +131,9 @@ impl Delivery {
     }
 
     async fn drop_what_is_not_ours(&self, chunk: &mut Vec<Dispatched>) {
+        let owned = self.sender.owned();
         let dropped: Vec<Slot> = chunk
-            .extract_if(.., |d| !self.sender.owns(d.slot, d.epoch))
+            .extract_if(.., |d| owned.get(&d.slot.number().into()) != Some(&d.epoch))
             .map(|d| d.slot)
             .collect();
         if !dropped.is_empty() {

@@ -39,7 +39,8 @@ impl Relay {
         let mut holds = Vec::new();
         let mut unroutable = HashSet::new();
         for pending in events {
-            let (slot, parked) = (pending.slot, pending.parked.is_some());
+            let (slot, bytes) = (pending.slot, pending.bytes);
+            let parked = pending.parked.is_some();
             let event = Dispatched {
                 slot,
                 epoch: owned[&slot].epoch,
@@ -56,7 +57,7 @@ impl Relay {
             match self.topics.route(topic, &event.event.key) {
                 Route::Partition(partition) => {
                     if self.senders.send(partition, event) {
-                        self.slots.dispatched(slot, 1);
+                        self.slots.dispatched(slot, bytes);
                         dispatched += 1;
                     }
                 }
@@ -95,7 +96,8 @@ impl Relay {
             return 0;
         }
         for slot in &slots {
-            self.slots.dispatched(*slot, 1);
+            // Their payloads are let go.
+            self.slots.dispatched(*slot, 0);
         }
         slots.len()
     }

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use crate::app::LEASE_SCOPE;
 use crate::metrics::Metrics;
-use crate::relay::Returned;
+use crate::slots::Returned;
 use crate::waiting::Waiting;
 
 /// Events per transaction at most: each key of them is a lock.

@@ -24,6 +24,7 @@ mod observer;
 mod pacing;
 mod partitions;
 mod poison;
+mod reader;
 mod recovery;
 pub mod relay;
 mod retention;

@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 
 use domain::Slot;
 use service::{Backoff, CancellationToken, Check};
+use storage::StorageError;
 use storage::lease::Tenure;
-use storage::outbox::{Batch, Hold, Settled, read_pending, waiting_keys};
-use storage::{Connection, StorageError, within};
+use storage::outbox::Hold;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, warn};
 
 use crate::pacing::Pacing;
+use crate::reader::Reader;
 use crate::routes::{Route, Topics};
 use crate::senders::Senders;
-use crate::slots::Slots;
+use crate::slots::{Returned, Slots};
 use crate::unroutable::Unroutable;
 use crate::wiring::Wiring;
 
-const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a stop waits for requests that are out.
 const FINISH_DEADLINE: Duration = Duration::from_secs(6);
 /// Time between two looks at who waits.
@@ -52,29 +52,11 @@ pub enum RelayError {
     TaskDied(#[from] JoinError),
 }
 
-/// Events that are in flight no more, by slot.
-#[derive(Debug)]
-pub(crate) struct Returned(Vec<(Slot, usize)>);
-
-impl Returned {
-    pub(crate) fn of(settled: &[Settled]) -> Self {
-        Self::slots(settled.iter().map(|event| event.slot))
-    }
-
-    pub(crate) fn slots(slots: impl Iterator<Item = Slot>) -> Self {
-        let mut counts = HashMap::new();
-        for slot in slots {
-            *counts.entry(slot).or_insert(0) += 1;
-        }
-        Self(counts.into_iter().collect())
-    }
-}
-
 /// See the module.
 pub struct Relay {
     pub(crate) wiring: Wiring,
     pub(crate) postgres: Check,
-    pub(crate) connection: Option<Connection>,
+    pub(crate) reader: Reader,
     pub(crate) topics: Topics,
     pub(crate) unroutable: Unroutable,
     /// When it was last looked who waits behind failing partitions.
@@ -128,7 +110,6 @@ impl Relay {
                         warn!(%error, "cannot read the outbox; trying again");
                     }
                     self.postgres.not_ready(error);
-                    self.connection = None;
                     backoff.next_delay()
                 }
             };
@@ -184,7 +165,7 @@ impl Relay {
             .map(|(slot, _)| *slot)
             .collect();
         self.look_who_waits(&owned).await?;
-        if idle.is_empty() {
+        if idle.is_empty() || self.reader.room(self.slots.bytes()) <= 0 {
             return Ok(Step::Busy);
         }
         idle.sort_unstable();
@@ -215,10 +196,8 @@ impl Relay {
         slots: &[Slot],
         owned: &HashMap<Slot, Tenure>,
     ) -> Result<usize, StorageError> {
-        let started = Instant::now();
-        let batch = self.read(slots).await?;
-        let seconds = started.elapsed().as_secs_f64();
-        self.wiring.metrics.read_seconds.observe(seconds);
+        let room = self.reader.room(self.slots.bytes());
+        let batch = self.reader.read(slots, room).await?;
         for (slot, id) in &batch.orphans {
             self.wiring.metrics.orphans.inc();
             let slot = slot.number();
@@ -241,32 +220,12 @@ impl Relay {
         }
         self.looked = Some(Instant::now());
         let slots: Vec<Slot> = owned.keys().copied().collect();
-        let per_end = self.wiring.limits.events;
-        let mut conn = self.connect().await?;
-        let keys = within(READ_DEADLINE, waiting_keys(&mut conn, &slots, per_end)).await?;
-        self.connection = Some(conn);
-        for (topic, key) in keys {
+        for (topic, key) in self.reader.waiting_keys(&slots).await? {
             if let Route::Partition(partition) = self.topics.route(&topic, &key) {
                 self.wiring.partitions.met(&(topic, partition));
             }
         }
         Ok(())
-    }
-
-    /// Taken out: a call that fails or is dropped must not leave its connection behind.
-    async fn connect(&mut self) -> Result<Connection, StorageError> {
-        match self.connection.take() {
-            Some(conn) => Ok(conn),
-            None => self.wiring.database.connect(&self.wiring.session).await,
-        }
-    }
-
-    async fn read(&mut self, slots: &[Slot]) -> Result<Batch, StorageError> {
-        let mut conn = self.connect().await?;
-        let limits = self.wiring.limits;
-        let batch = within(READ_DEADLINE, read_pending(&mut conn, slots, limits)).await?;
-        self.connection = Some(conn);
-        Ok(batch)
     }
 
     fn take_back(&mut self, returned: &Returned) {

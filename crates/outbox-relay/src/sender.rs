@@ -1,6 +1,7 @@
 //! One partition's sender: what it is given, where its results go, and single requests.
 //! [`crate::delivery`] is its loop.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use domain::{OutboxEvent, Slot};
@@ -15,8 +16,8 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::partitions::{Partition, Partitions, State};
 use crate::recovery::Probe;
-use crate::relay::Returned;
 use crate::settler::Acknowledged;
+use crate::slots::Returned;
 use crate::trace;
 
 /// An event on its way.
@@ -89,6 +90,16 @@ impl Sender {
 
     pub(crate) fn owns(&self, slot: Slot, epoch: i64) -> bool {
         !self.stop.is_cancelled() && self.leases.epoch(slot.number().into()) == Some(epoch)
+    }
+
+    /// The epochs of the slots that may be sent at this moment: none once stopped.
+    pub(crate) fn owned(&self) -> BTreeMap<i32, i64> {
+        if self.stop.is_cancelled() {
+            return BTreeMap::new();
+        }
+        let ownership = self.leases.ownership();
+        let epochs = ownership.units();
+        epochs.map(|(unit, tenure)| (unit, tenure.epoch)).collect()
     }
 
     pub(crate) async fn give_back(&self, slots: impl Iterator<Item = Slot>) {

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use domain::Slot;
 use messaging::Brokers;
 use service::{OpsSettings, SettingsError, Source, TelemetrySettings, WorkerSettings};
 use storage::Database;
@@ -38,9 +39,11 @@ impl Settings {
         let database = reader.required("DATABASE_URL");
         let brokers = reader.required("KAFKA_BROKERS");
         let worker = WorkerSettings::read(&mut reader);
+        let bytes: i64 = reader.at_least_one("RELAY__BATCH_BYTES_PER_SLOT", 262_144);
         let limits = BatchLimits {
-            events: reader.at_least_one("RELAY__BATCH_EVENTS_PER_SLOT", 256),
-            bytes: reader.at_least_one("RELAY__BATCH_BYTES_PER_SLOT", 262_144),
+            events: reader.at_least_one("RELAY__BATCH_EVENTS_PER_SLOT", 512),
+            bytes,
+            total_bytes: bytes.saturating_mul(Slot::COUNT.into()),
         };
         let retention = reader.duration("OUTBOX_RETENTION", Duration::from_hours(3 * 24));
         if !RETENTION_RANGE.contains(&retention) {

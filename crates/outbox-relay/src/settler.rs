@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::metrics::Metrics;
 use crate::partitions::{Partition, Partitions};
-use crate::relay::Returned;
+use crate::slots::Returned;
 
 /// Events per statement at most.
 const MAX_EVENTS: usize = 10_000;

@@ -1,40 +1,80 @@
 //! Which slots are idle and which have events in flight. Pure bookkeeping.
 
+use std::collections::HashMap;
+
 use domain::Slot;
+use storage::outbox::Settled;
 
 /// Events in flight per slot, whoever owns it by now: a slot is idle only when all that was read of
 /// it has been settled or dropped.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    in_flight: Vec<usize>,
+    in_flight: Vec<InFlight>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct InFlight {
+    events: usize,
+    /// Of all that were dispatched since the slot was idle.
+    bytes: i64,
 }
 
 impl Slots {
     pub(crate) fn new() -> Self {
         Self {
-            in_flight: Slot::all().map(|_| 0).collect(),
+            in_flight: Slot::all().map(|_| InFlight::default()).collect(),
         }
     }
 
     pub(crate) fn is_idle(&self, slot: Slot) -> bool {
-        self.in_flight[index(slot)] == 0
+        self.in_flight[index(slot)].events == 0
     }
 
-    pub(crate) fn dispatched(&mut self, slot: Slot, events: usize) {
-        self.in_flight[index(slot)] += events;
+    /// One event more.
+    pub(crate) fn dispatched(&mut self, slot: Slot, bytes: i32) {
+        let in_flight = &mut self.in_flight[index(slot)];
+        in_flight.events += 1;
+        in_flight.bytes += i64::from(bytes);
     }
 
     /// # Panics
     /// When more come back than went out: the bookkeeping, and with it the order, would be void.
     pub(crate) fn returned(&mut self, slot: Slot, events: usize) {
         let in_flight = &mut self.in_flight[index(slot)];
-        *in_flight = in_flight
+        in_flight.events = in_flight
+            .events
             .checked_sub(events)
             .expect("only what was dispatched can return");
+        if in_flight.events == 0 {
+            in_flight.bytes = 0;
+        }
     }
 
     pub(crate) fn total(&self) -> usize {
-        self.in_flight.iter().sum()
+        self.in_flight.iter().map(|slot| slot.events).sum()
+    }
+
+    /// What is in flight takes this much at most.
+    pub(crate) fn bytes(&self) -> i64 {
+        self.in_flight.iter().map(|slot| slot.bytes).sum()
+    }
+}
+
+/// Events that are in flight no more, by slot.
+#[derive(Debug)]
+pub(crate) struct Returned(pub(crate) Vec<(Slot, usize)>);
+
+impl Returned {
+    pub(crate) fn of(settled: &[Settled]) -> Self {
+        Self::slots(settled.iter().map(|event| event.slot))
+    }
+
+    pub(crate) fn slots(slots: impl Iterator<Item = Slot>) -> Self {
+        let mut counts = HashMap::new();
+        for slot in slots {
+            *counts.entry(slot).or_insert(0) += 1;
+        }
+        Self(counts.into_iter().collect())
     }
 }
 
@@ -50,12 +90,14 @@ mod tests {
     fn a_slot_is_idle_when_all_of_it_returned() {
         let mut slots = Slots::new();
         let slot = Slot::try_from(3).unwrap();
-        slots.dispatched(slot, 2);
+        slots.dispatched(slot, 10);
+        slots.dispatched(slot, 20);
         slots.returned(slot, 1);
         assert!(!slots.is_idle(slot));
+        assert_eq!((slots.total(), slots.bytes()), (1, 30));
         slots.returned(slot, 1);
         assert!(slots.is_idle(slot));
-        assert_eq!(slots.total(), 0);
+        assert_eq!((slots.total(), slots.bytes()), (0, 0));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::health::Health;
 use crate::holder::Holder;
 use crate::metrics::Metrics;
 use crate::partitions::Partitions;
+use crate::reader::{LARGER, Reader};
 use crate::recovery::Probe;
 use crate::relay::Relay;
 use crate::routes::{Routes, Topics};
@@ -81,12 +82,19 @@ impl Relay {
             partitions: wiring.partitions.clone(),
             metrics: wiring.metrics.clone(),
             health: wiring.health.clone(),
-            events_per_slot: usize::try_from(wiring.limits.events).unwrap_or(usize::MAX),
+            events_per_slot: usize::try_from(wiring.limits.events.saturating_mul(LARGER))
+                .unwrap_or(usize::MAX),
         });
+        let reader = Reader::new(
+            wiring.database.clone(),
+            wiring.session.clone(),
+            wiring.limits,
+            wiring.metrics.clone(),
+        );
         Self {
             postgres: wiring.readiness.check("postgres"),
+            reader,
             wiring,
-            connection: None,
             topics: Topics::default(),
             unroutable: Unroutable::default(),
             looked: None,

@@ -8,19 +8,26 @@ use crate::support::{Fixture, PATIENCE};
 
 /// Just below what a topic takes.
 const LARGE: i32 = 1_000_000;
-/// Of each slot one such event is in flight (a batch has a byte budget, and at least one event).
-/// It is there as a row, as a record and as a request at most, beside what the process always takes.
+/// What no topic takes here.
+const GIANT: i32 = 16_000_000;
+/// Of such events the budget's worth is in flight, and one more. They are there as rows, as records
+/// and as requests at most, beside what the process always takes.
 const BOUND: u64 = 128 * 1024 * 1024;
+const GIANT_BOUND: u64 = 256 * 1024 * 1024;
 
 impl Fixture {
     /// Large events of so many keys.
     async fn write_large(&self, events: i32, keys: i32) {
+        self.write_sized(LARGE, events, keys).await;
+    }
+
+    async fn write_sized(&self, bytes: i32, events: i32, keys: i32) {
         self.sql
             .execute(
                 "insert into outbox_event (event_id, topic, key, event_type, payload)
                  select gen_random_uuid(), $1, 'k' || n % $4, 'T', to_json(repeat('x', $2))
                  from generate_series(1, $3) n",
-                &[&self.topic, &LARGE, &events, &keys],
+                &[&self.topic, &bytes, &events, &keys],
             )
             .await
             .unwrap();
@@ -44,6 +51,17 @@ async fn p10_a_backlog_of_large_events_does_not_fill_memory() {
     delete_topic(&fixture.brokers, &fixture.topic).await;
     println!("{} MiB at most", peak / 1024 / 1024);
     assert!(peak < BOUND, "{peak} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p10_giant_events_of_many_keys_do_not_fill_memory() {
+    let fixture = Fixture::new().await;
+    fixture.write_sized(GIANT, 64, 64).await;
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    fixture.until_large_are("dead", 64).await;
+    let peak = relay.peak_memory();
+    println!("{} MiB at most", peak / 1024 / 1024);
+    assert!(peak < GIANT_BOUND, "{peak} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,7 +110,7 @@ pub const KNOWN: &[Setting] = &[
         name: "RELAY__BATCH_EVENTS_PER_SLOT",
         meaning: "Events of one slot in flight at most",
         expected: "a whole number from 1",
-        default: Some("256"),
+        default: Some("512"),
         services: &[RELAY],
         secret: false,
     },

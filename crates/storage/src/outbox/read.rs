@@ -9,6 +9,7 @@ use diesel::sql_types::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::{OutboxEvent, Slot};
+use futures::TryStreamExt;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -24,6 +25,8 @@ pub struct BatchLimits {
     pub events: i64,
     /// Bytes of keys, payloads and headers per slot; the event that crosses it is still taken.
     pub bytes: i64,
+    /// The same of all slots together: what crosses it stays for the next read, highest ids first.
+    pub total_bytes: i64,
 }
 
 /// A pending event, with what settling it needs.
@@ -59,14 +62,16 @@ pub struct Parked {
 /// instead of sorting; the session's settings (`Session::with_index_plans`) do the rest.
 pub const READ_PENDING: &str = "\
 with n as materialized (
-    select q.slot, q.id, q.bytes, q.writer, q.place
-    from unnest(?) s(slot)
-    cross join lateral (
-        select q.*, sum(q.bytes) over (order by q.id) as total
-        from (select p.slot, p.id, p.bytes, p.xmin as writer, p.ctid as place
-              from outbox_pending p
-              where p.slot = s.slot order by p.slot, p.id limit ?) q) q
-    where q.total - q.bytes < ?)
+    select slot, id, bytes, writer, place
+    from (select q.slot, q.id, q.bytes, q.writer, q.place, sum(q.bytes) over (order by q.id) as total
+          from unnest(?) s(slot)
+          cross join lateral (
+              select q.*, sum(q.bytes) over (order by q.id) as total
+              from (select p.slot, p.id, p.bytes, p.xmin as writer, p.ctid as place
+                    from outbox_pending p
+                    where p.slot = s.slot order by p.slot, p.id limit ?) q) q
+          where q.total - q.bytes < ?) q
+    where total - bytes < ?)
 select n.id, n.slot, n.bytes, n.writer, n.place,
        null::uuid, null::text, null::text, null::text, null::smallint, null::json, null::jsonb,
        null::timestamptz, null::bigint, null::text
@@ -144,16 +149,16 @@ pub async fn read_pending(
     limits: BatchLimits,
 ) -> Result<Batch, StorageError> {
     let slots: Vec<i16> = slots.iter().map(|slot| slot.number()).collect();
-    let rows: Vec<Row> = cached_rows::<Columns>(READ_PENDING)
+    let statement = cached_rows::<Columns>(READ_PENDING)
         .bind::<Array<SmallInt>, _>(slots)
         .bind::<BigInt, _>(limits.events)
         .bind::<BigInt, _>(limits.bytes)
-        .load(conn)
-        .await?;
-    let mut pending = Vec::with_capacity(rows.len() / 2);
-    let mut events = Vec::with_capacity(rows.len() / 2);
+        .bind::<BigInt, _>(limits.total_bytes);
+    let (mut pending, mut events) = (Vec::new(), Vec::new());
     let mut parked = HashMap::new();
-    for row in rows {
+    // Taken as they arrive: all of them at once are several times as large as what they become.
+    let mut rows = statement.load_stream::<Row>(conn).await?;
+    while let Some(row) = rows.try_next().await? {
         let id = row.id;
         if let Some(read) = pending_row(&row)? {
             pending.push((id, read));

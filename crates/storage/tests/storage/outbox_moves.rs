@@ -108,19 +108,40 @@ async fn a_read_is_bounded_per_slot_and_takes_at_least_one() {
         (5, 2_000, vec![1, 2]),
         (5, 4_000, vec![1, 2, 3, 4]),
     ] {
-        let limits = BatchLimits { events, bytes };
+        let limits = BatchLimits {
+            events,
+            bytes,
+            total_bytes: i64::MAX,
+        };
         let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
         let ids: Vec<_> = batch.events.iter().map(|p| p.id).collect();
         assert_eq!(ids, expected, "{limits:?}");
     }
     let slot = read_all(&mut conn).await[0].slot;
     let others: Vec<Slot> = slots.into_iter().filter(|s| *s != slot).collect();
-    let limits = BatchLimits {
-        events: 9,
-        bytes: 9_999,
-    };
-    let batch = read_pending(&mut conn, &others, limits).await.unwrap();
+    let batch = read_pending(&mut conn, &others, PLENTY).await.unwrap();
     assert!(batch.events.is_empty(), "only the slots asked for");
+}
+
+#[tokio::test]
+async fn a_read_is_bounded_over_all_slots_and_takes_the_oldest() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let mut events: Vec<_> = (0..40).map(|n| event(&format!("key {n}"))).collect();
+    for event in &mut events {
+        event.payload = format!("\"{}\"", "x".repeat(1_000));
+    }
+    append(&mut conn, &events).await.unwrap();
+    let slots: Vec<Slot> = Slot::all().collect();
+    for (total_bytes, expected) in [(1, 1), (3_000, 3), (10_000, 10), (1_000_000, 40)] {
+        let limits = BatchLimits {
+            total_bytes,
+            ..PLENTY
+        };
+        let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
+        let ids: Vec<_> = batch.events.iter().map(|p| p.id).collect();
+        assert_eq!(ids, (1..=expected).collect::<Vec<i64>>(), "{limits:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,103 @@
+//! Reads what is pending, and no more of it than may be in flight.
+
+use std::time::{Duration, Instant};
+
+use domain::Slot;
+use storage::outbox::{Batch, BatchLimits, read_pending, waiting_keys};
+use storage::{Connection, Database, Session, StorageError, within};
+
+use crate::metrics::Metrics;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+/// A read that takes longer walks over deleted entries, if anything keeps them from being vacuumed.
+const SLOW: Duration = Duration::from_millis(50);
+/// What is older than this keeps them, in seconds.
+const OLD_SNAPSHOT: f64 = 1.0;
+/// While reads are slow for that reason, one brings so many times as much: it costs the same.
+pub(crate) const LARGER: i64 = 4;
+
+/// Reads pending events on a connection of its own.
+pub(crate) struct Reader {
+    database: Database,
+    session: Session,
+    limits: BatchLimits,
+    metrics: Metrics,
+    connection: Option<Connection>,
+    /// The latest read that found something was.
+    slow: bool,
+}
+
+impl Reader {
+    pub(crate) fn new(
+        database: Database,
+        session: Session,
+        limits: BatchLimits,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            database,
+            session,
+            limits,
+            metrics,
+            connection: None,
+            slow: false,
+        }
+    }
+
+    /// Bytes that may be read while so many are in flight: beside large events of some slots, few
+    /// others fit.
+    pub(crate) fn room(&self, bytes_in_flight: i64) -> i64 {
+        self.limits.total_bytes - bytes_in_flight
+    }
+
+    /// The lowest pending events of slots that have nothing in flight, `room` bytes at most (but at
+    /// least one event).
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked; the next call connects anew.
+    pub(crate) async fn read(&mut self, slots: &[Slot], room: i64) -> Result<Batch, StorageError> {
+        let larger = if self.slow && self.metrics.snapshot_horizon_age.get() > OLD_SNAPSHOT {
+            LARGER
+        } else {
+            1
+        };
+        let limits = BatchLimits {
+            events: self.limits.events.saturating_mul(larger),
+            bytes: self.limits.bytes.saturating_mul(larger),
+            total_bytes: room,
+        };
+        let started = Instant::now();
+        let mut conn = self.connect().await?;
+        let batch = within(DEADLINE, read_pending(&mut conn, slots, limits)).await?;
+        self.connection = Some(conn);
+        let took = started.elapsed();
+        self.metrics.read_seconds.observe(took.as_secs_f64());
+        if !batch.events.is_empty() {
+            self.slow = took > SLOW;
+        }
+        Ok(batch)
+    }
+
+    /// See [`waiting_keys`].
+    ///
+    /// # Errors
+    /// As with [`Self::read`].
+    pub(crate) async fn waiting_keys(
+        &mut self,
+        slots: &[Slot],
+    ) -> Result<Vec<(String, String)>, StorageError> {
+        let mut conn = self.connect().await?;
+        let keys = waiting_keys(&mut conn, slots, self.limits.events);
+        let keys = within(DEADLINE, keys).await?;
+        self.connection = Some(conn);
+        Ok(keys)
+    }
+
+    /// Taken out: a call that fails or is dropped must not leave its connection behind.
+    async fn connect(&mut self) -> Result<Connection, StorageError> {
+        match self.connection.take() {
+            Some(conn) => Ok(conn),
+            None => self.database.connect(&self.session).await,
+        }
+    }
+}
