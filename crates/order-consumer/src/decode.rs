@@ -4,6 +4,9 @@ use domain::{EventId, OrderCreated, Received};
 use messaging::{IncomingRecord, envelope};
 use time::OffsetDateTime;
 
+/// Characters of a reason: it quotes what it complains of, which may be as large as a record.
+const LONGEST_REASON: usize = 1_000;
+
 /// A record and what it turned out to be.
 #[derive(Debug, Clone)]
 pub struct Decoded {
@@ -25,7 +28,7 @@ pub fn decode(record: IncomingRecord) -> Decoded {
                 record,
                 event_id: None,
                 time: None,
-                event: Err(invalid.to_string()),
+                event: Err(brief(invalid.to_string())),
             };
         }
     };
@@ -40,12 +43,20 @@ pub fn decode(record: IncomingRecord) -> Decoded {
     Decoded {
         event_id: Some(envelope.event_id),
         time: Some(envelope.time),
-        event: event.map(|event| Received {
+        event: event.map_err(brief).map(|event| Received {
             event_id: envelope.event_id,
             offset: record.offset,
             event,
         }),
         record,
+    }
+}
+
+/// The beginning of a reason that is long.
+pub(crate) fn brief(reason: String) -> String {
+    match reason.char_indices().nth(LONGEST_REASON) {
+        Some((end, _)) => format!("{}… ({} bytes more)", &reason[..end], reason.len() - end),
+        None => reason,
     }
 }
 
@@ -96,6 +107,14 @@ mod tests {
         let mut headless = record("OrderCreated", "2", None);
         headless.headers = BTreeMap::new();
         assert!(reason(headless).contains("ce_id"));
+    }
+
+    #[test]
+    fn a_reason_quotes_no_more_than_the_beginning() {
+        let long = "é".repeat(500_000);
+        let reason = decode(record(&long, "2", Some("{}"))).event.unwrap_err();
+        assert!(reason.starts_with("unknown event type \"é"), "{reason:.50}");
+        assert!(reason.ends_with("é… (998041 bytes more)"), "{reason:.2000}");
     }
 
     proptest! {

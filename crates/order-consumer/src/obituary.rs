@@ -6,9 +6,14 @@ use domain::{EventId, NewEvent, Position};
 use serde::Serialize;
 use storage::dead_letters::DeadLetter;
 
-/// Kafka refuses messages over 1 MB by default, and base64 makes a third more of every byte: a
-/// larger value is left out. The table of dead letters has it whole.
-const LARGEST_VALUE: usize = 600_000;
+use crate::decode::brief;
+
+/// Kafka refuses messages over 1 MB by default, and base64 makes a third more of every byte: what
+/// has no room within these is left out. The table of dead letters has it whole.
+const ROOM: usize = 600_000;
+
+/// What a header takes beside its bytes, before base64: braces, quotes, the words, padding.
+const PER_HEADER: usize = 24;
 
 /// Bytes are in base64 (RFC 4648, with padding).
 #[derive(Serialize)]
@@ -18,13 +23,19 @@ struct Payload<'a> {
     topic: &'a str,
     partition: i32,
     offset: i64,
-    reason: &'a str,
+    reason: String,
     key: Option<String>,
+    /// Size of a key that is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_omitted_bytes: Option<usize>,
     value: Option<String>,
     /// Size of a value that is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     value_omitted_bytes: Option<usize>,
     headers: Vec<Header>,
+    /// Size of the headers, names and values, when all of them are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers_omitted_bytes: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -33,30 +44,63 @@ struct Header {
     value: String,
 }
 
+/// What is left of [`ROOM`].
+struct Room(usize);
+
+impl Room {
+    /// Takes room for so many bytes, if there is that much.
+    fn take(&mut self, bytes: usize) -> bool {
+        let left = self.0.checked_sub(bytes);
+        self.0 = left.unwrap_or(self.0);
+        left.is_some()
+    }
+
+    /// In base64, or only its size when there is no room.
+    fn text_or_size(&mut self, bytes: Option<&Vec<u8>>) -> (Option<String>, Option<usize>) {
+        match bytes {
+            None => (None, None),
+            Some(bytes) if self.take(bytes.len()) => (Some(text(bytes)), None),
+            Some(bytes) => (None, Some(bytes.len())),
+        }
+    }
+
+    fn headers_or_size(&mut self, letter: &DeadLetter) -> (Vec<Header>, Option<usize>) {
+        let sizes = letter.headers.iter();
+        let size = sizes.map(|(name, value)| name.len() + value.len()).sum();
+        if !self.take(size + letter.headers.len() * PER_HEADER) {
+            return (Vec::new(), Some(size));
+        }
+        let headers = letter.headers.iter().map(|(name, value)| Header {
+            name: text(name),
+            value: text(value),
+        });
+        (headers.collect(), None)
+    }
+}
+
+fn text(bytes: &Vec<u8>) -> String {
+    BASE64_STANDARD.encode(bytes)
+}
+
 /// Announces a record that was held as dead, at this place.
 pub(crate) fn obituary(group: &str, position: &Position, letter: &DeadLetter) -> NewEvent {
-    let text = |bytes: &Vec<u8>| BASE64_STANDARD.encode(bytes);
-    let (value, omitted) = match &letter.value {
-        Some(value) if value.len() > LARGEST_VALUE => (None, Some(value.len())),
-        value => (value.as_ref().map(text), None),
-    };
+    // What tells whose record it was comes first.
+    let mut room = Room(ROOM);
+    let (key, key_omitted_bytes) = room.text_or_size(letter.key.as_ref());
+    let (headers, headers_omitted_bytes) = room.headers_or_size(letter);
+    let (value, value_omitted_bytes) = room.text_or_size(letter.value.as_ref());
     let payload = Payload {
         consumer_group: group,
         topic: &position.topic,
         partition: position.partition,
         offset: position.offset,
-        reason: &letter.reason,
-        key: letter.key.as_ref().map(text),
+        reason: brief(letter.reason.clone()),
+        key,
+        key_omitted_bytes,
         value,
-        value_omitted_bytes: omitted,
-        headers: letter
-            .headers
-            .iter()
-            .map(|(name, value)| Header {
-                name: text(name),
-                value: text(value),
-            })
-            .collect(),
+        value_omitted_bytes,
+        headers,
+        headers_omitted_bytes,
     };
     NewEvent {
         event_id: EventId::generate(),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
+mod announced;
 mod clients;
 mod faults;
 mod handlers;
