@@ -53,9 +53,17 @@ impl Settings {
 /// A replay may publish an event again for as long as the outbox keeps it.
 fn inbox_retention(reader: &mut Reader<'_>) -> Duration {
     const DAY: Duration = Duration::from_hours(24);
+    // Twice the longest that the relay takes for the outbox, and more; within Postgres' times.
+    const LONGEST_DAYS: u32 = 36_500;
     let inbox = reader.duration("INBOX_RETENTION", DAY * 14);
     let outbox = reader.duration("OUTBOX_RETENTION", DAY * 3);
-    if inbox <= outbox * 2 {
+    if inbox > DAY * LONGEST_DAYS {
+        reader.problem(
+            "INBOX_RETENTION",
+            format!("must be at most {LONGEST_DAYS}d"),
+        );
+    }
+    if inbox <= outbox.saturating_mul(2) {
         let reason = format!(
             "must be more than twice OUTBOX_RETENTION, which is {} s",
             outbox.as_secs()

@@ -236,6 +236,41 @@ async fn wrong_settings_are_all_named_and_end_it_with_status_78() {
 }
 
 #[tokio::test]
+async fn an_inbox_that_forgets_too_early_is_refused() {
+    let settings = |inbox: &str, outbox: Option<&str>| {
+        let mut settings = vec![
+            ("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d".to_owned()),
+            ("KAFKA_BROKERS", "127.0.0.1:1".to_owned()),
+            ("OPS_PORT", "0".to_owned()),
+            ("INBOX_RETENTION", inbox.to_owned()),
+        ];
+        settings.extend(outbox.map(|outbox| ("OUTBOX_RETENTION", outbox.to_owned())));
+        settings
+    };
+    let twice = "more than twice OUTBOX_RETENTION, which is ";
+    for (inbox, outbox, reason) in [
+        ("6d", None, &format!("{twice}259200 s")),
+        ("48h", Some("1d"), &format!("{twice}86400 s")),
+        ("1m", Some("1d"), &format!("{twice}86400 s")),
+        // As long as a duration can be.
+        ("14d", Some("18000000000000000000s"), &twice.to_owned()),
+        ("36501d", None, &"at most 36500d".to_owned()),
+    ] {
+        let mut consumer = Spawned::start(BINARY, &["run"], settings(inbox, outbox));
+        let ended = consumer.exit_code(PATIENCE).await;
+        let log = consumer.log();
+        assert_eq!(ended, Some(78), "{log}");
+        let line = log.lines().find(|line| line.contains(reason.as_str()));
+        assert!(line.is_some_and(|l| l.contains("INBOX_RETENTION")), "{log}");
+    }
+    let mut consumer = Spawned::start(BINARY, &["run"], settings("49h", Some("1d")));
+    consumer.ops_address(PATIENCE).await;
+    consumer.terminate();
+    let ended = consumer.exit_code(Duration::from_secs(10)).await;
+    assert_eq!(ended, Some(0), "{}", consumer.log());
+}
+
+#[tokio::test]
 async fn asked_to_stop_while_nothing_is_there_it_stops() {
     let nowhere = vec![
         ("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d".to_owned()),
