@@ -4,6 +4,7 @@
 
 mod announced;
 mod clients;
+mod example;
 mod faults;
 mod handlers;
 mod java;
