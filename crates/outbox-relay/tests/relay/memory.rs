@@ -18,10 +18,10 @@ const GIANT_BOUND: u64 = 256 * 1024 * 1024;
 impl Fixture {
     /// Large events of so many keys.
     async fn write_large(&self, events: i32, keys: i32) {
-        self.write_sized(LARGE, events, keys).await;
+        self.write_of(LARGE, events, keys).await;
     }
 
-    async fn write_sized(&self, bytes: i32, events: i32, keys: i32) {
+    async fn write_of(&self, bytes: i32, events: i32, keys: i32) {
         self.sql
             .execute(
                 "insert into outbox_event (event_id, topic, key, event_type, payload)
@@ -56,7 +56,7 @@ async fn p10_a_backlog_of_large_events_does_not_fill_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p10_giant_events_of_many_keys_do_not_fill_memory() {
     let fixture = Fixture::new().await;
-    fixture.write_sized(GIANT, 64, 64).await;
+    fixture.write_of(GIANT, 64, 64).await;
     let relay = Spawned::start(BINARY, &["run"], fixture.variables());
     fixture.until_large_are("dead", 64).await;
     let peak = relay.peak_memory();

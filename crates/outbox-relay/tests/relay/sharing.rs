@@ -86,6 +86,8 @@ async fn copies_after(changes: &[Change], lease_ttl: &str) -> usize {
             Change::Leave | Change::Crash => {
                 let mut relay = relays.remove(random.random_range(0..relays.len()));
                 if change == Change::Leave {
+                    // Before it has started, a signal ends it as it does any process.
+                    relay.ops_address(PATIENCE).await;
                     relay.terminate();
                     assert_eq!(relay.exit_code(PATIENCE).await, Some(0), "{}", relay.log());
                 } else {

@@ -1,7 +1,7 @@
 //! A relay driven step by step, and a look at what it left in Kafka.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::EventId;
 use local_stack::testing::{TestDatabase, eventually, unique_topic};
@@ -127,8 +127,18 @@ impl Fixture {
             .get(0)
     }
 
+    /// Waits for as long as it goes on: how long all take is for the machine to say, that none comes
+    /// is a stall.
     pub(crate) async fn until_published(&self, events: i64) {
-        self.until("published", events).await;
+        let (mut count, mut since) = (-1, Instant::now());
+        while count != events {
+            let now = self.count("published").await;
+            if now != count {
+                (count, since) = (now, Instant::now());
+            }
+            assert!(since.elapsed() < PATIENCE, "stalled at {count} of {events}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Everything in the topic, by partition, in the order of offsets.

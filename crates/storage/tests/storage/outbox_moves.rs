@@ -3,7 +3,7 @@
 use domain::Slot;
 use storage::outbox::{BatchLimits, Unfit, append, backlog, check_fitness, read_pending, settle};
 
-use crate::support::{Fixture, event, read_all, settled};
+use crate::support::{Fixture, PLENTY, event, read_all, settled};
 
 #[tokio::test]
 async fn settling_moves_each_event_once() {
@@ -186,9 +186,7 @@ async fn a_pending_id_without_its_event_is_told() {
     append(&mut conn, &[event("a"), event("a")]).await.unwrap();
     fixture.run("delete from outbox_event where id = 1").await;
     let slots: Vec<Slot> = Slot::all().collect();
-    let batch = read_pending(&mut conn, &slots, crate::support::PLENTY)
-        .await
-        .unwrap();
+    let batch = read_pending(&mut conn, &slots, PLENTY).await.unwrap();
     assert_eq!(
         batch.orphans.iter().map(|(_, id)| *id).collect::<Vec<_>>(),
         [1]
