@@ -2,6 +2,7 @@
 //! values of the domain and writes answers; it never talks to Postgres itself.
 
 mod body;
+mod connections;
 mod head_limits;
 mod idempotency;
 mod observe;
@@ -10,6 +11,7 @@ mod orders;
 mod page;
 mod place_order;
 mod problem;
+mod slow_clients;
 mod trace;
 mod views;
 
@@ -25,6 +27,7 @@ use service::{CancellationToken, ListenError, Tracer, listen};
 
 use crate::metrics::Metrics;
 use crate::store::Store;
+use connections::Connections;
 use problem::Problem;
 
 /// Time a client has to send a request's head.
@@ -35,9 +38,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const DISCONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// Seconds that requests under way have to finish on stop: more than any takes.
 const DRAIN_SECONDS: u64 = 7;
-/// Connections per worker; beyond them clients wait in the listener's queue. Bounds memory: each
-/// may hold a body.
-const MAX_CONNECTIONS: usize = 2_048;
 
 /// What the routes share.
 struct Shared {
@@ -84,6 +84,8 @@ impl HttpApi {
         tracer: Tracer,
         stop: CancellationToken,
     ) -> io::Result<()> {
+        let connections = Connections::affordable(store.pool().status().max_size);
+        tracing::info!(connections = connections.total(), "serving");
         let shared = Data::new(Shared {
             store,
             metrics,
@@ -100,7 +102,9 @@ impl HttpApi {
         .keep_alive(KEEP_ALIVE)
         .client_request_timeout(HEAD_WITHIN)
         .client_disconnect_timeout(DISCONNECT_WITHIN)
-        .max_connections(MAX_CONNECTIONS)
+        .workers(connections.workers)
+        .max_connections(connections.per_worker)
+        .on_connect(slow_clients::watch)
         .shutdown_timeout(DRAIN_SECONDS)
         .disable_signals()
         .listen(self.listener)?

@@ -13,6 +13,7 @@ use service::trace::{Kind, Span, TraceParent};
 use tracing::Instrument;
 
 use super::Shared;
+use super::slow_clients;
 use super::trace::{REQUEST_ID, RequestContext, parent};
 
 /// Route of the paths that lead nowhere: there is no end to them.
@@ -24,6 +25,7 @@ pub(super) async fn observe(
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let received = Instant::now();
+    let _under_way = slow_clients::begin(&request);
     let method = bounded(request.method());
     let above = parent(request.headers());
     let now = SystemTime::now();

@@ -2,6 +2,7 @@
 //! in-process, on ports and a database of its own.
 #![allow(clippy::unwrap_used)]
 
+mod connections;
 mod executable;
 mod faults;
 mod group_commit;
@@ -13,6 +14,7 @@ mod migrating;
 mod openapi;
 mod orders;
 mod p1_atomic;
+mod process;
 mod proxy;
 mod readiness;
 mod refusals;
@@ -20,3 +22,4 @@ mod restart;
 mod store;
 mod tracing;
 mod wake_ups;
+mod wire;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use local_stack::testing::{Collector, Manners, Spawned, TestDatabase, eventually};
+use local_stack::testing::{Collector, Manners, TestDatabase, eventually};
 use serde_json::Value;
 
 use crate::helpers::{DEADLINE, TestApp, answer};
+use crate::process::Process;
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -90,25 +91,6 @@ async fn a_head_that_is_too_large_is_refused() {
     large.expect_problem(431, "headers-too-large");
 }
 
-/// The real executable with further settings, and the address it serves orders at.
-async fn serve(database: &TestDatabase, further: (&'static str, String)) -> (Spawned, String) {
-    let settings = [
-        ("DATABASE_URL", database.url().to_owned()),
-        ("PORT", "0".to_owned()),
-        ("OPS_PORT", "0".to_owned()),
-        further,
-    ];
-    let process = Spawned::start(env!("CARGO_BIN_EXE_order-api"), &["serve"], settings);
-    let address = eventually("the address", DEADLINE, async || {
-        process.log().lines().find_map(|line| {
-            let line: Value = serde_json::from_str(line).ok()?;
-            Some(line["address"].as_str()?.replace("0.0.0.0", "127.0.0.1"))
-        })
-    })
-    .await;
-    (process, format!("http://{address}/orders"))
-}
-
 fn order(url: &str) -> reqwest::RequestBuilder {
     let request = reqwest::Client::new().post(url);
     let request = request.header("content-type", "application/json");
@@ -121,17 +103,19 @@ fn order(url: &str) -> reqwest::RequestBuilder {
 async fn with_a_mute_collector_orders_are_placed_and_it_stops_in_time() {
     let collector = Collector::start(Manners::Mute).await;
     let database = TestDatabase::create().await;
-    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
-    let (mut process, url) = serve(&database, endpoint).await;
+    let endpoint = collector.endpoint();
+    let further = [("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint)];
+    let mut api = Process::serve(database.url(), &further).await;
+    let url = api.url("/orders");
     answer(order(&url)).await.order_id();
     eventually("a request to the collector", DEADLINE, async || {
         (collector.requests() > 0).then_some(())
     })
     .await;
     answer(order(&url)).await.order_id();
-    process.terminate();
-    let ended = process.exit_code(Duration::from_secs(10)).await;
-    assert_eq!(ended, Some(0), "{}", process.log());
+    api.spawned.terminate();
+    let ended = api.spawned.exit_code(Duration::from_secs(10)).await;
+    assert_eq!(ended, Some(0), "{}", api.spawned.log());
 }
 
 #[tokio::test]
@@ -141,16 +125,11 @@ async fn what_is_logged_on_the_way_of_a_request_names_its_trace() {
     sql.batch_execute("alter table outbox_event add check (topic = 'none') not valid")
         .await
         .unwrap();
-    let filter = "error,order_api::application=info".to_owned();
-    let (process, url) = serve(&database, ("RUST_LOG", filter)).await;
-    answer(order(&url))
+    let further = [("RUST_LOG", "error,order_api::application=info")];
+    let api = Process::serve(database.url(), &further).await;
+    answer(order(&api.url("/orders")))
         .await
         .expect_problem(500, "internal-error");
-    let line = eventually("the error", DEADLINE, async || {
-        let log = process.log();
-        let line = log.lines().find(|line| line.contains("request failed"))?;
-        Some(line.to_owned())
-    })
-    .await;
+    let line = api.line("request failed").await.to_string();
     assert!(line.contains(&PARENT[3..35]), "{line}");
 }
