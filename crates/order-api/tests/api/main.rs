@@ -2,6 +2,7 @@
 //! in-process, on ports and a database of its own.
 #![allow(clippy::unwrap_used)]
 
+mod access_log;
 mod connections;
 mod executable;
 mod faults;
