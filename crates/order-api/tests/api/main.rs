@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access_log;
+mod answers;
 mod connections;
 mod executable;
 mod faults;

@@ -7,7 +7,7 @@ use crate::helpers::{Answer, TestApp};
 /// Whether the document knows an answer to this operation: its status, its type, and, for JSON, the
 /// names of its fields.
 #[track_caller]
-fn expect_documented(document: &Value, method: &str, path: &str, answer: &Answer) {
+pub(crate) fn expect_documented(document: &Value, method: &str, path: &str, answer: &Answer) {
     let responses = &document["paths"][path][method]["responses"];
     let response = &responses[answer.status.to_string()];
     let content = response["content"].as_object().unwrap_or_else(|| {
