@@ -9,7 +9,7 @@ use crate::store::{Store, StoreError};
 
 /// Keys in one delete.
 const BATCH: u32 = 1_000;
-/// Time between two looks when there was nothing more to forget.
+/// Time between two looks when there was nothing more to forget, unless keys live shorter than that.
 const INTERVAL: Duration = Duration::from_mins(1);
 
 /// Whether there may be more to forget.
@@ -21,6 +21,7 @@ pub enum Progress {
 
 /// Cleans until `stop` is cancelled. A failure is no more than a delay.
 pub async fn clean(store: Store, stop: CancellationToken) {
+    let interval = INTERVAL.min(store.key_lifetime());
     let cleaning = async {
         loop {
             match step(&store).await {
@@ -29,7 +30,7 @@ pub async fn clean(store: Store, stop: CancellationToken) {
                 // The readiness check tells of an outage; rows that stay cost only space.
                 Err(error) => tracing::debug!(%error, "old keys stay for now"),
             }
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(interval).await;
         }
     };
     stop.run_until_cancelled(cleaning).await;

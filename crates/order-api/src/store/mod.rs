@@ -99,6 +99,11 @@ impl Store {
         }
     }
 
+    /// How long the answer to a request with a key is kept.
+    pub fn key_lifetime(&self) -> Duration {
+        self.key_lifetime
+    }
+
     /// The pool, to be watched.
     pub fn pool(&self) -> &Pool {
         &self.pool

@@ -17,6 +17,7 @@ mod openapi;
 mod orders;
 mod p1_atomic;
 mod process;
+mod processes;
 mod proxy;
 mod readiness;
 mod refusals;
