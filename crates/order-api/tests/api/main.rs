@@ -16,6 +16,7 @@ mod migrating;
 mod openapi;
 mod orders;
 mod p1_atomic;
+mod plans;
 mod process;
 mod processes;
 mod proxy;
