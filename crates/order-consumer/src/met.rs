@@ -23,10 +23,10 @@ pub(crate) async fn record(
     copies: Copies,
 ) -> Result<New, EffectError> {
     if copies == Copies::Unlikely {
-        return match inbox::record_unmet(conn, stream, newest).await? {
-            true => Ok(New::All),
-            false => Err(EffectError::MetBefore),
-        };
+        if inbox::record_unmet(conn, stream, newest).await? {
+            return Ok(New::All);
+        }
+        return Err(EffectError::MetBefore);
     }
     let new = inbox::record(conn, stream, newest).await?;
     inbox::follow_copies(conn, stream, &known_before(newest, &new)).await?;
