@@ -1,5 +1,6 @@
 //! Puts the consumer together and runs it: waits for what it needs, then works until it is stopped.
 
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,20 +12,24 @@ use service::{
 use storage::inbox::Stream;
 use storage::lease::{Keeper, Leases};
 use storage::{Session, migrations};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::assignment::{StartConsumer, follow};
 use crate::effects::Effects;
+use crate::membership::Membership;
 use crate::metrics::Metrics;
-use crate::partition::{PartitionConsumer, Wiring};
+use crate::partition::PartitionConsumer;
 use crate::retention::{Cleaner, Pass};
 use crate::settings::Settings;
 use crate::standing::{self, Standings};
+use crate::wiring::Wiring;
 
 const NAME: &str = "order-consumer";
 
 /// Partitions may be added at any time; this is how soon they are taken up, at the latest.
 const GROWTH_INTERVAL: Duration = Duration::from_secs(20);
+/// And how soon Kafka is asked again when it did not answer.
+const GROWTH_RETRY: Duration = Duration::from_secs(2);
 
 /// Why a consumer ended.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +104,14 @@ async fn consume(
         retention: settings.retention,
         pass: Pass::default(),
     };
+    let (postgres, kafka) = (Problems::new(postgres), Problems::new(kafka));
+    let membership = Membership {
+        database: settings.database.clone(),
+        session: Session::request(NAME),
+        scope: Stream::lease_scope(&settings.group, topic),
+        member: leases.member(),
+        postgres: postgres.clone(),
+    };
     let consumers = Consumers {
         settings,
         cluster: cluster.clone(),
@@ -107,8 +120,8 @@ async fn consume(
         metrics: metrics.clone(),
         tracer,
         standings: standings.clone(),
-        postgres: Problems::new(postgres),
-        kafka: Problems::new(kafka),
+        postgres,
+        kafka: kafka.clone(),
     };
     // The leases end last: what is in flight is ours only while they are renewed.
     let (work, leave) = (stop.child_token(), CancellationToken::new());
@@ -118,7 +131,15 @@ async fn consume(
         metrics.partitions_owned.set(count);
     };
     let progress = Problems::new(progress);
-    let (outcome, (), (), ()) = tokio::join!(
+    let beside = async {
+        tokio::join!(
+            watch_growth(&cluster, topic, worker, &leases, &kafka),
+            standing::watch(topic, &standings, &metrics, &progress),
+            cleaner.run(),
+            membership.watch(),
+        )
+    };
+    let (outcome, _) = tokio::join!(
         async {
             let outcome = tokio::select! {
                 ended = follow(leases.clone(), consumers, owned, work.clone()) => ended.map_err(AppError::Consumer),
@@ -127,9 +148,8 @@ async fn consume(
             work.cancel();
             outcome
         },
-        watch_growth(&cluster, topic, worker, &leases, &work),
-        standing::watch(&standings, &metrics, &progress, &work),
-        cleaner.run(&work),
+        // Whatever is being looked at, nobody needs it after that.
+        work.run_until_cancelled(Box::pin(beside)),
     );
     outcome?;
     leave.cancel();
@@ -161,21 +181,28 @@ async fn partition_count(
     Ok(counts.get(topic).copied().unwrap_or(topic_partitions))
 }
 
+/// Looks until it is dropped.
 async fn watch_growth(
     cluster: &Cluster,
     topic: &str,
     worker: WorkerSettings,
     leases: &Leases,
-    stop: &CancellationToken,
-) {
-    while stop
-        .run_until_cancelled(tokio::time::sleep(GROWTH_INTERVAL))
-        .await
-        .is_some()
-    {
+    kafka: &Problems,
+) -> Infallible {
+    let mut pause = GROWTH_INTERVAL;
+    loop {
+        tokio::time::sleep(pause).await;
+        // Whoever owns no partition has no other way to see that Kafka is away.
         match partition_count(cluster, topic, worker).await {
-            Ok(count) => leases.grow(count).await,
-            Err(error) => warn!(topic, %error, "cannot look up the partitions"),
+            Ok(count) => {
+                kafka.clear(topic);
+                leases.grow(count).await;
+                pause = GROWTH_INTERVAL;
+            }
+            Err(error) => {
+                kafka.report(topic, &error);
+                pause = GROWTH_RETRY;
+            }
         }
     }
 }

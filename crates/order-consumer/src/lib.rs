@@ -15,6 +15,8 @@ mod commands;
 pub mod decode;
 pub mod effects;
 pub mod handlers;
+mod in_hand;
+mod membership;
 mod met;
 pub mod metrics;
 mod obituary;
@@ -27,6 +29,7 @@ pub mod retention;
 pub mod settings;
 pub mod standing;
 mod trace;
+pub mod wiring;
 
 pub use effects::Effects;
 pub use handlers::Handler;

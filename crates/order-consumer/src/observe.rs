@@ -8,19 +8,17 @@ use tracing::{error, warn};
 
 use crate::apply::Applied;
 use crate::decode::Decoded;
-use crate::partition::Wiring;
 use crate::prefetch::FetchedBatch;
 use crate::standing::Standing;
 use crate::trace::{self, trace_id};
+use crate::wiring::Wiring;
 
 /// Where a partition stands at `next_offset`, with this batch in hand.
 pub(crate) fn standing(next_offset: i64, fetched: &FetchedBatch) -> Standing {
-    let mut records = fetched.records.iter();
-    let oldest = if next_offset == fetched.from {
-        records.next()
-    } else {
-        records.next_back()
-    };
+    let records = &fetched.records;
+    let waiting = records.iter().find(|d| d.record.offset >= next_offset);
+    // What follows is not older than the last one.
+    let oldest = waiting.or(records.last());
     Standing {
         next_offset,
         high_watermark: fetched.high_watermark,

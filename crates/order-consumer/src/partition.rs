@@ -2,30 +2,24 @@
 
 use std::time::{Duration, Instant};
 
-use messaging::{Cluster, Failure, KafkaError, PartitionReader};
-use service::{Backoff, CancellationToken, Problems, Tracer};
-use storage::inbox::{self, Stream};
-use storage::lease::Leases;
-use storage::{Connection, Database, Session, StorageError, within};
+use messaging::{Failure, KafkaError, PartitionReader};
+use service::{Backoff, CancellationToken};
+use storage::{Connection, StorageError, inbox, within};
 use tracing::warn;
 
-use crate::apply::{Applied, Attempt, Batch, Fence, Outcome, apply};
-use crate::effects::{EffectError, Effects};
+use crate::apply::{Applied, Fence, Outcome, apply};
+use crate::effects::EffectError;
 use crate::handlers::HandlerError;
-use crate::metrics::Metrics;
+use crate::in_hand::InHand;
 use crate::observe::{observe, standing};
 use crate::place::{self, PlaceError};
 use crate::prefetch::{FetchedBatch, Prefetch};
-use crate::standing::Standings;
+use crate::wiring::Wiring;
 
 /// Beyond what the session allows a transaction on the server's side.
 const APPLY_DEADLINE: Duration = Duration::from_secs(30);
 /// Time between two log lines about the same trouble.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
-/// How often a batch is tried again before an event of it is blamed.
-const RETRIES: i32 = 3;
-/// Records narrowed down in one transaction: even if each of them fails, it ends in time.
-const NARROW_RECORDS: usize = 64;
 
 /// What one [`PartitionConsumer::step`] did.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,23 +44,9 @@ pub enum StepError {
     /// An event may be to blame: it is held once the batch has failed too often.
     #[error("attempt {attempt}: {source}")]
     Handler { attempt: i32, source: EffectError },
-}
-
-/// What a partition's consumer is made of.
-pub struct Wiring {
-    pub stream: Stream,
-    pub database: Database,
-    pub session: Session,
-    pub cluster: Cluster,
-    pub leases: Leases,
-    /// The epoch the partition is owned under; the consumer ends with it.
-    pub epoch: i64,
-    pub effects: Effects,
-    pub metrics: Metrics,
-    pub tracer: Tracer,
-    pub standings: Standings,
-    pub postgres: Problems,
-    pub kafka: Problems,
+    /// Nobody's outage and no event's fault: the partition stands still until somebody decides.
+    #[error(transparent)]
+    Undecided(EffectError),
 }
 
 /// See the module.
@@ -76,35 +56,30 @@ pub struct PartitionConsumer {
     /// Begins where the group stands; `None` until that was looked up, and after a failed fetch
     /// or a fence.
     prefetch: Option<Prefetch>,
-    /// Fetched and not yet applied: kept while Postgres is away.
-    batch: Option<FetchedBatch>,
-    /// How often the batch failed by the fault of an event.
-    failures: i32,
+    /// Kept while Postgres is away.
+    batch: Option<InHand>,
+    /// Asked how long the partition has become, while no batch tells.
+    end: PartitionReader,
 }
 
 impl PartitionConsumer {
     /// Nothing happens before it is driven.
     pub fn new(wiring: Wiring) -> Self {
         Self {
+            end: wiring.reader(),
             wiring,
             connection: None,
             prefetch: None,
             batch: None,
-            failures: 0,
         }
-    }
-
-    fn owned(&self) -> bool {
-        self.wiring.leases.epoch(self.wiring.stream.partition) == Some(self.wiring.epoch)
     }
 
     /// Consumes until `stop` or until the lease ends. Outages are waited out.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut logged: Option<Instant> = None;
-        let partition = self.wiring.stream.partition;
-        let name = format!("{}/{partition}", self.wiring.stream.topic);
-        while !stop.is_cancelled() && self.owned() {
+        let (partition, name) = (self.wiring.stream.partition, self.wiring.name());
+        while !stop.is_cancelled() && self.wiring.owned() {
             // A step in the middle of its transaction is left to end: to drop it would be safe too,
             // but it would waste the batch.
             match self.step(&stop).await {
@@ -121,14 +96,17 @@ impl PartitionConsumer {
                             self.wiring.kafka.report(&name, &error);
                         }
                         // Not a word of the process' own health, unless it stays so: see standing.
-                        StepError::Handler { .. } => {}
+                        StepError::Handler { .. } | StepError::Undecided(_) => {
+                            self.wiring.kafka.clear(&name);
+                            self.wiring.postgres.clear(&name);
+                        }
                     }
                     self.wiring.standings.trouble(partition, error.to_string());
                     if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
                         logged = Some(Instant::now());
                         warn!(partition = name, %error, "cannot consume; trying again");
                     }
-                    let pause = tokio::time::sleep(backoff.next_delay());
+                    let pause = self.pause(backoff.next_delay());
                     stop.run_until_cancelled(pause).await;
                 }
             }
@@ -136,6 +114,16 @@ impl PartitionConsumer {
         self.wiring.kafka.clear(&name);
         self.wiring.postgres.clear(&name);
         self.wiring.standings.remove(partition);
+    }
+
+    /// Waits, and looks meanwhile how far behind the group is by now.
+    async fn pause(&mut self, delay: Duration) {
+        let look = tokio::time::timeout(delay, self.end.latest());
+        let (latest, ()) = tokio::join!(look, tokio::time::sleep(delay));
+        if let Ok(Ok(latest)) = latest {
+            let partition = self.wiring.stream.partition;
+            self.wiring.standings.grown(partition, latest);
+        }
     }
 
     /// One turn: takes a batch unless there is one, and applies it while the next is fetched.
@@ -169,17 +157,17 @@ impl PartitionConsumer {
             if fetched.next_offset == fetched.from {
                 return Ok(Step::Empty);
             }
-            self.batch = Some(fetched);
-            self.failures = 0;
+            self.batch = Some(InHand::new(fetched));
         }
-        if !self.owned() {
+        if !self.wiring.owned() {
             return Ok(self.drop_batch());
         }
         let started = Instant::now();
         match self.apply().await? {
             Outcome::Applied(applied) => {
                 if let Some(batch) = &self.batch {
-                    observe(&self.wiring, &batch.records, &applied, started);
+                    let records = &batch.fetched().records;
+                    observe(&self.wiring, records, &applied, started);
                 }
                 self.pass(applied.progress.next_offset);
                 Ok(Step::Applied(applied))
@@ -190,13 +178,9 @@ impl PartitionConsumer {
 
     /// Leaves what lies before `next_offset`: all of the batch, or the part that was narrowed down.
     fn pass(&mut self, next_offset: i64) {
-        if let Some(mut batch) = self.batch.take() {
-            self.stand_at(next_offset, &batch);
-            if next_offset < batch.next_offset {
-                batch.records.retain(|d| d.record.offset >= next_offset);
-                batch.from = next_offset;
-                self.batch = Some(batch);
-            }
+        if let Some(batch) = self.batch.take() {
+            self.stand_at(next_offset, batch.fetched());
+            self.batch = batch.after(next_offset);
         }
     }
 
@@ -210,40 +194,24 @@ impl PartitionConsumer {
     /// Looks up where the group stands, makes sure that it is still the same partition, and begins
     /// to fetch.
     async fn open(&mut self) -> Result<Prefetch, StepError> {
-        let mut reader = self.reader();
+        let mut reader = self.wiring.reader();
         let mut conn = self.connect().await?;
         let next_offset = place::find(&mut conn, &mut reader, &self.wiring.stream).await?;
         self.connection = Some(conn);
         Ok(Prefetch::start(reader, next_offset))
     }
 
-    fn reader(&self) -> PartitionReader {
-        let Stream {
-            topic, partition, ..
-        } = &self.wiring.stream;
-        PartitionReader::new(self.wiring.cluster.clone(), topic, *partition)
-    }
-
     async fn apply(&mut self) -> Result<Outcome, StepError> {
         let mut conn = self.connect().await?;
-        let Some(batch) = &self.batch else {
+        let Some(batch) = &mut self.batch else {
             return Ok(Outcome::Fenced);
         };
         let fence = Fence {
             owner: self.wiring.leases.member(),
             epoch: self.wiring.epoch,
-            expected_offset: batch.from,
+            expected_offset: batch.fetched().from,
         };
-        let whole = Batch {
-            records: &batch.records,
-            next_offset: batch.next_offset,
-        };
-        let (attempt, records) = if self.failures < RETRIES {
-            (Attempt::Hopeful, whole)
-        } else {
-            let attempts = self.failures + 1;
-            (Attempt::Last { attempts }, whole.first(NARROW_RECORDS))
-        };
+        let (attempt, records) = batch.attempt();
         let Wiring {
             stream, effects, ..
         } = &self.wiring;
@@ -251,11 +219,11 @@ impl PartitionConsumer {
         let outcome = match tokio::time::timeout(APPLY_DEADLINE, applying).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) if error.blames_an_event(true) => {
-                self.failures += 1;
+                batch.failed();
                 self.wiring.metrics.retries.inc();
                 self.connection = Some(conn);
                 return Err(StepError::Handler {
-                    attempt: self.failures,
+                    attempt: batch.failures(),
                     source: error,
                 });
             }
@@ -267,12 +235,7 @@ impl PartitionConsumer {
                     ..
                 },
             )) => return Err(error.into()),
-            Ok(Err(source)) => {
-                return Err(StepError::Handler {
-                    attempt: self.failures,
-                    source,
-                });
-            }
+            Ok(Err(error)) => return Err(StepError::Undecided(error)),
             Err(_) => return Err(StorageError::Deadline(APPLY_DEADLINE).into()),
         };
         self.connection = Some(conn);
@@ -288,7 +251,7 @@ impl PartitionConsumer {
     }
 
     async fn out_of_range(&mut self) -> Result<PlaceError, StepError> {
-        let mut reader = self.reader();
+        let mut reader = self.wiring.reader();
         let mut conn = self.connect().await?;
         let stream = &self.wiring.stream;
         let next_offset = within(APPLY_DEADLINE, inbox::progress(&mut conn, stream)).await?;

@@ -2,10 +2,10 @@
 //!
 //! The owner of partition 0 does it for the whole topic, a few rows at a time.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use messaging::{Cluster, KafkaError, PartitionReader};
-use service::CancellationToken;
 use storage::inbox_retention::{Sweep, sweep, unpublished_older_than};
 use storage::lease::Leases;
 use storage::{Connection, Database, Session, StorageError, within};
@@ -64,8 +64,8 @@ pub struct Pass {
 }
 
 impl Cleaner {
-    /// Cleans until `stop`.
-    pub(crate) async fn run(mut self, stop: &CancellationToken) {
+    /// Cleans until it is dropped.
+    pub(crate) async fn run(mut self) -> Infallible {
         let between_passes = (self.retention / 20).min(Duration::from_mins(10));
         loop {
             let started = Instant::now();
@@ -79,10 +79,7 @@ impl Cleaner {
                     between_passes.max(Duration::from_secs(5))
                 }
             };
-            let pause = tokio::time::sleep(pause.max(Duration::from_millis(20)));
-            if stop.run_until_cancelled(pause).await.is_none() {
-                break;
-            }
+            tokio::time::sleep(pause.max(Duration::from_millis(20))).await;
         }
     }
 

@@ -1,10 +1,11 @@
 //! Where each owned partition stands: lag for the metrics, and whether it has come to a halt.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use service::{CancellationToken, Problems};
+use service::Problems;
 use time::OffsetDateTime;
 
 use crate::metrics::{Metrics, PartitionLabel};
@@ -56,10 +57,17 @@ impl Standings {
         if moved || watched.standing.lag() == 0 {
             watched.moved_at = now;
         }
-        if moved {
-            watched.trouble = None;
-        }
+        // Whatever stood in the way of a batch is over when the next is there.
+        watched.trouble = None;
         watched.standing = standing;
+    }
+
+    /// Records up to here are there by now.
+    pub fn grown(&self, partition: i32, high_watermark: i64) {
+        if let Some(watched) = self.lock().get_mut(&partition) {
+            let standing = &mut watched.standing;
+            standing.high_watermark = standing.high_watermark.max(high_watermark);
+        }
     }
 
     /// Why it does not move, in case it goes on like that.
@@ -85,13 +93,18 @@ impl Standings {
             .collect()
     }
 
-    fn lags(&self, now: OffsetDateTime) -> Vec<(i32, i64, f64)> {
+    /// By partition: lag in offsets, and in seconds.
+    fn lags(&self, time: OffsetDateTime, now: Instant) -> Vec<(i32, i64, f64)> {
         let all = self.lock();
         all.iter()
             .map(|(partition, watched)| {
                 let lag = watched.standing.lag();
-                let oldest = watched.standing.oldest.filter(|_| lag > 0);
-                let seconds = oldest.map_or(0.0, |oldest| (now - oldest).as_seconds_f64().max(0.0));
+                let seconds = match watched.standing.oldest {
+                    _ if lag == 0 => 0.0,
+                    Some(oldest) => (time - oldest).as_seconds_f64().max(0.0),
+                    // There for as long at least, though none was delivered.
+                    None => now.duration_since(watched.moved_at).as_secs_f64(),
+                };
                 (*partition, lag, seconds)
             })
             .collect()
@@ -120,30 +133,28 @@ fn reason(watched: &Watched, now: Instant) -> String {
     format!("{lag} behind and no step from offset {next_offset} for {seconds} s{why}")
 }
 
-/// Keeps metrics and readiness up to date until `stop`.
+/// Keeps metrics and readiness up to date until it is dropped.
 pub(crate) async fn watch(
+    topic: &str,
     standings: &Standings,
     metrics: &Metrics,
     problems: &Problems,
-    stop: &CancellationToken,
-) {
+) -> Infallible {
+    let mut shown: Vec<i32> = Vec::new();
     let mut stalled_before: Vec<i32> = Vec::new();
     loop {
-        metrics.lag.clear();
-        metrics.lag_seconds.clear();
-        for (partition, lag, seconds) in standings.lags(OffsetDateTime::now_utc()) {
-            let label = PartitionLabel { partition };
-            metrics.lag.get_or_create(&label).set(lag);
-            metrics.lag_seconds.get_or_create(&label).set(seconds);
-        }
-        let stalled = standings.stalled(Instant::now(), STALL);
+        let now = Instant::now();
+        let lags = standings.lags(OffsetDateTime::now_utc(), now);
+        show(metrics, &lags, &shown);
+        shown = lags.into_iter().map(|(partition, ..)| partition).collect();
+        let stalled = standings.stalled(now, STALL);
         for partition in &stalled_before {
             if !stalled.iter().any(|(still, _)| still == partition) {
-                problems.clear(format_args!("partition {partition}"));
+                problems.clear(format_args!("{topic}/{partition}"));
             }
         }
         for (partition, reason) in &stalled {
-            problems.report(format_args!("partition {partition}"), reason);
+            problems.report(format_args!("{topic}/{partition}"), reason);
         }
         if stalled.is_empty() {
             problems.clear("");
@@ -152,10 +163,23 @@ pub(crate) async fn watch(
             .into_iter()
             .map(|(partition, _)| partition)
             .collect();
-        let pause = tokio::time::sleep(LOOK_INTERVAL);
-        if stop.run_until_cancelled(pause).await.is_none() {
-            break;
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Sets the gauges; of partitions that were `shown` and are ours no more they go.
+fn show(metrics: &Metrics, lags: &[(i32, i64, f64)], shown: &[i32]) {
+    for &partition in shown {
+        if !lags.iter().any(|(still, ..)| *still == partition) {
+            let label = PartitionLabel { partition };
+            metrics.lag.remove(&label);
+            metrics.lag_seconds.remove(&label);
         }
+    }
+    for &(partition, lag, seconds) in lags {
+        let label = PartitionLabel { partition };
+        metrics.lag.get_or_create(&label).set(lag);
+        metrics.lag_seconds.get_or_create(&label).set(seconds);
     }
 }
 
@@ -199,8 +223,32 @@ mod tests {
         let start = Instant::now();
         let mut standing = at(5, 9);
         standing.stable_offset = 5;
-        standings.update(0, standing, start);
+        standings.update(0, standing.clone(), start);
+        // What is over does not hide it.
+        standings.trouble(0, "Kafka is away".to_owned());
+        standings.update(0, standing, start + STALL / 2);
         let stalled = standings.stalled(start + STALL, STALL);
         assert!(stalled[0].1.contains("a transaction"), "{stalled:?}");
+    }
+
+    #[test]
+    fn lag_has_an_age_also_when_nothing_is_delivered() {
+        let standings = Standings::default();
+        let (start, time) = (Instant::now(), OffsetDateTime::now_utc());
+        let later = |seconds| (time + seconds, start + seconds);
+        let seconds = |(time, now)| standings.lags(time, now)[0].2;
+        standings.update(0, at(5, 5), start);
+        assert_eq!(
+            seconds(later(Duration::from_secs(7))).to_bits(),
+            0.0_f64.to_bits()
+        );
+        standings.update(0, at(5, 9), start + Duration::from_secs(7));
+        let hidden = seconds(later(Duration::from_secs(10)));
+        assert!((2.9..3.1).contains(&hidden), "{hidden}");
+        let mut delivered = at(5, 9);
+        delivered.oldest = Some(time);
+        standings.update(0, delivered, start + Duration::from_secs(11));
+        let known = seconds(later(Duration::from_secs(12)));
+        assert!((11.9..12.1).contains(&known), "{known}");
     }
 }

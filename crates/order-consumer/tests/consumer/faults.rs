@@ -10,7 +10,8 @@ use crate::process::BINARY;
 use crate::support::{Fixture, PATIENCE, next_of_key, order};
 
 impl Fixture {
-    async fn command(&self, arguments: &[&str]) -> (Option<i32>, String) {
+    /// Exit status and what was said.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let mut command = Spawned::start(BINARY, arguments, self.variables());
         let code = command.exit_code(PATIENCE).await;
         (code, command.log())

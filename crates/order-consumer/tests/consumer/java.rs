@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -52,8 +52,13 @@ impl Script {
 
     /// Runs the client to its end.
     pub(crate) fn run(self, stack: &Stack) {
+        self.begin(stack).finish(&Self::default());
+    }
+
+    /// Runs the client, which then waits for what else it is to do.
+    pub(crate) fn begin(self, stack: &Stack) -> Running {
         let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/consumer/java/Client.java");
-        let mut child = Command::new("java")
+        let child = Command::new("java")
             .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp"])
             .arg(class_path(stack))
             .arg(client)
@@ -63,11 +68,27 @@ impl Script {
             .stderr(Stdio::piped())
             .spawn()
             .expect("a JDK runs the stack's Kafka, so there is one");
-        let mut stdin = child.stdin.take().unwrap();
-        let script = self.0;
-        let writer = std::thread::spawn(move || stdin.write_all(script.as_bytes()));
-        let output = child.wait_with_output().unwrap();
-        writer.join().unwrap().unwrap();
+        let mut running = Running(child);
+        running.tell(&self);
+        running
+    }
+}
+
+/// A client that has not come to its end. It does when this is dropped.
+pub(crate) struct Running(Child);
+
+impl Running {
+    fn tell(&mut self, script: &Script) {
+        let stdin = self.0.stdin.as_mut().unwrap();
+        // One that fails says why when it is waited for.
+        let _ = stdin.write_all(script.0.as_bytes());
+        let _ = stdin.flush();
+    }
+
+    /// Runs the client to its end, after it has done this too.
+    pub(crate) fn finish(mut self, script: &Script) {
+        self.tell(script);
+        let output = self.0.wait_with_output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(printed.trim_end().ends_with("done"), "{printed}{errors}");

@@ -3,17 +3,20 @@
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
 mod announced;
+mod away;
 mod clients;
 mod example;
 mod faults;
 mod handlers;
 mod java;
 mod narrowing;
+mod ops;
 mod place;
 mod process;
 mod property;
 mod redrive;
 mod retention;
+mod seen;
 mod servers;
 mod speed;
 mod steps;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use local_stack::testing::{Spawned, eventually};
 use local_stack::{Server, Stack, StackDir};
-use messaging::{Cluster, PartitionWriter, partition_of};
+use messaging::{Cluster, OutgoingRecord, PartitionWriter, partition_of};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
@@ -12,17 +12,17 @@ use crate::java::Script;
 use crate::process::BINARY;
 use crate::support::{PATIENCE, order};
 
-const TOPIC: &str = "order.created";
+pub(crate) const TOPIC: &str = "order.created";
 
 /// A stack that is ended with the test, also by a panic.
-struct Private {
+pub(crate) struct Private {
     dir: StackDir,
-    stack: Stack,
+    pub(crate) stack: Stack,
     _folder: TempDir,
 }
 
 impl Private {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = StackDir::new(folder.path());
         let up = dir.clone();
@@ -39,7 +39,7 @@ impl Private {
         }
     }
 
-    fn start(&self) -> Spawned {
+    pub(crate) fn start(&self) -> Spawned {
         Spawned::start(
             BINARY,
             &["run"],
@@ -53,7 +53,7 @@ impl Private {
         )
     }
 
-    async fn sql(&self) -> Option<Client> {
+    pub(crate) async fn sql(&self) -> Option<Client> {
         let connecting = tokio_postgres::connect(&self.stack.database_url, NoTls);
         let (client, connection) = connecting.await.ok()?;
         tokio::spawn(connection);
@@ -66,7 +66,7 @@ impl Private {
         Some(row.get(0))
     }
 
-    async fn until_sold(&self, orders: i64) {
+    pub(crate) async fn until_sold(&self, orders: i64) {
         eventually("the sales", PATIENCE, async || {
             let sold = self.sold().await?;
             assert!(sold <= orders, "{sold} sold of {orders}");
@@ -76,19 +76,23 @@ impl Private {
     }
 
     async fn place(&self, partitions: i32, orders: usize) {
-        let cluster = Cluster::new(self.stack.kafka_brokers.parse().unwrap());
         for partition in 0..partitions {
             let records: Vec<_> = std::iter::repeat_with(|| order("P-1", 1))
                 .filter(|record| partition_of(&record.key, partitions) == partition)
                 .take(orders)
                 .collect();
-            let mut writer = PartitionWriter::new(cluster.clone(), TOPIC, partition);
-            // A partition that has just been made is refused until it has a leader.
-            eventually("the orders to be written", PATIENCE, async || {
-                writer.produce(records.clone()).await.ok()
-            })
-            .await;
+            self.produce(partition, records).await;
         }
+    }
+
+    pub(crate) async fn produce(&self, partition: i32, records: Vec<OutgoingRecord>) {
+        let cluster = Cluster::new(self.stack.kafka_brokers.parse().unwrap());
+        let mut writer = PartitionWriter::new(cluster, TOPIC, partition);
+        // A partition that has just been made is refused until it has a leader.
+        eventually("the records to be written", PATIENCE, async || {
+            writer.produce(records.clone()).await.ok()
+        })
+        .await;
     }
 }
 

@@ -70,6 +70,8 @@ public class Client {
         settings.put("linger.ms", "50");
         if (!id.equals("-")) {
             settings.put("transactional.id", id);
+            // Whoever leaves one open does so on purpose.
+            settings.put("transaction.timeout.ms", "600000");
         }
         var bytes = new ByteArraySerializer();
         var producer = new KafkaProducer<byte[], byte[]>(settings, bytes, bytes);

@@ -1,0 +1,119 @@
+//! The batch in hand: fetched and not yet applied, and how often it failed. Decides how it is tried
+//! next, and asks nobody.
+
+use crate::apply::{Attempt, Batch};
+use crate::prefetch::FetchedBatch;
+
+/// How often a batch is tried again before an event of it is blamed.
+const RETRIES: i32 = 3;
+/// Records narrowed down in one transaction: even if each of them fails, it ends in time.
+const NARROW_RECORDS: usize = 64;
+
+/// See the module.
+pub(crate) struct InHand {
+    fetched: FetchedBatch,
+    /// By the fault of an event; an outage does not count.
+    failures: i32,
+}
+
+impl InHand {
+    pub(crate) fn new(fetched: FetchedBatch) -> Self {
+        Self {
+            fetched,
+            failures: 0,
+        }
+    }
+
+    /// What is left of what was fetched.
+    pub(crate) fn fetched(&self) -> &FetchedBatch {
+        &self.fetched
+    }
+
+    /// How often it failed by the fault of an event.
+    pub(crate) fn failures(&self) -> i32 {
+        self.failures
+    }
+
+    /// It failed by the fault of an event.
+    pub(crate) fn failed(&mut self) {
+        self.failures += 1;
+    }
+
+    /// How it is to be tried, and which of its records: all of them hopefully, or, once that has
+    /// failed too often, the first ones for good.
+    pub(crate) fn attempt(&self) -> (Attempt, Batch<'_>) {
+        let whole = Batch {
+            records: &self.fetched.records,
+            next_offset: self.fetched.next_offset,
+        };
+        if self.failures < RETRIES {
+            return (Attempt::Hopeful, whole);
+        }
+        let attempts = self.failures + 1;
+        (Attempt::Last { attempts }, whole.first(NARROW_RECORDS))
+    }
+
+    /// What is left of it once all before `next_offset` is done. It has failed as often as before.
+    pub(crate) fn after(mut self, next_offset: i64) -> Option<Self> {
+        let fetched = &mut self.fetched;
+        if next_offset >= fetched.next_offset {
+            return None;
+        }
+        fetched.records.retain(|d| d.record.offset >= next_offset);
+        fetched.from = next_offset;
+        Some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use messaging::IncomingRecord;
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::decode::decode;
+
+    /// A batch of these offsets, and of some more that are no records.
+    fn in_hand(offsets: std::ops::Range<i64>, next_offset: i64) -> InHand {
+        let record = |offset| IncomingRecord {
+            offset,
+            timestamp: OffsetDateTime::UNIX_EPOCH,
+            key: None,
+            value: None,
+            headers: BTreeMap::new(),
+            odd_headers: Vec::new(),
+        };
+        InHand::new(FetchedBatch {
+            from: offsets.start,
+            records: offsets.map(|offset| decode(record(offset))).collect(),
+            next_offset,
+            high_watermark: next_offset,
+            stable_offset: next_offset,
+        })
+    }
+
+    fn tried(in_hand: &InHand) -> (Attempt, usize, i64) {
+        let (attempt, batch) = in_hand.attempt();
+        (attempt, batch.records.len(), batch.next_offset)
+    }
+
+    #[test]
+    fn it_is_tried_whole_four_times_and_then_in_parts() {
+        let mut batch = in_hand(10..150, 153);
+        for failures in 0..3 {
+            assert_eq!(batch.failures(), failures);
+            assert_eq!(tried(&batch), (Attempt::Hopeful, 140, 153));
+            batch.failed();
+        }
+        let last = Attempt::Last { attempts: 4 };
+        assert_eq!(tried(&batch), (last, 64, 74));
+        let batch = batch.after(74).unwrap();
+        assert_eq!(batch.fetched().from, 74);
+        assert_eq!(tried(&batch), (last, 64, 138));
+        let batch = batch.after(138).unwrap();
+        assert_eq!(tried(&batch), (last, 12, 153));
+        assert!(batch.after(153).is_none());
+    }
+}

@@ -1,0 +1,130 @@
+//! A consumer that has nothing to do tells all the same when it could do nothing.
+
+use std::time::Duration;
+
+use local_stack::testing::{KafkaProxy, Spawned, eventually};
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use crate::ops::Ops;
+use crate::process::BINARY;
+use crate::servers::TOPIC;
+use crate::support::{Fixture, PATIENCE, order};
+
+/// Partitions are looked up every 20 s, and a look may take 10 s.
+const LOOK_PATIENCE: Duration = Duration::from_mins(2);
+
+impl Fixture {
+    /// To the server, beside the test's database.
+    async fn server(&self) -> Client {
+        let (server, _) = self.test.url().rsplit_once('/').unwrap();
+        let url = format!("{server}/postgres");
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+}
+
+async fn until_told(ops: Ops, check: &str, parts: &[&str], patience: Duration) {
+    let mut last = None;
+    eventually(&format!("{check} to be missed"), patience, async || {
+        let reason = ops.reason(check).await;
+        if reason != last {
+            println!("{check}: {reason:?}");
+            last.clone_from(&reason);
+        }
+        let told = |reason: String| parts.iter().all(|part| reason.contains(part));
+        reason.is_some_and(told).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_leases_it_is_not_ready_and_says_why() {
+    let fixture = Fixture::on_the_real_topic().await;
+    let (code, said) = fixture
+        .command(&["offsets", "reset", "--to", "latest"])
+        .await;
+    assert_eq!(code, Some(0), "{said}");
+    let consumer = fixture.start();
+    let ops = Ops::of(&consumer).await;
+    ops.until_ready().await;
+    let partitions = f64::from(fixture.partitions().await);
+    ops.until("inbox_partitions_owned", partitions).await;
+    let leases = format!("leases of the-group/{TOPIC}: ");
+
+    // Somebody holds what would be renewed; Postgres answers all else.
+    let hold = "begin; select from lease_member for update";
+    fixture.sql.batch_execute(hold).await.unwrap();
+    until_told(ops, "postgres", &[&leases, "not renewed"], PATIENCE).await;
+    ops.until("inbox_partitions_owned", 0.0).await;
+    fixture.sql.batch_execute("rollback").await.unwrap();
+    ops.until_ready().await;
+
+    // Postgres is away.
+    let server = fixture.server().await;
+    let name = fixture.text("select current_database()::text").await;
+    let close = format!("alter database {name} with allow_connections false");
+    server.batch_execute(&close).await.unwrap();
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
+    server.query(cut, &[&name]).await.unwrap();
+    ops.until("inbox_partitions_owned", 0.0).await;
+    until_told(
+        ops,
+        "postgres",
+        &[&leases, "not currently accepting connections"],
+        PATIENCE,
+    )
+    .await;
+    let open = format!("alter database {name} with allow_connections true");
+    server.batch_execute(&open).await.unwrap();
+    ops.until_ready().await;
+    let product = Uuid::now_v7().to_string();
+    fixture.produce(0, vec![order(&product, 1)]).await;
+    let sold = "select count(*) from product_sales where product_id = $1";
+    let sql = fixture.test.connect().await;
+    eventually("the sale", PATIENCE, async || {
+        let row = sql.query_one(sold, &[&product]).await.unwrap();
+        (row.get::<_, i64>(0) == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_owns_no_partition_misses_kafka_too() {
+    let fixture = Fixture::on_the_real_topic().await;
+    // Another member has all of them, and gives none up.
+    let partitions = fixture.partitions().await;
+    let taken = format!(
+        "insert into lease_member (scope, member_id, ttl, expires_at)
+         values ('the-group/{TOPIC}', '{id}', '1 hour', now() + interval '30 minutes');
+         insert into lease (scope, unit, owner, epoch)
+         select 'the-group/{TOPIC}', unit, '{id}', 1 from generate_series(0, {partitions} - 1) unit",
+        id = Uuid::now_v7()
+    );
+    fixture.sql.batch_execute(&taken).await.unwrap();
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    let mut variables = fixture.variables();
+    variables.retain(|(name, _)| *name != "KAFKA_BROKERS");
+    variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    let mut consumer = Spawned::start(BINARY, &["run"], variables);
+    let ops = Ops::of(&consumer).await;
+    ops.until_ready().await;
+    proxy.set_mute(true);
+    until_told(
+        ops,
+        "kafka",
+        &[&format!("{TOPIC}: "), "since 20"],
+        LOOK_PATIENCE,
+    )
+    .await;
+    assert_eq!(ops.metric("inbox_partitions_owned").await, Some(0.0));
+    proxy.set_mute(false);
+    ops.until_ready().await;
+    // In the middle of a look that nobody answers it ends in time.
+    proxy.set_mute(true);
+    until_told(ops, "kafka", &[TOPIC], LOOK_PATIENCE).await;
+    consumer.terminate();
+    let ended = consumer.exit_code(Duration::from_secs(5)).await;
+    assert_eq!(ended, Some(0), "{}", consumer.log());
+}
