@@ -5,6 +5,7 @@
 mod announced;
 mod away;
 mod clients;
+mod commands;
 mod example;
 mod faults;
 mod handlers;

@@ -90,3 +90,34 @@ async fn a_running_owner_goes_on_where_a_reset_says() {
     assert_eq!(fixture.sales("P-1").await, (5, 5));
     assert_eq!(metrics.fenced.get(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_deleted_before_it_was_consumed_is_not_skipped() {
+    let fixture = Fixture::new().await;
+    let (_keeper, leases) = fixture.owner().await;
+    fixture
+        .produce(0, (0..6).map(|_| order("P-1", 1)).collect())
+        .await;
+    // A new group begins with what is left.
+    fixture.delete_before(2).await;
+    let (mut consumer, _) = fixture.consumer(0, &leases);
+    assert_eq!(drain(&mut consumer).await, 4);
+    fixture
+        .produce(0, (0..3).map(|_| order("P-1", 1)).collect())
+        .await;
+    fixture.delete_before(8).await;
+    let (mut consumer, _) = fixture.consumer(0, &leases);
+    for _ in 0..2 {
+        let error = place_error(&mut consumer).await;
+        let PlaceError::OutOfRange {
+            next_offset: 6,
+            earliest: 8,
+            latest: 9,
+            ..
+        } = &error
+        else {
+            panic!("{error}")
+        };
+    }
+    assert_eq!(fixture.sales("P-1").await, (4, 4));
+}

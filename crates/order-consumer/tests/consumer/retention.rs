@@ -13,7 +13,7 @@ use crate::support::{Fixture, GROUP, drain, order};
 
 impl Fixture {
     /// Makes the partition begin at `offset`.
-    async fn delete_before(&self, offset: i64) {
+    pub(crate) async fn delete_before(&self, offset: i64) {
         let client = ClientBuilder::new(vec![self.brokers.clone()]);
         let client = client.build().await.unwrap();
         let partition = client
