@@ -102,6 +102,8 @@ impl HttpApi {
         .keep_alive(KEEP_ALIVE)
         .client_request_timeout(HEAD_WITHIN)
         .client_disconnect_timeout(DISCONNECT_WITHIN)
+        // A client that closes its end has gone: what it asked for is given up while it still waits.
+        .h1_allow_half_closed(false)
         .workers(connections.workers)
         .max_connections(connections.per_worker)
         .on_connect(slow_clients::watch)

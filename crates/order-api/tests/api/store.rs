@@ -7,10 +7,13 @@ use local_stack::testing::{TestDatabase, eventually};
 use order_api::store::Store;
 use order_api::wake_up::WakeUps;
 use time::OffsetDateTime;
+use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 use tokio_postgres::Client;
 
-use crate::helpers::DEADLINE;
+use crate::helpers::{DEADLINE, answer};
+use crate::process::Process;
+use crate::wire::Client as HttpClient;
 
 /// A store of one connection, and a session that keeps it from writing events until it commits.
 async fn locked_store() -> (TestDatabase, Store, Client) {
@@ -39,10 +42,14 @@ async fn number(sql: &Client, query: &str) -> i64 {
 
 /// Until an order's transaction waits for the lock.
 pub(crate) async fn until_stuck(sql: &Client) {
+    until_so_many_are_stuck(sql, 1).await;
+}
+
+async fn until_so_many_are_stuck(sql: &Client, orders: i64) {
     let waiting = "select count(*) from pg_stat_activity where datname = current_database()
                    and application_name = 'order-api' and wait_event_type = 'Lock'";
     eventually("an order to wait for the lock", DEADLINE, async || {
-        (number(sql, waiting).await == 1).then_some(())
+        (number(sql, waiting).await == orders).then_some(())
     })
     .await;
 }
@@ -83,4 +90,53 @@ async fn an_order_that_waits_for_a_connection_is_given_up_with_its_caller() {
     // The one connection is free again, so whatever waited for it has had its turn.
     assert!(store.missing_migrations().await.unwrap().is_empty());
     assert_eq!(number(&sql, "select count(*) from orders").await, 1);
+}
+
+/// Sends an order, and nothing more for now.
+async fn order_from(api: &Process, product: &str) -> HttpClient {
+    let body = format!(r#"{{"productId":"{product}"}}"#);
+    let length = body.len();
+    let request = format!(
+        "POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    );
+    let mut client = HttpClient::connect(api.address).await;
+    client.0.write_all(request.as_bytes()).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn an_order_whose_client_hung_up_before_a_writer_took_it_is_not_placed() {
+    let database = TestDatabase::create().await;
+    let api = Process::serve(database.url(), &[]).await;
+    let ops = api.spawned.ops_address(DEADLINE).await;
+    let (sql, lock) = (database.connect().await, database.connect().await);
+    lock.batch_execute("begin; lock table outbox_event")
+        .await
+        .unwrap();
+    // Each of the writers has one.
+    let mut taken = Vec::new();
+    for orders in 1..=2 {
+        taken.push(order_from(&api, "taken").await);
+        until_so_many_are_stuck(&sql, orders).await;
+    }
+    let waiting = order_from(&api, "waiting").await;
+    eventually("the order to wait for a writer", DEADLINE, async || {
+        let metrics = reqwest::get(format!("http://{ops}/metrics")).await.unwrap();
+        let metrics = metrics.text().await.unwrap();
+        metrics.contains("orders_waiting 1\n").then_some(())
+    })
+    .await;
+    drop(waiting);
+    api.line("the client has gone").await;
+    lock.batch_execute("commit").await.unwrap();
+    // Taken after the one that has gone, and so it shows what became of that.
+    let last = reqwest::Client::new().post(api.url("/orders"));
+    let last = last.header("content-type", "application/json");
+    answer(last.body(r#"{"productId":"last"}"#))
+        .await
+        .order_id();
+    let products = "select string_agg(product_id, ' ' order by product_id) from orders";
+    let products: String = sql.query_one(products, &[]).await.unwrap().get(0);
+    assert_eq!(products, "last taken taken");
 }
