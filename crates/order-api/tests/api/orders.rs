@@ -137,6 +137,45 @@ async fn a_journey_tells_why_an_event_is_held() {
 }
 
 #[tokio::test]
+async fn a_journey_tells_why_a_consumer_could_not_apply_an_event() {
+    let app = TestApp::start().await;
+    let placed = app.api.post(r#"{"productId":"P-001"}"#).await;
+    app.execute(
+        "with moved as (delete from outbox_pending returning id)
+         insert into outbox_published (id, kafka_partition, kafka_offset) select id, 3, 42 from moved;
+         insert into inbox (consumer_group, event_id, topic, partition, \"offset\")
+         select 'one', event_id, topic, 3, 42 from outbox_event;
+         insert into inbox_offset (consumer_group, topic, partition, next_offset)
+         values ('one', 'order.created', 3, 43), ('two', 'order.created', 3, 43);
+         insert into inbox_dead_letter (consumer_group, topic, partition, \"offset\", cause, reason)
+         values ('two', 'order.created', 3, 42, 'dead', 'no such product'),
+                ('two', 'order.created', 3, 41, 'dead', 'another record')",
+    )
+    .await;
+    let path = format!("/orders/{}/journey", placed.order_id());
+    let consumed = || async { app.api.get(&path).await.body["events"][0]["consumed"].clone() };
+    let entry = |met: &Value| {
+        (
+            met["consumerGroup"].clone(),
+            met["deadLetterReason"].clone(),
+        )
+    };
+    let both = consumed().await;
+    let both: Vec<_> = both.as_array().unwrap().iter().map(entry).collect();
+    assert_eq!(
+        both,
+        [
+            (json!("one"), Value::Null),
+            (json!("two"), json!("no such product"))
+        ]
+    );
+    // What was settled is no reason any more; who applied it says so itself.
+    app.execute("update inbox_dead_letter set settled_at = now(), settled_as = 'discarded'")
+        .await;
+    assert_eq!(consumed().await.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn answers_are_counted_by_route_and_never_by_path() {
     let app = TestApp::start().await;
     let id = app.api.post(r#"{"productId":"P"}"#).await.order_id();
