@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cluster;
+mod compression;
 pub mod envelope;
 pub mod error;
 mod fetch;

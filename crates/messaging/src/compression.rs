@@ -1,0 +1,66 @@
+//! Unpacks what other clients have compressed, up to a bound.
+
+use std::io::Read;
+
+use crate::record_batch::InvalidBatch;
+use crate::wire::Bytes;
+
+/// A batch may be this large at most when it is unpacked: as a frame may.
+const MAX_UNPACKED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// `compression` is the number that a batch's attributes name.
+pub(crate) fn unpack(compression: i16, packed: &[u8]) -> Result<Vec<u8>, InvalidBatch> {
+    let failed = |error: std::io::Error| InvalidBatch::Unpack(error.to_string());
+    match compression {
+        1 => read_all(flate2::read::MultiGzDecoder::new(packed)),
+        2 => unpack_snappy(packed),
+        3 => read_all(lz4::Decoder::new(packed).map_err(failed)?),
+        4 => read_all(zstd::Decoder::new(packed).map_err(failed)?),
+        unknown => Err(InvalidBatch::Compression(unknown)),
+    }
+}
+
+fn read_all(unpacking: impl Read) -> Result<Vec<u8>, InvalidBatch> {
+    let mut unpacked = Vec::new();
+    unpacking
+        .take(MAX_UNPACKED_BYTES + 1)
+        .read_to_end(&mut unpacked)
+        .map_err(|error| InvalidBatch::Unpack(error.to_string()))?;
+    bounded(unpacked)
+}
+
+fn bounded(unpacked: Vec<u8>) -> Result<Vec<u8>, InvalidBatch> {
+    if unpacked.len() as u64 > MAX_UNPACKED_BYTES {
+        let reason = format!("more than {MAX_UNPACKED_BYTES} bytes");
+        return Err(InvalidBatch::Unpack(reason));
+    }
+    Ok(unpacked)
+}
+
+/// Java clients write snappy in chunks behind a header of 16 bytes, others one bare block.
+fn unpack_snappy(packed: &[u8]) -> Result<Vec<u8>, InvalidBatch> {
+    const JAVA: &[u8] = b"\x82SNAPPY\0";
+    let Some(chunks) = packed.strip_prefix(JAVA) else {
+        return unpack_snappy_block(packed, 0);
+    };
+    let mut chunks = Bytes(chunks);
+    let (_version, _compatible) = (chunks.i32()?, chunks.i32()?);
+    let mut unpacked = Vec::new();
+    while !chunks.is_empty() {
+        let chunk = chunks.bytes()?.unwrap_or_default();
+        unpacked.extend(unpack_snappy_block(chunk, unpacked.len())?);
+    }
+    Ok(unpacked)
+}
+
+fn unpack_snappy_block(block: &[u8], before: usize) -> Result<Vec<u8>, InvalidBatch> {
+    let failed = |error: snap::Error| InvalidBatch::Unpack(error.to_string());
+    let length = snap::raw::decompress_len(block).map_err(failed)?;
+    if (before + length) as u64 > MAX_UNPACKED_BYTES {
+        let reason = format!("more than {MAX_UNPACKED_BYTES} bytes");
+        return Err(InvalidBatch::Unpack(reason));
+    }
+    snap::raw::Decoder::new()
+        .decompress_vec(block)
+        .map_err(failed)
+}
