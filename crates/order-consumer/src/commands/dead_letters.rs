@@ -1,5 +1,6 @@
 //! `dead-letters list|redrive|discard`.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -159,7 +160,16 @@ async fn settle(context: &Context, decision: Decision, which: Which) -> anyhow::
     };
     let effects = Effects::default();
     let (mut total, mut stuck) = (Decided::default(), 0);
+    let mut keys: HashSet<Vec<u8>> = HashSet::new();
     for position in &positions {
+        // All of a key is decided on at once, and a dry run leaves it as it was. Only what is
+        // discarded one by one comes to light one by one.
+        if which.dry_run || decision == Decision::Redrive {
+            let key = dead_letters::key_of(&mut conn, context.group(), position).await?;
+            if key.flatten().is_some_and(|key| !keys.insert(key)) {
+                continue;
+            }
+        }
         let decided = patiently(
             &mut conn,
             context.group(),

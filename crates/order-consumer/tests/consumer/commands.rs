@@ -6,24 +6,21 @@ use std::collections::BTreeSet;
 use local_stack::testing::eventually;
 use messaging::{OutgoingRecord, partition_of};
 use serde_json::Value;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use crate::ops::Ops;
 use crate::servers::TOPIC;
 use crate::support::{Fixture, PATIENCE, event_id, next_of_key, order};
 
 impl Fixture {
     /// What a command says that succeeds.
-    async fn told(&self, arguments: &[&str]) -> String {
+    pub(crate) async fn told(&self, arguments: &[&str]) -> String {
         let (code, said) = self.command(arguments).await;
         assert_eq!(code, Some(0), "{arguments:?}: {said}");
         said
     }
 
     /// What a command says that fails.
-    async fn refused(&self, arguments: &[&str]) -> String {
+    pub(crate) async fn refused(&self, arguments: &[&str]) -> String {
         let (code, said) = self.command(arguments).await;
         assert!(matches!(code, Some(1..)), "{arguments:?}: {code:?} {said}");
         said
@@ -247,7 +244,25 @@ async fn an_operator_gives_a_dead_letter_up_and_the_next_of_its_key_go_on() {
     assert_eq!(would.trim(), expected);
     assert_eq!(fixture.state().await, before);
 
-    let did = fixture.told(&["dead-letters", "discard", &place]).await;
+    // A key is decided on once, however many of its records are named.
+    let (second, third) = (held.place(1), held.place(2));
+    let all = ["dead-letters", "redrive", &place, &second, &third];
+    for arguments in [&[&all[..], &["--dry-run"]].concat(), &all[..]] {
+        let stuck = fixture.refused(arguments).await;
+        let lines: Vec<&str> = stuck.lines().collect();
+        assert!(lines[0].contains("still cannot be applied"), "{stuck}");
+        assert!(lines[1].ends_with("keys still held: 1"), "{stuck}");
+        assert_eq!(lines.len(), 2, "{stuck}");
+    }
+    assert_eq!(fixture.state().await, before);
+    let would = fixture
+        .told(&["dead-letters", "discard", &place, &second, "--dry-run"])
+        .await;
+    assert_eq!(would.trim(), expected);
+
+    let did = fixture
+        .told(&["dead-letters", "discard", &place, &second])
+        .await;
     let expected = "applied: 2, applied before: 0, discarded: 1, keys still held: 0";
     assert_eq!(did.trim(), expected);
     assert_eq!(fixture.sales(product).await, (2, 2));
@@ -276,73 +291,4 @@ async fn an_operator_gives_a_dead_letter_up_and_the_next_of_its_key_go_on() {
     let after = next_of_key(broken, product, 1);
     fixture.produce(held.partition, vec![repaired, after]).await;
     fixture.until_sold(product, 3).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_operator_moves_one_partition_and_first_looks_where_to() {
-    let fixture = Fixture::on_the_real_topic().await;
-    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
-    let place = "select next_offset::text from inbox_offset where partition = 0";
-    let end: i64 = fixture.text(place).await.parse().unwrap();
-    let time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
-    let product = Uuid::now_v7().to_string();
-    let first = fixture
-        .produce(0, vec![order(&product, 1), order(&product, 1)])
-        .await;
-    // Others may have written since then, too.
-    let since = [
-        "offsets",
-        "reset",
-        "--to",
-        &time,
-        "--partition",
-        "0",
-        "--dry-run",
-    ];
-    let would = fixture.told(&since).await;
-    let found: i64 = would.split_whitespace().last().unwrap().parse().unwrap();
-    assert!((end..=first).contains(&found), "{would}");
-    let lost = "update inbox_offset set next_offset = 99999999999 where partition = 0";
-    fixture.sql.batch_execute(lost).await.unwrap();
-
-    // Nothing is skipped: the partition waits for a decision, and says so.
-    let consumer = fixture.start();
-    let ops = Ops::of(&consumer).await;
-    let reason = eventually("the place to be missed", PATIENCE, async || {
-        ops.reason("kafka").await.filter(|r| r.contains(TOPIC))
-    })
-    .await;
-    for part in [
-        &format!("{TOPIC}/0: offset 99999999999"),
-        "`order-consumer offsets reset`",
-    ] {
-        assert!(reason.contains(part), "{part} in {reason}");
-    }
-    let to = (first + 1).to_string();
-    let reset = ["offsets", "reset", "--to", &to, "--partition", "0"];
-    let would = fixture.told(&[&reset[..], &["--dry-run"]].concat()).await;
-    let words: Vec<&str> = would.split_whitespace().collect();
-    let expected = [
-        "PARTITION",
-        "BEFORE",
-        "WOULD",
-        "BE",
-        "0",
-        "99999999999",
-        &to,
-    ];
-    assert_eq!(words, expected, "{would}");
-    assert_eq!(fixture.text(place).await, "99999999999");
-    let wrong = ["offsets", "reset", "--to", &to, "--partition", "999"];
-    let wrong = fixture.refused(&wrong).await;
-    assert!(wrong.contains("has no partition 999"), "{wrong}");
-
-    let did = fixture.told(&reset).await;
-    let words: Vec<&str> = did.split_whitespace().collect();
-    let expected = ["PARTITION", "BEFORE", "NOW", "0", "99999999999", &to];
-    assert_eq!(words, expected, "{did}");
-    ops.until_ready().await;
-    fixture.until_sold(&product, 1).await;
-    fixture.produce(0, vec![order(&product, 1)]).await;
-    fixture.until_sold(&product, 2).await;
 }

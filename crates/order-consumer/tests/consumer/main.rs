@@ -11,6 +11,7 @@ mod faults;
 mod handlers;
 mod java;
 mod narrowing;
+mod offsets;
 mod ops;
 mod place;
 mod process;

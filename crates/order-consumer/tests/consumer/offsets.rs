@@ -1,0 +1,79 @@
+//! `offsets reset` as an operator uses it, beside a consumer that waits for it.
+
+use local_stack::testing::eventually;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+use crate::ops::Ops;
+use crate::servers::TOPIC;
+use crate::support::{Fixture, PATIENCE, order};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_moves_one_partition_and_first_looks_where_to() {
+    let fixture = Fixture::on_the_real_topic().await;
+    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
+    let place = "select next_offset::text from inbox_offset where partition = 0";
+    let end: i64 = fixture.text(place).await.parse().unwrap();
+    let time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
+    let product = Uuid::now_v7().to_string();
+    let first = fixture
+        .produce(0, vec![order(&product, 1), order(&product, 1)])
+        .await;
+    // Others may have written since then, too.
+    let since = [
+        "offsets",
+        "reset",
+        "--to",
+        &time,
+        "--partition",
+        "0",
+        "--dry-run",
+    ];
+    let would = fixture.told(&since).await;
+    let found: i64 = would.split_whitespace().last().unwrap().parse().unwrap();
+    assert!((end..=first).contains(&found), "{would}");
+    let lost = "update inbox_offset set next_offset = 99999999999 where partition = 0";
+    fixture.sql.batch_execute(lost).await.unwrap();
+
+    // Nothing is skipped: the partition waits for a decision, and says so.
+    let consumer = fixture.start();
+    let ops = Ops::of(&consumer).await;
+    let reason = eventually("the place to be missed", PATIENCE, async || {
+        ops.reason("kafka").await.filter(|r| r.contains(TOPIC))
+    })
+    .await;
+    for part in [
+        &format!("{TOPIC}/0: offset 99999999999"),
+        "`order-consumer offsets reset`",
+    ] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
+    let to = (first + 1).to_string();
+    let reset = ["offsets", "reset", "--to", &to, "--partition", "0"];
+    let would = fixture.told(&[&reset[..], &["--dry-run"]].concat()).await;
+    let words: Vec<&str> = would.split_whitespace().collect();
+    let expected = [
+        "PARTITION",
+        "BEFORE",
+        "WOULD",
+        "BE",
+        "0",
+        "99999999999",
+        &to,
+    ];
+    assert_eq!(words, expected, "{would}");
+    assert_eq!(fixture.text(place).await, "99999999999");
+    let wrong = ["offsets", "reset", "--to", &to, "--partition", "999"];
+    let wrong = fixture.refused(&wrong).await;
+    assert!(wrong.contains("has no partition 999"), "{wrong}");
+
+    let did = fixture.told(&reset).await;
+    let words: Vec<&str> = did.split_whitespace().collect();
+    let expected = ["PARTITION", "BEFORE", "NOW", "0", "99999999999", &to];
+    assert_eq!(words, expected, "{did}");
+    ops.until_ready().await;
+    fixture.until_sold(&product, 1).await;
+    fixture.produce(0, vec![order(&product, 1)]).await;
+    fixture.until_sold(&product, 2).await;
+}
