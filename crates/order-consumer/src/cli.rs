@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use service::{CommonArgs, Source, exit_code_for_settings, healthcheck, telemetry};
+use service::{CommonArgs, Source, exit_code_for_settings, healthcheck};
 
 use crate::app;
 use crate::commands::{self, dead_letters, offsets, status};
@@ -47,7 +47,7 @@ pub fn main() -> ExitCode {
         Err(error) => return exit_code_for_settings(&error),
     };
     match cli.command.unwrap_or(Command::Run) {
-        Command::Run => run(&source),
+        Command::Run => service::launch(Settings::read(&source), |s| &s.telemetry, app::run),
         Command::Status { json } => commands::run(&source, |context| status::run(context, json)),
         Command::DeadLetters(command) => {
             commands::run(&source, |context| dead_letters::run(context, command))
@@ -57,16 +57,4 @@ pub fn main() -> ExitCode {
         }
         Command::Healthcheck => healthcheck::run(&source, DEFAULT_OPS_PORT),
     }
-}
-
-fn run(source: &Source) -> ExitCode {
-    let settings = match Settings::read(source) {
-        Ok(settings) => settings,
-        Err(error) => return exit_code_for_settings(&error),
-    };
-    if let Err(error) = telemetry::init(&settings.telemetry) {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
-    }
-    service::block_on(app::run(settings))
 }

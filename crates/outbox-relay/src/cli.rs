@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
-use service::{CommonArgs, Source, exit_code_for_settings, healthcheck, telemetry};
+use service::{CommonArgs, Source, exit_code_for_settings, healthcheck};
 
 use crate::app;
 use crate::commands::Operation;
@@ -45,20 +45,8 @@ pub fn main() -> ExitCode {
         Err(error) => return exit_code_for_settings(&error),
     };
     match cli.command.unwrap_or(Command::Run) {
-        Command::Run => run(&source),
+        Command::Run => service::launch(Settings::read(&source), |s| &s.telemetry, app::run),
         Command::Healthcheck => healthcheck::run(&source, DEFAULT_OPS_PORT),
         Command::Operation(operation) => operation.run(&source),
     }
-}
-
-fn run(source: &Source) -> ExitCode {
-    let settings = match Settings::read(source) {
-        Ok(settings) => settings,
-        Err(error) => return exit_code_for_settings(&error),
-    };
-    if let Err(error) = telemetry::init(&settings.telemetry) {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
-    }
-    service::block_on(app::run(settings))
 }

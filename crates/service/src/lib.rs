@@ -5,7 +5,7 @@
 //!
 //! ```no_run
 //! use std::process::ExitCode;
-//! use service::{OpsSettings, Process, Source, TelemetrySettings, telemetry};
+//! use service::{OpsSettings, Process, Source, TelemetrySettings};
 //!
 //! fn main() -> ExitCode {
 //!     let source = match Source::load(None) {
@@ -15,14 +15,8 @@
 //!     let mut reader = source.reader();
 //!     let log = TelemetrySettings::read(&mut reader);
 //!     let ops = OpsSettings::read(&mut reader, 9101);
-//!     if let Err(error) = reader.finish() {
-//!         return service::exit_code_for_settings(&error);
-//!     }
-//!     if let Err(error) = telemetry::init(&log) {
-//!         eprintln!("{error}");
-//!         return ExitCode::FAILURE;
-//!     }
-//!     service::block_on(async move {
+//!     let settings = reader.finish_with(Some((log, ops)));
+//!     service::launch(settings, |(log, _)| log, async |(_, ops)| {
 //!         let mut process = Process::new("order-api");
 //!         let stop = process.stop();
 //!         process.spawn("work", async move {
@@ -59,7 +53,7 @@ pub use ops::{Ops, OpsSettings};
 pub use problems::Problems;
 pub use process::Process;
 pub use readiness::{Check, Readiness};
-pub use runtime::block_on;
+pub use runtime::{block_on, launch};
 pub use settings::{
     Problem, Reader, Secret, SettingsError, Source, WorkerSettings, exit_code_for_settings,
 };

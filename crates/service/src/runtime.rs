@@ -2,6 +2,30 @@
 
 use std::process::ExitCode;
 
+use crate::settings::{SettingsError, exit_code_for_settings};
+use crate::telemetry::{self, TelemetrySettings};
+
+/// Starts what a process does once its settings are good and its log is set up; returns the exit
+/// status.
+pub fn launch<S, F>(
+    settings: Result<S, SettingsError>,
+    telemetry: impl FnOnce(&S) -> &TelemetrySettings,
+    main: impl FnOnce(S) -> F,
+) -> ExitCode
+where
+    F: Future<Output = ExitCode>,
+{
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(error) => return exit_code_for_settings(&error),
+    };
+    if let Err(error) = telemetry::init(telemetry(&settings)) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    block_on(main(settings))
+}
+
 /// Runs `main` on a multi-threaded runtime and returns its exit status.
 ///
 /// Differs from `#[tokio::main]` in the end: the runtime is left without waiting for tasks, because
