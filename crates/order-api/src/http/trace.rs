@@ -35,6 +35,13 @@ fn single<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     values.next().is_none().then_some(value)
 }
 
+/// Vendors' additions. They may come in several headers, which count as one list.
+fn tracestate(headers: &HeaderMap) -> Option<String> {
+    let lists = headers.get_all(TRACESTATE).map(|list| list.to_str().ok());
+    let lists: Vec<&str> = lists.collect::<Option<_>>()?;
+    Some(lists.join(",")).filter(|state| (1..=MAX_TRACESTATE).contains(&state.len()))
+}
+
 impl RequestContext {
     /// Takes over what the client sent as far as it is valid, and makes up the rest. `trace` is the
     /// request's span, below the client's if there is one.
@@ -44,12 +51,10 @@ impl RequestContext {
         };
         let request_id = single(headers, REQUEST_ID).filter(valid_id);
         let goes_on = parent(headers).is_some();
-        let tracestate = single(headers, TRACESTATE)
-            .filter(|state| goes_on && (1..=MAX_TRACESTATE).contains(&state.len()));
         Self {
             request_id: request_id.map_or_else(|| trace.trace_id(), str::to_owned),
             trace,
-            tracestate: tracestate.map(str::to_owned),
+            tracestate: tracestate(headers).filter(|_| goes_on),
         }
     }
 
@@ -90,6 +95,19 @@ mod tests {
         );
         assert!(headers[0].1.ends_with("-01") && headers[0].1 != PARENT);
         assert_eq!(headers[1], ("tracestate".to_owned(), "a=1,b=2".to_owned()));
+    }
+
+    #[test]
+    fn additions_that_come_in_several_headers_are_one_list() {
+        let of = |states: &[&str]| {
+            let states = states.iter().map(|state| ("tracestate", *state));
+            let headers: Vec<_> = states.chain([("traceparent", PARENT)]).collect();
+            of(&headers).tracestate
+        };
+        assert_eq!(of(&["a=1", "b=2"]).as_deref(), Some("a=1,b=2"));
+        assert_eq!(of(&[&"x".repeat(512)]).map(|state| state.len()), Some(512));
+        assert_eq!(of(&["a=1", &"x".repeat(512)]), None);
+        assert_eq!(of(&[]), None);
     }
 
     #[test]
