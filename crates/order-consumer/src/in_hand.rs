@@ -6,6 +6,9 @@ use crate::prefetch::FetchedBatch;
 
 /// How often a batch is tried again before an event of it is blamed.
 const RETRIES: i32 = 3;
+/// Records applied in one transaction, which must end in time: compressed, one fetch may bring very
+/// many. As a rule it does not bring as many as these.
+const WHOLE_RECORDS: usize = 10_000;
 /// Records narrowed down in one transaction: even if each of them fails, it ends in time.
 const NARROW_RECORDS: usize = 64;
 
@@ -39,22 +42,30 @@ impl InHand {
         self.failures += 1;
     }
 
-    /// How it is to be tried, and which of its records: all of them hopefully, or, once that has
-    /// failed too often, the first ones for good.
+    /// How it is to be tried, and which of its records: hopefully, or, once that has failed too
+    /// often, the first ones for good.
     pub(crate) fn attempt(&self) -> (Attempt, Batch<'_>) {
         let whole = Batch {
             records: &self.fetched.records,
             next_offset: self.fetched.next_offset,
         };
-        if self.failures < RETRIES {
-            return (Attempt::Hopeful, whole);
+        if self.hopeful() {
+            return (Attempt::Hopeful, whole.first(WHOLE_RECORDS));
         }
         let attempts = self.failures + 1;
         (Attempt::Last { attempts }, whole.first(NARROW_RECORDS))
     }
 
-    /// What is left of it once all before `next_offset` is done. It has failed as often as before.
+    fn hopeful(&self) -> bool {
+        self.failures < RETRIES
+    }
+
+    /// What is left of it once all before `next_offset` is done.
     pub(crate) fn after(mut self, next_offset: i64) -> Option<Self> {
+        if self.hopeful() {
+            // The records that failed are among those that are done.
+            self.failures = 0;
+        }
         let fetched = &mut self.fetched;
         if next_offset >= fetched.next_offset {
             return None;
@@ -115,5 +126,17 @@ mod tests {
         let batch = batch.after(138).unwrap();
         assert_eq!(tried(&batch), (last, 12, 153));
         assert!(batch.after(153).is_none());
+    }
+    #[test]
+    fn very_many_records_are_applied_in_parts_that_fail_each_for_itself() {
+        let mut batch = in_hand(0..25_000, 25_001);
+        assert_eq!(tried(&batch), (Attempt::Hopeful, 10_000, 10_000));
+        batch.failed();
+        let batch = batch.after(10_000).unwrap();
+        assert_eq!(batch.failures(), 0);
+        assert_eq!(tried(&batch), (Attempt::Hopeful, 10_000, 20_000));
+        let batch = batch.after(20_000).unwrap();
+        assert_eq!(tried(&batch), (Attempt::Hopeful, 5_000, 25_001));
+        assert!(batch.after(25_001).is_none());
     }
 }
