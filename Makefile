@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down run e2e test lint ci fmt build clean bench-relay bench-latency bench-consumer bench-api fuzz-api
+.PHONY: help up down run e2e test soak lint ci fmt build clean bench-relay bench-latency bench-consumer bench-api fuzz-api
 
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 STACK := $(BIN)/local-stack
@@ -29,13 +29,17 @@ test: build ## run all tests, on the running stack or on one for the time of the
 	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
 	cargo test --workspace
 
+soak: build ## run the tests that take minutes: a million events beside an old snapshot
+	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
+	cargo test -p outbox-relay --test relay -- --ignored
+
 lint: ## check the format, clippy's advice and the direction of the dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo test --workspace --quiet --test dependencies
 
 ci: ## all checks, as .ci/run does, with their times
-	@for target in lint build test e2e; do \
+	@for target in lint build test soak e2e; do \
 		echo "== make $$target"; begun=$$SECONDS; \
 		$(MAKE) --no-print-directory $$target; \
 		echo "== make $$target: $$((SECONDS - begun)) s"; \

@@ -239,7 +239,7 @@ async fn p2_p10_the_relay_goes_on_while_an_old_snapshot_is_held_and_says_so() {
     pass_an_old_snapshot(100_000).await;
 }
 
-/// Some minutes: `cargo test --release -p outbox-relay --test relay million -- --ignored`.
+/// One of `make soak`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn p2_p10_a_million_events_pass_an_old_snapshot() {
