@@ -31,7 +31,7 @@ test: build ## run all tests, on the running stack or on one for the time of the
 
 soak: build ## run the tests that take minutes: a million events beside an old snapshot
 	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
-	cargo test -p outbox-relay --test relay -- --ignored
+	cargo test --workspace --test relay -- --ignored
 
 lint: ## check the format, clippy's advice and the direction of the dependencies
 	cargo fmt --all --check
