@@ -127,7 +127,7 @@ impl PartitionConsumer {
     }
 
     /// One turn: takes a batch unless there is one, and applies it while the next is fetched.
-    /// Returns early, with [`Step::Empty`], when `stop` is cancelled while Kafka has nothing.
+    /// Returns early, with [`Step::Empty`], when `stop` is cancelled while Kafka has or says nothing.
     ///
     /// # Errors
     /// Nothing was done then, or the fence of the next turn will tell that it was.
@@ -136,8 +136,10 @@ impl PartitionConsumer {
             let prefetch = if let Some(prefetch) = &mut self.prefetch {
                 prefetch
             } else {
-                let prefetch = self.open().await?;
-                self.prefetch.insert(prefetch)
+                let Some(prefetch) = stop.run_until_cancelled(self.open()).await else {
+                    return Ok(Step::Empty);
+                };
+                self.prefetch.insert(prefetch?)
             };
             let Some(fetched) = stop.run_until_cancelled(prefetch.next()).await else {
                 return Ok(Step::Empty);
@@ -148,7 +150,8 @@ impl PartitionConsumer {
                     // After any failure the place is looked at again: the topic may be another one.
                     self.prefetch = None;
                     if error.failure() == Failure::OutOfRange {
-                        return Err(self.out_of_range().await?.into());
+                        let described = stop.run_until_cancelled(self.out_of_range()).await;
+                        return described.map_or(Ok(Step::Empty), |place| Err(place?.into()));
                     }
                     return Err(error.into());
                 }

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use local_stack::testing::{KafkaProxy, Spawned, eventually};
+use messaging::Cluster;
+use order_consumer::partition::{PartitionConsumer, Step};
+use order_consumer::wiring::Wiring;
+use service::CancellationToken;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
 use crate::ops::Ops;
 use crate::process::BINARY;
 use crate::servers::TOPIC;
-use crate::support::{Fixture, PATIENCE, order};
+use crate::support::{Fixture, PATIENCE, drain, order};
 
 /// Partitions are looked up every 20 s, and a look may take 10 s.
 const LOOK_PATIENCE: Duration = Duration::from_mins(2);
@@ -23,6 +27,14 @@ impl Fixture {
         tokio::spawn(connection);
         client
     }
+}
+
+/// A consumer with the proxy between it and Kafka.
+fn through(fixture: &Fixture, proxy: &KafkaProxy) -> Spawned {
+    let mut variables = fixture.variables();
+    variables.retain(|(name, _)| *name != "KAFKA_BROKERS");
+    variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    Spawned::start(BINARY, &["run"], variables)
 }
 
 async fn until_told(ops: Ops, check: &str, parts: &[&str], patience: Duration) {
@@ -42,10 +54,7 @@ async fn until_told(ops: Ops, check: &str, parts: &[&str], patience: Duration) {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_leases_it_is_not_ready_and_says_why() {
     let fixture = Fixture::on_the_real_topic().await;
-    let (code, said) = fixture
-        .command(&["offsets", "reset", "--to", "latest"])
-        .await;
-    assert_eq!(code, Some(0), "{said}");
+    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
     let consumer = fixture.start();
     let ops = Ops::of(&consumer).await;
     ops.until_ready().await;
@@ -91,6 +100,31 @@ async fn without_its_leases_it_is_not_ready_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_kafka_is_mute_it_says_so_and_can_be_stopped() {
+    let fixture = Fixture::on_the_real_topic().await;
+    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    let mut consumer = through(&fixture, &proxy);
+    let ops = Ops::of(&consumer).await;
+    let partitions = f64::from(fixture.partitions().await);
+    ops.until("inbox_partitions_owned", partitions).await;
+    ops.until_ready().await;
+    proxy.set_mute(true);
+    let parts = [&format!("{TOPIC}/"), "since 20"];
+    until_told(ops, "kafka", &parts, PATIENCE).await;
+    proxy.set_mute(false);
+    ops.until_ready().await;
+    let product = Uuid::now_v7().to_string();
+    fixture.place(&product, 10).await;
+    fixture.until_sold(&product, 10).await;
+    proxy.set_mute(true);
+    until_told(ops, "kafka", &parts, PATIENCE).await;
+    consumer.terminate();
+    let ended = consumer.exit_code(Duration::from_secs(5)).await;
+    assert_eq!(ended, Some(0), "{}", consumer.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_owns_no_partition_misses_kafka_too() {
     let fixture = Fixture::on_the_real_topic().await;
     // Another member has all of them, and gives none up.
@@ -104,10 +138,7 @@ async fn one_that_owns_no_partition_misses_kafka_too() {
     );
     fixture.sql.batch_execute(&taken).await.unwrap();
     let proxy = KafkaProxy::start(&fixture.brokers).await;
-    let mut variables = fixture.variables();
-    variables.retain(|(name, _)| *name != "KAFKA_BROKERS");
-    variables.push(("KAFKA_BROKERS", proxy.brokers()));
-    let mut consumer = Spawned::start(BINARY, &["run"], variables);
+    let mut consumer = through(&fixture, &proxy);
     let ops = Ops::of(&consumer).await;
     ops.until_ready().await;
     proxy.set_mute(true);
@@ -127,4 +158,30 @@ async fn one_that_owns_no_partition_misses_kafka_too() {
     consumer.terminate();
     let ended = consumer.exit_code(Duration::from_secs(5)).await;
     assert_eq!(ended, Some(0), "{}", consumer.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asked_to_stop_while_nobody_says_where_it_stands_it_stops() {
+    let fixture = Fixture::new().await;
+    let (_keeper, leases) = fixture.owner().await;
+    fixture.produce(0, vec![order("P-1", 1)]).await;
+    drain(&mut fixture.consumer(0, &leases).0).await;
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    proxy.set_mute(true);
+    let (wiring, _) = fixture.wiring(0, &leases);
+    let mut consumer = PartitionConsumer::new(Wiring {
+        cluster: Cluster::new(proxy.brokers().parse().unwrap()),
+        ..wiring
+    });
+    let stop = CancellationToken::new();
+    let stopping = async {
+        eventually("Kafka to be asked", PATIENCE, async || {
+            (proxy.accepted() > 0).then_some(())
+        })
+        .await;
+        stop.cancel();
+    };
+    let step = tokio::time::timeout(Duration::from_secs(5), consumer.step(&stop));
+    let (step, ()) = tokio::join!(step, stopping);
+    assert_eq!(step.unwrap().unwrap(), Step::Empty);
 }
