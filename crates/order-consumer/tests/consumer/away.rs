@@ -181,7 +181,7 @@ async fn asked_to_stop_while_nobody_says_where_it_stands_it_stops() {
         .await;
         stop.cancel();
     };
-    let step = tokio::time::timeout(Duration::from_secs(5), consumer.step(&stop));
-    let (step, ()) = tokio::join!(step, stopping);
-    assert_eq!(step.unwrap().unwrap(), Step::Empty);
+    let turn = tokio::time::timeout(Duration::from_secs(5), consumer.step(&stop));
+    let (turn, ()) = tokio::join!(turn, stopping);
+    assert_eq!(turn.unwrap().unwrap(), Step::Empty);
 }
