@@ -67,21 +67,42 @@ struct EventRow {
     held_reason: Option<String>,
 }
 
-/// An order has few events; whoever writes more under one key gets the first of them.
+/// An order has few events; whoever writes more under one key gets the first of them. `state` is that
+/// of the view `outbox`, which would be joined as a whole where statistics are missing or old. Plan:
+/// look-ups in the primary keys, for each event of one walk along `outbox_event_key`.
 const EVENTS: &str = "\
-select o.event_id, o.event_type, o.topic, o.created_at, o.state, o.processed_at, o.kafka_partition,
-       o.kafka_offset,
+select e.event_id, e.event_type, e.topic, e.created_at,
+       case when p.id is not null then 'published'
+            when h.discarded_at is not null then 'discarded'
+            when h.id is not null then h.cause
+            when q.id is not null then 'pending'
+            else 'unqueued' end as state,
+       p.processed_at, p.kafka_partition, p.kafka_offset,
        coalesce(h.error, case when h.behind is not null then 'waits for event ' || h.behind end)
        as held_reason
-from outbox o left join outbox_held h on h.id = o.id
-where o.key = $1 order by o.id limit 100";
+from (select * from outbox_event where key = $1 order by id limit 100) e
+left join lateral (select * from outbox_published where id = e.id limit 1) p on true
+left join lateral (select * from outbox_held where id = e.id limit 1) h on true
+left join lateral (
+    select id from outbox_pending
+    where slot = (hashtextextended(e.key, 0) & 31)::smallint and id = e.id limit 1) q on true
+order by e.id";
 
+/// Plan: look-ups in the primary keys, for each group, of which there are few.
 const CONSUMED: &str = "\
-select consumer_group, processed_at as at, null::text as dead_letter_reason
-from inbox where event_id = $1
+with groups as materialized (select distinct consumer_group from inbox_offset)
+select g.consumer_group, i.processed_at as at, null::text as dead_letter_reason
+from groups g
+cross join lateral (
+    select processed_at from inbox
+    where consumer_group = g.consumer_group and event_id = $1 limit 1) i
 union all
-select consumer_group, held_at, reason from inbox_dead_letter
-where topic = $2 and partition = $3 and \"offset\" = $4 and settled_at is null
+select g.consumer_group, d.held_at, d.reason
+from groups g
+cross join lateral (
+    select held_at, reason from inbox_dead_letter
+    where consumer_group = g.consumer_group and topic = $2 and partition = $3 and \"offset\" = $4
+      and settled_at is null limit 1) d
 order by at";
 
 /// The events of an order, in order, and what became of each.

@@ -151,7 +151,6 @@ async fn orders_and_keys_cost_what_is_asked_for_with_statistics_of_when_there_we
 }
 
 #[tokio::test]
-#[ignore = "a journey walks the inbox, the queue and what is held; forgetting walks all keys"]
 async fn a_journey_and_forgetting_keys_cost_what_is_asked_for() {
     for first in ["", "analyze"] {
         let tables = Tables::filled(first).await;
