@@ -90,8 +90,10 @@ impl FromStr for LogFilter {
 
 impl Default for LogFilter {
     /// Everything from `info` up. The Kafka client is silent: its failures reach whoever called it.
+    /// So is what reads HTTP: it calls what a client sends an error of ours, and any client could fill
+    /// the log.
     fn default() -> LogFilter {
-        LogFilter("info,rskafka=off,actix_server=warn".to_owned())
+        LogFilter("info,rskafka=off,actix_server=warn,actix_http=off".to_owned())
     }
 }
 

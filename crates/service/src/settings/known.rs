@@ -150,7 +150,7 @@ pub const KNOWN: &[Setting] = &[
         name: "RUST_LOG",
         meaning: "What is logged",
         expected: "a level, or a filter such as info,order_api=debug",
-        default: Some("info,rskafka=off,actix_server=warn"),
+        default: Some("info,rskafka=off,actix_server=warn,actix_http=off"),
         services: ALL,
         secret: false,
     },
