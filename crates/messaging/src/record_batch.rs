@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use time::OffsetDateTime;
 
-use crate::compression::unpack;
+use crate::compression::{CannotUnpack, unpack};
 use crate::reader::IncomingRecord;
 use crate::wire::{Bytes, Malformed};
 
@@ -22,10 +22,8 @@ pub(crate) enum InvalidBatch {
     Format(i8),
     #[error("its checksum does not match")]
     Checksum,
-    #[error("compression {0} is unknown")]
-    Compression(i16),
-    #[error("it cannot be unpacked: {0}")]
-    Unpack(String),
+    #[error(transparent)]
+    Packed(#[from] CannotUnpack),
 }
 
 /// What a fetch brought.
