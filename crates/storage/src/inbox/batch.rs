@@ -141,14 +141,19 @@ pub async fn record(
     Ok(new.into_iter().map(|row| row.event_id.into()).collect())
 }
 
+/// A group that was put back meets copies again that are older than the one it met last.
+///
 /// Rows are locked in the order of event ids before any is changed: the order in which a join finds
 /// them is the planner's, and two partitions that carry copies of the same events would deadlock.
 const FOLLOW: &str = r#"
 with locked as (
     select event_id from inbox where consumer_group = ? and event_id = any(?)
     order by event_id for update)
-update inbox i set topic = ?, partition = ?, "offset" = n.at
-from unnest(?, ?) n(event_id, at) join locked using (event_id)
+update inbox i set topic = n.topic, partition = n.partition,
+    "offset" = case when (i.topic, i.partition) = (n.topic, n.partition)
+                    then greatest(i."offset", n.at) else n.at end
+from (select ? as topic, ?::integer as partition, * from unnest(?, ?) c(event_id, at)) n
+join locked using (event_id)
 where i.consumer_group = ? and i.event_id = n.event_id"#;
 
 /// Moves the rows of events that arrived again to their newest copy, so that they stay for as long
