@@ -105,6 +105,8 @@ async fn a_journey_tells_where_an_order_is() {
     app.execute(
         "with moved as (delete from outbox_pending returning id)
          insert into outbox_published (id, kafka_partition, kafka_offset) select id, 3, 42 from moved;
+         insert into inbox_offset (consumer_group, topic, partition, next_offset)
+         values ('order-group', 'order.created', 3, 43);
          insert into inbox (consumer_group, event_id, topic, partition, \"offset\")
          select 'order-group', event_id, topic, 3, 42 from outbox_event",
     )
