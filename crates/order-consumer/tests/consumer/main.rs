@@ -10,6 +10,7 @@ mod example;
 mod faults;
 mod handlers;
 mod java;
+mod memory;
 mod narrowing;
 mod offsets;
 mod ops;
