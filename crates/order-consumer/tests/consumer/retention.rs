@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::UnknownTopicHandling;
 use storage::Session;
+use storage::lease::Leases;
 
 use crate::support::{Fixture, GROUP, drain, order};
 
@@ -21,6 +22,20 @@ impl Fixture {
             .await
             .unwrap();
         partition.delete_records(offset, 5_000).await.unwrap();
+    }
+}
+
+fn cleaner(fixture: &Fixture, leases: Leases) -> Cleaner {
+    Cleaner {
+        group: GROUP.to_owned(),
+        topic: fixture.topic.clone(),
+        database: fixture.database.clone(),
+        session: Session::request("test"),
+        cluster: fixture.cluster.clone(),
+        leases,
+        metrics: Metrics::register(&mut Registry::default()),
+        retention: Duration::from_hours(1),
+        pass: Pass::default(),
     }
 }
 
@@ -44,17 +59,7 @@ async fn rows_go_when_they_are_old_and_kafka_has_no_copy_left() {
     // A copy of the first keeps its row.
     fixture.produce(0, orders[..1].to_vec()).await;
     drain(&mut consumer).await;
-    let mut cleaner = Cleaner {
-        group: GROUP.to_owned(),
-        topic: fixture.topic.clone(),
-        database: fixture.database.clone(),
-        session: Session::request("test"),
-        cluster: fixture.cluster.clone(),
-        leases,
-        metrics: Metrics::register(&mut Registry::default()),
-        retention: Duration::from_hours(1),
-        pass: Pass::default(),
-    };
+    let mut cleaner = cleaner(&fixture, leases);
     // Young, then old but still in Kafka.
     assert_eq!(pass(&mut cleaner).await, (0, Cleaning::Done));
     let age = "update inbox set processed_at = now() - interval '2 hours' where \"offset\" <> 5";
@@ -81,4 +86,25 @@ async fn rows_go_when_they_are_old_and_kafka_has_no_copy_left() {
     assert_eq!(pass(&mut cleaner).await, (0, Cleaning::Done));
     fixture.sql.batch_execute("rollback").await.unwrap();
     assert_eq!(pass(&mut cleaner).await, (1, Cleaning::Done));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_go_a_few_thousand_at_a_time() {
+    let fixture = Fixture::new().await;
+    let (_keeper, leases) = fixture.owner().await;
+    fixture.produce(0, vec![order("P-1", 1)]).await;
+    fixture.delete_before(1).await;
+    let rows = format!(
+        "insert into inbox (consumer_group, event_id, topic, partition, \"offset\", processed_at)
+         select '{GROUP}', gen_random_uuid(), '{}', 0, 0, now() - interval '2 hours'
+         from generate_series(1, 5000)",
+        fixture.topic
+    );
+    fixture.sql.batch_execute(&rows).await.unwrap();
+    let mut cleaner = cleaner(&fixture, leases);
+    let mut parts = Vec::new();
+    while let Cleaning::Swept { deleted } = cleaner.step().await.unwrap() {
+        parts.push(deleted);
+    }
+    assert_eq!(parts, [2_000, 2_000, 1_000]);
 }
