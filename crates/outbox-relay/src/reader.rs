@@ -51,7 +51,7 @@ impl Reader {
     }
 
     /// The lowest pending events of slots that have nothing in flight, `room` bytes at most (but at
-    /// least one event).
+    /// least one event), those of the first slots first.
     ///
     /// # Errors
     /// When Postgres cannot be asked; the next call connects anew.

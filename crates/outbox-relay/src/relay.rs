@@ -168,7 +168,7 @@ impl Relay {
         if idle.is_empty() || self.reader.room(self.slots.bytes()) <= 0 {
             return Ok(Step::Busy);
         }
-        idle.sort_unstable();
+        self.slots.sort_by_turn(&mut idle);
         // While events flow, half of the slots at a time: one half is read while the other is
         // produced and settled. Otherwise one look at all of them costs least.
         let part = if self.flowing {
@@ -198,6 +198,7 @@ impl Relay {
     ) -> Result<usize, StorageError> {
         let room = self.reader.room(self.slots.bytes());
         let batch = self.reader.read(slots, room).await?;
+        self.slots.read(batch.events.iter().map(|event| event.slot));
         for (slot, id) in &batch.orphans {
             self.wiring.metrics.orphans.inc();
             let slot = slot.number();

@@ -6,7 +6,7 @@ use domain::Slot;
 use messaging::{Cluster, PartitionWriter};
 use service::{CancellationToken, Tracer};
 use storage::lease::Leases;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::health::Health;
@@ -86,7 +86,8 @@ impl Senders {
         partitions.entry(partition).or_insert_with(|| {
             let name: Partition = (topic.to_owned(), partition);
             let slots = usize::try_from(Slot::COUNT).expect("there are slots");
-            let (queue, receiver) = mpsc::channel(self.parts.events_per_slot.saturating_mul(slots));
+            let room = self.parts.events_per_slot.saturating_mul(slots);
+            let (queue, receiver) = mpsc::channel(room.min(Semaphore::MAX_PERMITS));
             let (probes, probe_receiver) = mpsc::channel(1);
             let stop = self.stop.child_token();
             self.parts.partitions.met(&name);

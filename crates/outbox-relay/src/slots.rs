@@ -10,6 +10,9 @@ use storage::outbox::Settled;
 #[derive(Debug)]
 pub(crate) struct Slots {
     in_flight: Vec<InFlight>,
+    /// The number of the slot that was read last: whoever comes after it is first in the next read,
+    /// so that none waits for ever where not all find room.
+    latest: i16,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -23,6 +26,23 @@ impl Slots {
     pub(crate) fn new() -> Self {
         Self {
             in_flight: Slot::all().map(|_| InFlight::default()).collect(),
+            latest: Slot::COUNT - 1,
+        }
+    }
+
+    /// How many slots come before this one.
+    fn turn(&self, slot: Slot) -> i16 {
+        (slot.number() - self.latest - 1).rem_euclid(Slot::COUNT)
+    }
+
+    pub(crate) fn sort_by_turn(&self, slots: &mut [Slot]) {
+        slots.sort_unstable_by_key(|slot| self.turn(*slot));
+    }
+
+    /// Of these slots, which were in turn, a read brought something.
+    pub(crate) fn read(&mut self, slots: impl Iterator<Item = Slot>) {
+        if let Some(latest) = slots.max_by_key(|slot| self.turn(*slot)) {
+            self.latest = latest.number();
         }
     }
 
@@ -98,6 +118,25 @@ mod tests {
         slots.returned(slot, 1);
         assert!(slots.is_idle(slot));
         assert_eq!((slots.total(), slots.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn whoever_comes_after_what_was_read_is_first_in_the_next_read() {
+        let slot = |number| Slot::try_from(number).unwrap();
+        let mut slots = Slots::new();
+        let order = |slots: &Slots| {
+            let mut some = [3, 30, 7, 0].map(slot);
+            slots.sort_by_turn(&mut some);
+            some.map(Slot::number)
+        };
+        assert_eq!(order(&slots), [0, 3, 7, 30]);
+        slots.read([3, 0, 3].map(slot).into_iter());
+        assert_eq!(order(&slots), [7, 30, 0, 3]);
+        slots.read(std::iter::empty());
+        assert_eq!(order(&slots), [7, 30, 0, 3]);
+        // Further in the order of turns, not of numbers.
+        slots.read([30, 0].map(slot).into_iter());
+        assert_eq!(order(&slots), [3, 7, 30, 0]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod process;
 mod restore;
 mod seen;
 mod set_aside;
+mod shares;
 mod sharing;
 mod steps;
 mod support;

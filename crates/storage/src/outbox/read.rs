@@ -25,7 +25,7 @@ pub struct BatchLimits {
     pub events: i64,
     /// Bytes of keys, payloads and headers per slot; the event that crosses it is still taken.
     pub bytes: i64,
-    /// The same of all slots together: what crosses it stays for the next read, highest ids first.
+    /// The same of all slots together: what crosses it stays for the next read, last slots first.
     pub total_bytes: i64,
 }
 
@@ -63,8 +63,9 @@ pub struct Parked {
 pub const READ_PENDING: &str = "\
 with n as materialized (
     select slot, id, bytes, writer, place
-    from (select q.slot, q.id, q.bytes, q.writer, q.place, sum(q.bytes) over (order by q.id) as total
-          from unnest(?) s(slot)
+    from (select q.slot, q.id, q.bytes, q.writer, q.place,
+                 sum(q.bytes) over (order by s.turn, q.id) as total
+          from unnest(?) with ordinality s(slot, turn)
           cross join lateral (
               select q.*, sum(q.bytes) over (order by q.id) as total
               from (select p.slot, p.id, p.bytes, p.xmin as writer, p.ctid as place
@@ -139,7 +140,8 @@ pub struct Batch {
     pub orphans: Vec<(Slot, i64)>,
 }
 
-/// Reads the lowest pending events of each of `slots`, which must have nothing in flight.
+/// Reads the lowest pending events of each of `slots`, which must have nothing in flight. Where not
+/// all find room, those of the first slots do.
 ///
 /// # Errors
 /// When Postgres cannot be asked, or a row holds what no writer can write.

@@ -1,7 +1,9 @@
 //! Reading, settling, and what a database must be like for a relay to work on it.
 
 use domain::Slot;
-use storage::outbox::{BatchLimits, Unfit, append, backlog, check_fitness, read_pending, settle};
+use storage::outbox::{
+    BatchLimits, PendingEvent, Unfit, append, backlog, check_fitness, read_pending, settle,
+};
 
 use crate::support::{Fixture, PLENTY, event, read_all, settled};
 
@@ -124,23 +126,37 @@ async fn a_read_is_bounded_per_slot_and_takes_at_least_one() {
 }
 
 #[tokio::test]
-async fn a_read_is_bounded_over_all_slots_and_takes_the_oldest() {
+async fn a_read_that_has_not_room_for_all_takes_the_first_slots_oldest_events() {
     let fixture = Fixture::new().await;
     let mut conn = fixture.connect().await;
-    let mut events: Vec<_> = (0..40).map(|n| event(&format!("key {n}"))).collect();
-    for event in &mut events {
-        event.payload = format!("\"{}\"", "x".repeat(1_000));
-    }
+    let sized = |key: &str, bytes: usize| {
+        let mut event = event(key);
+        event.payload = format!("\"{}\"", "x".repeat(bytes));
+        event
+    };
+    let events: Vec<_> = (0..10).map(|_| sized("large", 1_000)).collect();
     append(&mut conn, &events).await.unwrap();
-    let slots: Vec<Slot> = Slot::all().collect();
-    for (total_bytes, expected) in [(1, 1), (3_000, 3), (10_000, 10), (1_000_000, 40)] {
+    let events: Vec<_> = (0..10).map(|_| sized("small", 100)).collect();
+    append(&mut conn, &events).await.unwrap();
+    let slot_of = |id, pending: &[PendingEvent]| pending.iter().find(|p| p.id == id).unwrap().slot;
+    let pending = read_all(&mut conn).await;
+    let (large, small) = (slot_of(1, &pending), slot_of(11, &pending));
+    assert_ne!(large, small);
+    let both: Vec<i64> = (1..=20).collect();
+    for (slots, total_bytes, expected) in [
+        ([large, small], 1, &both[..1]),
+        ([small, large], 1, &both[10..11]),
+        ([large, small], 3_000, &both[..3]),
+        ([small, large], 3_000, &[&both[..2], &both[10..]].concat()),
+        ([large, small], 1_000_000, &both),
+    ] {
         let limits = BatchLimits {
             total_bytes,
             ..PLENTY
         };
         let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
         let ids: Vec<_> = batch.events.iter().map(|p| p.id).collect();
-        assert_eq!(ids, (1..=expected).collect::<Vec<i64>>(), "{limits:?}");
+        assert_eq!(ids, expected, "{limits:?}");
     }
 }
 
@@ -161,7 +177,7 @@ async fn later_events_of_a_held_key_are_parked() {
              select id, slot, 't', 'k', 'dead' from moved",
         )
         .await;
-    let parked = |read: Vec<storage::outbox::PendingEvent>| {
+    let parked = |read: Vec<PendingEvent>| {
         read.into_iter()
             .map(|p| (p.id, p.parked.map(|parked| parked.behind)))
             .collect::<Vec<_>>()
