@@ -20,6 +20,7 @@ mod dispatch;
 mod health;
 mod holder;
 pub mod metrics;
+mod missing;
 mod observer;
 mod pacing;
 mod partitions;

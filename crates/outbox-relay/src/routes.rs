@@ -2,24 +2,24 @@
 //!
 //! Looked up by a task of its own, so that no event of a known topic waits for an unknown one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use messaging::{Cluster, Failure, KafkaError, partition_of};
 use service::{Backoff, CancellationToken, Check, WorkerSettings};
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tokio::time::sleep_until;
+use tracing::{debug, info, warn};
+
+use crate::missing::Missing;
 
 /// Partitions may be added to a topic at any time; this is how soon it is noticed, at the latest.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
 /// The same while a topic that events wait for is missing.
 const MISSING_INTERVAL: Duration = Duration::from_secs(1);
-/// Time between two log lines about the same missing topic.
-const LOG_INTERVAL: Duration = Duration::from_mins(1);
-
-/// Topics that events wait for, and when it was last logged that one cannot be created.
-type Missing = BTreeMap<String, Option<Instant>>;
+/// The same while one that was just created is not known to all of Kafka yet.
+const CREATED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is known of the topics. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -108,59 +108,81 @@ impl RouteKeeper {
             return;
         }
         let mut impossible = HashMap::new();
-        let mut missing: Missing = first
-            .iter()
-            .map(|topic| ((*topic).to_owned(), None))
-            .collect();
+        let mut missing = Missing::default();
+        for topic in first {
+            missing.want((*topic).to_owned());
+        }
         self.learn(&mut missing, &mut impossible).await;
         // Nothing waits for these yet: once must do.
-        missing.clear();
+        missing.forget(|_| true);
+        let mut pause = REFRESH_INTERVAL;
         loop {
-            let pause = if missing.is_empty() {
+            let next = tokio::time::Instant::now() + pause;
+            if stop
+                .run_until_cancelled(self.until_due(&mut missing, next))
+                .await
+                .is_none()
+            {
+                return;
+            }
+            let created = self.learn(&mut missing, &mut impossible).await;
+            pause = if missing.is_empty() {
                 REFRESH_INTERVAL
+            } else if created {
+                CREATED_INTERVAL
             } else {
                 MISSING_INTERVAL
             };
+        }
+    }
+
+    /// Waits for the time of the next look, or for a topic that is not looked for yet. Events that
+    /// go on waiting for a missing one say so with every read, which must not bring it forward.
+    async fn until_due(&mut self, missing: &mut Missing, next: tokio::time::Instant) {
+        let mut news = false;
+        while !news {
             tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-                Some(topic) = self.wanted.recv() => {
-                    missing.entry(topic).or_default();
-                    while let Ok(topic) = self.wanted.try_recv() {
-                        missing.entry(topic).or_default();
-                    }
-                }
+                () = sleep_until(next) => return,
+                Some(topic) = self.wanted.recv() => news = missing.want(topic),
             }
-            self.learn(&mut missing, &mut impossible).await;
+            while let Ok(topic) = self.wanted.try_recv() {
+                news |= missing.want(topic);
+            }
         }
     }
 
     /// Creates what is missing and looks up all there is. What could not be created stays missing.
-    async fn learn(&self, missing: &mut Missing, impossible: &mut HashMap<String, String>) {
-        for (topic, logged) in &mut *missing {
-            match self.ensure(topic).await {
+    /// Returns whether something was created.
+    async fn learn(&self, missing: &mut Missing, impossible: &mut HashMap<String, String>) -> bool {
+        let mut any_created = false;
+        for topic in missing.due(Instant::now()) {
+            match self.ensure(&topic).await {
+                Ok(created) => any_created |= created,
                 Err(error) if error.failure() == Failure::Impossible => {
-                    impossible.insert(topic.clone(), error.to_string());
+                    impossible.insert(topic, error.to_string());
                 }
-                Err(error) if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) => {
-                    *logged = Some(Instant::now());
-                    warn!(topic, %error, "cannot create a topic that is missing; trying again");
+                Err(error) => {
+                    if missing.failed(&topic, error.failure(), Instant::now()) {
+                        warn!(topic, %error, "cannot create a topic that is missing; trying again");
+                    } else {
+                        debug!(topic, %error, "still cannot create a topic");
+                    }
                 }
-                Ok(()) | Err(_) => {}
             }
         }
         match self.refresh(impossible).await {
             Ok(()) => {
                 let known = &self.topics.borrow().0;
-                missing.retain(|topic, _| {
-                    !known.counts.contains_key(topic) && !known.impossible.contains_key(topic)
+                missing.forget(|topic| {
+                    known.counts.contains_key(topic) || known.impossible.contains_key(topic)
                 });
             }
             Err(error) => warn!(%error, "cannot look up the topics"),
         }
+        any_created
     }
 
-    async fn ensure(&self, topic: &str) -> Result<(), KafkaError> {
+    async fn ensure(&self, topic: &str) -> Result<bool, KafkaError> {
         let WorkerSettings {
             topic_partitions: partitions,
             replication_factor,
@@ -173,7 +195,7 @@ impl RouteKeeper {
         if created {
             info!(topic, partitions, replication_factor, "created a topic");
         }
-        Ok(())
+        Ok(created)
     }
 
     async fn refresh(&self, impossible: &HashMap<String, String>) -> Result<(), KafkaError> {

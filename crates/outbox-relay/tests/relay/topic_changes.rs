@@ -150,6 +150,32 @@ async fn p7_what_was_set_aside_for_a_missing_topic_goes_out_as_soon_as_it_is_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_kafka_refuses_to_make_is_asked_for_less_and_less_often() {
+    let mut fixture = Fixture::new().await;
+    let mut variables = fixture.variables();
+    variables.push(("KAFKA_REPLICATION_FACTOR", "2".to_owned()));
+    variables.push(("RUST_LOG", "info,outbox_relay=debug".to_owned()));
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    // Each read finds events of it, and there are many.
+    let existing = std::mem::replace(&mut fixture.topic, unique_topic("missing"));
+    let begun = Instant::now();
+    fixture.write(&["a"]).await;
+    let missing = std::mem::replace(&mut fixture.topic, existing);
+    let load = Load::start(&fixture).await;
+    // After 0, 1, 3 and 7 seconds.
+    eventually("the fourth attempt", PATIENCE, async || {
+        let log = relay.log();
+        let refusals = log.lines().filter(|l| l.contains("cannot create a topic"));
+        (refusals.filter(|l| l.contains(&missing)).count() >= 4).then_some(())
+    })
+    .await;
+    let took = begun.elapsed();
+    println!("four attempts in {took:?}");
+    assert!(took > Duration::from_secs(6), "{took:?}\n{}", relay.log());
+    load.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p3_partitions_that_are_added_are_used_and_each_key_moves_in_order() {
     const GROWN: i32 = PARTITIONS + 3;
     let fixture = Fixture::new().await;

@@ -1,0 +1,111 @@
+//! Topics that events wait for and that are not there, and when to try to create each. Pure
+//! bookkeeping.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use messaging::Failure;
+
+/// A refusal is not asked for again sooner, and later each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Whoever mends what creation was refused for must not wait long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// Time between two log lines about the same missing topic.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+#[derive(Debug, Default)]
+pub(crate) struct Missing(BTreeMap<String, Attempts>);
+
+#[derive(Debug, Default)]
+struct Attempts {
+    /// Not before.
+    next: Option<Instant>,
+    /// Since the latest refusal.
+    pause: Duration,
+    logged: Option<Instant>,
+}
+
+impl Missing {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// An event waits for this topic. True when that is news.
+    pub(crate) fn want(&mut self, topic: String) -> bool {
+        let news = !self.0.contains_key(&topic);
+        self.0.entry(topic).or_default();
+        news
+    }
+
+    /// Those to try to create.
+    pub(crate) fn due(&self, now: Instant) -> Vec<String> {
+        let due = |attempts: &Attempts| attempts.next.is_none_or(|next| next <= now);
+        let due = self.0.iter().filter(|(_, attempts)| due(attempts));
+        due.map(|(topic, _)| topic.clone()).collect()
+    }
+
+    /// The topic could not be created. What somebody must act on is tried less and less often, what
+    /// passes by itself at each look. True when it is to be logged.
+    pub(crate) fn failed(&mut self, topic: &str, failure: Failure, now: Instant) -> bool {
+        let attempts = self.0.entry(topic.to_owned()).or_default();
+        if failure == Failure::Configuration {
+            attempts.pause = (attempts.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            attempts.next = Some(now + attempts.pause);
+        }
+        let log = attempts
+            .logged
+            .is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL);
+        if log {
+            attempts.logged = Some(now);
+        }
+        log
+    }
+
+    /// Forgets those that nothing needs to be done about any more.
+    pub(crate) fn forget(&mut self, is_settled: impl Fn(&str) -> bool) {
+        self.0.retain(|topic, _| !is_settled(topic));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_tried_less_and_less_often() {
+        let mut missing = Missing::default();
+        assert!(missing.want("t".to_owned()));
+        let start = Instant::now();
+        let mut attempts = Vec::new();
+        for second in 0..80 {
+            let now = start + Duration::from_secs(second);
+            assert!(!missing.want("t".to_owned()), "no news");
+            for topic in missing.due(now) {
+                attempts.push(second);
+                missing.failed(&topic, Failure::Configuration, now);
+            }
+        }
+        assert_eq!(attempts, [0, 1, 3, 7, 15, 31, 51, 71]);
+        missing.forget(|topic| topic == "t");
+        assert!(missing.is_empty());
+        // Gone again: it starts over.
+        assert!(missing.want("t".to_owned()));
+        assert_eq!(missing.due(start), ["t"]);
+    }
+
+    #[test]
+    fn an_outage_is_tried_at_each_look_and_logged_now_and_then() {
+        let mut missing = Missing::default();
+        missing.want("t".to_owned());
+        let start = Instant::now();
+        let mut logged = Vec::new();
+        for second in 0..130 {
+            let now = start + Duration::from_secs(second);
+            assert_eq!(missing.due(now), ["t"]);
+            if missing.failed("t", Failure::Transient, now) {
+                logged.push(second);
+            }
+        }
+        assert_eq!(logged, [0, 60, 120]);
+    }
+}
