@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use local_stack::testing::{Spawned, eventually};
+use local_stack::testing::{Collector, Manners, Spawned, eventually};
 
 use crate::support::{Fixture, PATIENCE, assert_in_order};
 
@@ -85,6 +85,74 @@ async fn it_waits_for_the_schema_and_says_so() {
     .await;
     relay.terminate();
     assert_eq!(relay.exit_code(Duration::from_secs(10)).await, Some(0));
+}
+
+impl Fixture {
+    /// An event of a trace, or of none.
+    async fn write_traced(&self, key: &str, bytes: i32, trace: Option<&str>) {
+        let parent = trace.map(|trace| format!("00-{trace}-00f067aa0ba902b7-01"));
+        self.sql
+            .execute(
+                "insert into outbox_event (event_id, topic, key, event_type, payload, headers)
+                 values (gen_random_uuid(), $1, $2, 'T', to_json(repeat('x', $3)),
+                         jsonb_strip_nulls(jsonb_build_object('traceparent', $4::text)))",
+                &[&self.topic, &key, &bytes, &parent],
+            )
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_mute_collector_it_publishes_and_stops_in_time() {
+    let collector = Collector::start(Manners::Mute).await;
+    let fixture = Fixture::new().await;
+    let mut variables = fixture.variables();
+    variables.push(("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()));
+    let mut relay = Spawned::start(BINARY, &["run"], variables);
+    for published in 1..=2 {
+        let trace = format!("{published:032x}");
+        fixture.write_traced("a", 1, Some(&trace)).await;
+        fixture.until_published(published).await;
+        eventually("a request to the collector", PATIENCE, async || {
+            (collector.requests() > 0).then_some(())
+        })
+        .await;
+    }
+    relay.terminate();
+    let ended = relay.exit_code(Duration::from_secs(10)).await;
+    assert_eq!(ended, Some(0), "{}", relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_logged_with_its_trace() {
+    const TOO_LARGE: i32 = 1_200_000;
+    let mut fixture = Fixture::new().await;
+    let traces = ["a", "b"].map(|digit| digit.repeat(32));
+    fixture
+        .write_traced("large", TOO_LARGE, Some(&traces[0]))
+        .await;
+    fixture.write_traced("untraced", TOO_LARGE, None).await;
+    fixture.topic = "no such: topic!".to_owned();
+    fixture.write_traced("nowhere", 1, Some(&traces[1])).await;
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    fixture.until("dead", 3).await;
+    let log = relay.log();
+    let line_of = |key: &str| {
+        let key = format!("\"key\":\"{key}\"");
+        let mut lines = log.lines().filter(|line| line.contains("dead letter"));
+        let line = lines.find(|line| line.contains(&key));
+        line.unwrap_or_else(|| panic!("{key} in\n{log}"))
+    };
+    for (key, trace) in [("large", &traces[0]), ("nowhere", &traces[1])] {
+        let line = line_of(key);
+        assert!(line.contains("\"ERROR\""), "{line}");
+        assert!(
+            line.contains(&format!("\"trace_id\":\"{trace}\"")),
+            "{line}"
+        );
+    }
+    assert!(!line_of("untraced").contains("trace_id"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use local_stack::testing::{Spawned, eventually};
+use local_stack::testing::{Fault, KafkaProxy, Spawned, eventually};
+use messaging::partition_of;
 use serde_json::Value;
 
-use crate::support::{Fixture, PATIENCE};
+use crate::support::{Fixture, PARTITIONS, PATIENCE};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
 /// Nobody listens there.
@@ -120,6 +121,48 @@ async fn it_is_not_ready_when_nothing_moves_and_only_then() {
     parked.until("behind", 1).await;
     assert_eq!(check(parked_ops, "progress").await["ready"], true);
     assert_eq!(check(parked_ops, "kafka").await["ready"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_tells_which_partition_stands_in_the_way_why_and_since_when() {
+    let fixture = Fixture::new().await;
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    let relay = Spawned::start(
+        BINARY,
+        &["run"],
+        with(&fixture, "KAFKA_BROKERS", &proxy.brokers()),
+    );
+    let ops = relay.ops_address(PATIENCE).await;
+    fixture.write(&["a"]).await;
+    fixture.until_published(1).await;
+    assert_eq!(check(ops, "progress").await["ready"], true);
+    assert_eq!(check(ops, "kafka").await["ready"], true);
+    proxy.set(&fixture.topic, Some(Fault::Refuse));
+    fixture.write(&["a"]).await;
+    let reason = eventually("it to see the stall", Duration::from_mins(1), async || {
+        let progress = check(ops, "progress").await;
+        (progress["ready"] == false).then(|| progress["reason"].as_str().unwrap().to_owned())
+    })
+    .await;
+    let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let partition = partition_of(b"a", PARTITIONS);
+    let place = format!("{}/{partition}", fixture.topic);
+    for part in [
+        "nothing was published for 3",
+        &format!("event 2 of {place} waits"),
+        &format!("{place}: kafka: "),
+        ", since 20",
+    ] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
+    proxy.set(&fixture.topic, None);
+    eventually("it to be ready again", PATIENCE, async || {
+        let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    assert_eq!(fixture.count("published").await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
