@@ -56,15 +56,10 @@ impl Reader {
     /// # Errors
     /// When Postgres cannot be asked; the next call connects anew.
     pub(crate) async fn read(&mut self, slots: &[Slot], room: i64) -> Result<Batch, StorageError> {
-        let larger = if self.slow && self.metrics.snapshot_horizon_age.get() > OLD_SNAPSHOT {
-            LARGER
-        } else {
-            1
-        };
+        let horizon_age = self.metrics.snapshot_horizon_age.get();
         let limits = BatchLimits {
-            events: self.limits.events.saturating_mul(larger),
-            bytes: self.limits.bytes.saturating_mul(larger),
             total_bytes: room,
+            ..per_slot(self.limits, self.slow, horizon_age)
         };
         let started = Instant::now();
         let mut conn = self.connect().await?;
@@ -99,5 +94,41 @@ impl Reader {
             Some(conn) => Ok(conn),
             None => self.database.connect(&self.session).await,
         }
+    }
+}
+
+/// What the next read takes of a slot.
+fn per_slot(limits: BatchLimits, slow: bool, horizon_age: f64) -> BatchLimits {
+    let larger = if slow && horizon_age > OLD_SNAPSHOT {
+        LARGER
+    } else {
+        1
+    };
+    BatchLimits {
+        events: limits.events.saturating_mul(larger),
+        bytes: limits.bytes.saturating_mul(larger),
+        total_bytes: limits.total_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_takes_more_of_a_slot_when_an_old_snapshot_makes_it_slow() {
+        let limits = BatchLimits {
+            events: 512,
+            bytes: 1_000,
+            total_bytes: 32_000,
+        };
+        let larger = BatchLimits {
+            events: 2_048,
+            bytes: 4_000,
+            total_bytes: 32_000,
+        };
+        assert_eq!(per_slot(limits, true, 1.5), larger);
+        assert_eq!(per_slot(limits, true, 0.5), limits, "large events, say");
+        assert_eq!(per_slot(limits, false, 90.0), limits);
     }
 }

@@ -4,6 +4,8 @@ use crate::support::{Fixture, assert_in_order};
 
 /// Larger than a topic takes.
 const TOO_LARGE: i32 = 1_200_000;
+/// Larger than what a broker reads at all: it closes the connection, as if it went away.
+const GIANT: i32 = 105_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p8_an_impossible_event_holds_its_key_and_nothing_else() {
@@ -78,6 +80,21 @@ async fn p3_the_guilty_are_found_among_many_and_order_holds() {
     assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), 396 - behind);
     assert_eq!(copies, 0);
     assert_in_order(&by_key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p8_an_event_that_no_broker_would_read_is_dead_and_the_others_go_on() {
+    let fixture = Fixture::new().await;
+    fixture
+        .write_sized(&[("a", 1), ("a", GIANT), ("a", 1), ("b", 1)])
+        .await;
+    let mut stepped = fixture.relay(10);
+    stepped.drain(&fixture).await;
+    assert_eq!(fixture.count("dead").await, 1);
+    assert_eq!(fixture.count("behind").await, 1);
+    let (by_key, copies) = fixture.published_by_key().await;
+    assert_eq!((&by_key["a"][..], &by_key["b"][..]), (&[1][..], &[4][..]));
+    assert_eq!(copies, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

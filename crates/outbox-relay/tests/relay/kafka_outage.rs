@@ -13,7 +13,7 @@ use crate::support::{Fixture, PATIENCE};
 /// Kafka being back, each partition is written again within this time.
 pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(5);
 /// Events in flight at most: of each slot one batch.
-const IN_FLIGHT: usize = 32 * 256;
+const IN_FLIGHT: usize = 32 * 512;
 
 /// A counter's or gauge's value.
 pub(crate) async fn metric(ops: SocketAddr, series: &str) -> usize {

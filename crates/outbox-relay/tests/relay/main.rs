@@ -27,3 +27,4 @@ mod sharing;
 mod steps;
 mod support;
 mod topic_changes;
+mod wake_ups;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use local_stack::testing::{Spawned, eventually};
+use local_stack::testing::{Fault, KafkaProxy, Spawned, eventually};
 
+use crate::kafka_outage::metric;
 use crate::load::Load;
 use crate::process::BINARY;
 use crate::sharing::MOST_IN_FLIGHT;
-use crate::support::{Fixture, PATIENCE};
+use crate::support::{Fixture, PARTITIONS, PATIENCE};
 
 /// Who did what, by the name each relay's sessions carry. A hold is noted with the owner that its
 /// slot has at that moment.
@@ -113,4 +114,37 @@ async fn p3_p4_p6_a_relay_that_slept_through_its_leases_changes_nothing_but_mark
     let holders = "select count(distinct who) from audit where what = 'hold' and who <> ''";
     let holders: i64 = fixture.sql.query_one(holders, &[]).await.unwrap().get(0);
     assert_eq!(holders, 2, "both were watched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_p6_what_a_relay_could_not_send_before_it_slept_it_does_not_send_after() {
+    let fixture = Fixture::new().await;
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    proxy.set(&fixture.topic, Some(Fault::Refuse));
+    let mut variables = fixture.variables();
+    variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    let sleeper = Spawned::start(BINARY, &["run"], variables);
+    let ops = sleeper.ops_address(PATIENCE).await;
+    let keys: Vec<String> = (0..900).map(|n| format!("k{}", n % 300)).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    fixture.write(&keys).await;
+    eventually("it to try", PATIENCE, async || {
+        (metric(ops, "outbox_retried_total").await > 10).then_some(())
+    })
+    .await;
+    sleeper.pause();
+    let _successor = Spawned::start(BINARY, &["run"], fixture.variables());
+    fixture.until_published(900).await;
+    proxy.set(&fixture.topic, None);
+    sleeper.resume();
+    eventually("it to let go of what it had", PATIENCE, async || {
+        (metric(ops, "outbox_in_flight ").await == 0).then_some(())
+    })
+    .await;
+    let (by_key, copies) = fixture.published_by_key().await;
+    assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), 900);
+    println!("{copies} copies");
+    // It may have slept in the middle of a request to each partition, of 7,900 bytes at most.
+    let partitions = usize::try_from(PARTITIONS).unwrap();
+    assert!(copies <= partitions * 40, "{copies}\n{}", sleeper.log());
 }
