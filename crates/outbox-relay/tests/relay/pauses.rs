@@ -141,6 +141,7 @@ async fn p4_p6_what_a_relay_could_not_send_before_it_slept_it_does_not_send_afte
         (metric(ops, "outbox_in_flight ").await == 0).then_some(())
     })
     .await;
+    assert_eq!(metric(ops, "outbox_lease_losses_total").await, 32);
     let (by_key, copies) = fixture.published_by_key().await;
     assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), 900);
     println!("{copies} copies");

@@ -1,7 +1,10 @@
 //! Partitions and topics that cannot be written, beside others that can.
 
-use local_stack::testing::{Fault, KafkaProxy, Spawned, unique_topic};
+use std::collections::HashMap;
 
+use local_stack::testing::{Fault, KafkaProxy, Spawned, eventually, unique_topic};
+
+use crate::load::Load;
 use crate::process::BINARY;
 use crate::support::{Fixture, PARTITIONS, PATIENCE, assert_in_order};
 
@@ -12,6 +15,12 @@ impl Fixture {
         let cluster = &self.cluster;
         cluster.ensure_topic(&topic, PARTITIONS, 1).await.unwrap();
         std::mem::replace(&mut self.topic, topic)
+    }
+
+    async fn published_by_partition(&self) -> HashMap<i32, i64> {
+        let counts = "select kafka_partition, count(*) from outbox_published group by 1";
+        let counts = self.sql.query(counts, &[]).await.unwrap();
+        counts.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
 }
 
@@ -61,6 +70,39 @@ async fn p3_an_unwritable_topic_is_set_aside_and_comes_back_in_order() {
     let (by_key, _) = fixture.published_by_key().await;
     assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), 900);
     assert_in_order(&by_key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_a_partition_that_cannot_be_written_is_set_aside_and_comes_back_in_order() {
+    const UNWRITABLE: i32 = 2;
+    let fixture = Fixture::new().await;
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    let mut variables = fixture.variables();
+    variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    let load = Load::start(&fixture).await;
+    fixture.until_at_work().await;
+    // As a request names it: the topic, one partition, its number.
+    let name = format!("{}\0\0\0\u{1}\0\0\0\u{2}", fixture.topic);
+    proxy.set(&name, Some(Fault::Refuse));
+    eventually("it to be set aside", PATIENCE, async || {
+        (fixture.count("unavailable").await > 0).then_some(())
+    })
+    .await;
+    for _ in 0..3 {
+        let before = fixture.published_by_partition().await;
+        eventually("all others to go on", PATIENCE, async || {
+            let now = fixture.published_by_partition().await;
+            let grown = |p: &i32| now.get(p) > before.get(p);
+            let grown: Vec<i32> = (0..PARTITIONS).filter(grown).collect();
+            assert!(!grown.contains(&UNWRITABLE), "{grown:?}");
+            (grown.len() == 5).then_some(())
+        })
+        .await;
+    }
+    proxy.set(&name, None);
+    let copies = fixture.assert_all_arrive_in_order(load).await;
+    assert_eq!(copies, 0, "{}", relay.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
