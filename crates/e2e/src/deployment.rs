@@ -65,7 +65,10 @@ pub(crate) fn settings() -> [(&'static str, String); 5] {
         // soon.
         ("LEASE_TTL", "2s".to_owned()),
         ("LOG_FORMAT", "json".to_owned()),
-        ("RUST_LOG", "info,rskafka=off,actix_server=warn,actix_http=off".to_owned()),
+        (
+            "RUST_LOG",
+            "info,rskafka=off,actix_server=warn,actix_http=off".to_owned(),
+        ),
     ]
 }
 
