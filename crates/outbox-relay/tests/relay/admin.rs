@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 
 const DELETE_TOPICS: i16 = 20;
 const CREATE_PARTITIONS: i16 = 37;
+const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
 const TIMEOUT_MS: i32 = 10_000;
 
 pub(crate) async fn delete_topic(brokers: &str, topic: &str) {
@@ -28,6 +29,23 @@ pub(crate) async fn grow_topic(brokers: &str, topic: &str, count: i32) {
     body.push(0);
     let answer = request(brokers, (CREATE_PARTITIONS, 0), &body).await;
     assert_eq!(error_code(&answer, topic), 0, "{answer:?}");
+}
+
+/// The topic takes no batch of more bytes than this from now on.
+pub(crate) async fn limit_messages(brokers: &str, topic: &str, bytes: i32) {
+    // One resource, a topic, of which one setting is set.
+    let mut body = 1_i32.to_be_bytes().to_vec();
+    body.push(2);
+    put_text(&mut body, topic);
+    body.extend(1_i32.to_be_bytes());
+    put_text(&mut body, "max.message.bytes");
+    body.push(0);
+    put_text(&mut body, &bytes.to_string());
+    // Not only to be checked.
+    body.push(0);
+    let answer = request(brokers, (INCREMENTAL_ALTER_CONFIGS, 0), &body).await;
+    // Behind the request's number, the throttle's time and the number of resources.
+    assert_eq!(answer[12..14], [0, 0], "{answer:?}");
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {

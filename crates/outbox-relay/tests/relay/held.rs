@@ -1,5 +1,6 @@
 //! Events that can never be produced.
 
+use crate::admin::limit_messages;
 use crate::support::{Fixture, assert_in_order};
 
 /// Larger than a topic takes.
@@ -19,7 +20,7 @@ async fn p8_an_impossible_event_holds_its_key_and_nothing_else() {
             ("good", 1),
         ])
         .await;
-    let mut stepped = fixture.relay(100);
+    let mut stepped = fixture.relay_of_large_batches();
     stepped.drain(&fixture).await;
     assert_eq!(fixture.count("published").await, 3);
     assert_eq!(fixture.count("dead").await, 1);
@@ -62,7 +63,7 @@ async fn p3_the_guilty_are_found_among_many_and_order_holds() {
         })
         .collect();
     fixture.write_sized(&events).await;
-    let mut stepped = fixture.relay(100);
+    let mut stepped = fixture.relay_of_large_batches();
     stepped.drain(&fixture).await;
     // 13, 110, 207, 304 and, behind each, those of its key.
     let guilty = [13, 110, 207, 304];
@@ -78,6 +79,29 @@ async fn p3_the_guilty_are_found_among_many_and_order_holds() {
     assert_eq!(fixture.count("pending").await, 0);
     let (by_key, copies) = fixture.published_by_key().await;
     assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), 396 - behind);
+    assert_eq!(copies, 0);
+    assert_in_order(&by_key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_what_its_topic_does_not_take_is_found_in_requests_that_are_refused_as_a_whole() {
+    let fixture = Fixture::new().await;
+    // Requests of many small records are larger than that, too.
+    limit_messages(&fixture.brokers, &fixture.topic, 20_000).await;
+    let keys: Vec<String> = (0..3_000).map(|n| format!("k{}", n % 600)).collect();
+    let events: Vec<(&str, i32)> = keys
+        .iter()
+        .enumerate()
+        .map(|(place, key)| (key.as_str(), if place == 700 { 25_000 } else { 500 }))
+        .collect();
+    fixture.write_sized(&events).await;
+    let mut stepped = fixture.relay_of_large_batches();
+    stepped.drain(&fixture).await;
+    assert_eq!(fixture.count("dead").await, 1);
+    // It is the second of the five of its key.
+    assert_eq!(fixture.count("behind").await, 3);
+    let (by_key, copies) = fixture.published_by_key().await;
+    assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), 2_996);
     assert_eq!(copies, 0);
     assert_in_order(&by_key);
 }

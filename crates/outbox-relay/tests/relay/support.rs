@@ -67,8 +67,17 @@ impl Fixture {
 
     /// A relay to be stepped, with batches as small as they can be.
     pub(crate) fn relay(&self, events_per_slot: u32) -> Stepped {
+        self.relay_with("RELAY__BATCH_EVENTS_PER_SLOT", events_per_slot)
+    }
+
+    /// A relay to be stepped, whose batches large events do not end.
+    pub(crate) fn relay_of_large_batches(&self) -> Stepped {
+        self.relay_with("RELAY__BATCH_BYTES_PER_SLOT", 100_000_000)
+    }
+
+    fn relay_with(&self, name: &'static str, value: u32) -> Stepped {
         let mut variables = self.variables();
-        variables.push(("RELAY__BATCH_EVENTS_PER_SLOT", events_per_slot.to_string()));
+        variables.push((name, value.to_string()));
         let source = Source::from_pairs(variables).unwrap();
         let settings = Settings::read(&source).unwrap();
         let metrics = Metrics::register(&mut Registry::default());
