@@ -141,3 +141,82 @@ pub(crate) async fn within<T>(
         Err(_) => Err(KafkaError::Deadline(limit)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ProtocolError as P;
+
+    fn broker(code: P) -> KafkaError {
+        KafkaError::Broker { code, detail: None }
+    }
+
+    #[test]
+    fn only_what_is_wrong_with_the_record_itself_is_impossible() {
+        for (failure, codes) in [
+            (
+                Failure::Impossible,
+                &[
+                    P::MessageTooLarge,
+                    P::RecordListTooLarge,
+                    P::InvalidRecord,
+                    P::InvalidTopicException,
+                ][..],
+            ),
+            (
+                Failure::Configuration,
+                &[
+                    P::UnknownTopicOrPartition,
+                    P::TopicAuthorizationFailed,
+                    P::ClusterAuthorizationFailed,
+                    P::SaslAuthenticationFailed,
+                    P::PolicyViolation,
+                    P::InvalidReplicationFactor,
+                ],
+            ),
+            (
+                Failure::Transient,
+                &[
+                    P::NotLeaderOrFollower,
+                    P::LeaderNotAvailable,
+                    P::NotEnoughReplicas,
+                    P::NotEnoughReplicasAfterAppend,
+                    P::RequestTimedOut,
+                    P::NetworkException,
+                    P::KafkaStorageError,
+                    // The clock of a broker or of this machine is wrong.
+                    P::InvalidTimestamp,
+                    // The bytes were damaged on their way.
+                    P::CorruptMessage,
+                    P::UnknownServerError,
+                    P::Unknown(12_345),
+                ],
+            ),
+            (Failure::OutOfRange, &[P::OffsetOutOfRange]),
+        ] {
+            for code in codes {
+                assert_eq!(broker(*code).failure(), failure, "{code}");
+            }
+        }
+        let deadline = KafkaError::Deadline(Duration::from_secs(35));
+        assert_eq!(deadline.failure(), Failure::Transient);
+        let connection = KafkaError::Connection("closed".to_owned());
+        assert_eq!(connection.failure(), Failure::Transient);
+    }
+
+    #[test]
+    fn what_may_have_been_appended_is_known_to_be_unknown() {
+        for code in [
+            P::RequestTimedOut,
+            P::NotEnoughReplicasAfterAppend,
+            P::NetworkException,
+        ] {
+            assert!(broker(code).outcome_is_unknown(), "{code}");
+        }
+        for code in [P::NotLeaderOrFollower, P::NotEnoughReplicas] {
+            assert!(!broker(code).outcome_is_unknown(), "{code}");
+        }
+        assert!(KafkaError::Deadline(Duration::ZERO).outcome_is_unknown());
+        assert!(KafkaError::Connection(String::new()).outcome_is_unknown());
+    }
+}

@@ -211,3 +211,33 @@ impl RouteKeeper {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use service::Source;
+    use tokio::time::Instant;
+
+    #[tokio::test]
+    async fn only_a_topic_that_is_not_looked_for_yet_brings_the_next_look_forward() {
+        let source = Source::from_pairs(Vec::<(&str, String)>::new()).expect("no settings");
+        let settings = WorkerSettings::read(&mut source.reader());
+        let cluster = Cluster::new("127.0.0.1:1".parse().expect("an address"));
+        let (mut keeper, routes) = RouteKeeper::new(cluster, settings);
+        let want = |topic: &str| routes.wanted.try_send(topic.to_owned()).expect("room");
+        let mut missing = Missing::default();
+        missing.want("known".to_owned());
+
+        want("known");
+        let next = Instant::now() + Duration::from_millis(200);
+        keeper.until_due(&mut missing, next).await;
+        assert!(Instant::now() >= next, "asked for before it was time");
+
+        want("known");
+        want("new");
+        let next = Instant::now() + Duration::from_mins(1);
+        keeper.until_due(&mut missing, next).await;
+        assert!(Instant::now() < next);
+        assert_eq!(missing.due(std::time::Instant::now()), ["known", "new"]);
+    }
+}
