@@ -124,6 +124,48 @@ async fn p8_dead_letters_are_listed_redriven_and_discarded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_event_is_redriven_by_its_id_with_its_key() {
+    let fixture = fixture().await;
+    let id = "select event_id::text from outbox_event where id = 2";
+    let id: String = fixture.sql.query_one(id, &[]).await.unwrap().get(0);
+    let redrive = format!("dead-letters redrive --event {id}");
+    let dry = json_of(&fixture, &format!("{redrive} --dry-run")).await;
+    let said = json!({ "dryRun": true, "keys": 1, "dead": 1, "behind": 2 });
+    assert_eq!(dry, said);
+    assert_eq!(states(&fixture).await, "de de be be be be pu");
+    let (code, text) = told(&fixture, &redrive).await;
+    assert_eq!(
+        (code, text.as_str()),
+        (0, "redrove 1 event of 1 key, with 2 events behind\n")
+    );
+    assert_eq!(states(&fixture).await, "de pe be pe be pe pu");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_takes_what_lies_within_all_its_bounds() {
+    let fixture = fixture().await;
+    fixture
+        .sql
+        .batch_execute(
+            "insert into outbox_event (event_id, topic, key, event_type, payload)
+             values (gen_random_uuid(), 'other', 'c', 'T', '{}');
+             with moved as (delete from outbox_pending where id = 8 returning id)
+             insert into outbox_published select id, 0, 1 from moved",
+        )
+        .await
+        .unwrap();
+    let replay = async |bounds: &str| told(&fixture, &format!("replay {bounds}")).await;
+    let none = (0, "replayed 0 events\n".to_owned());
+    let one = (0, "replayed 1 event\n".to_owned());
+    assert_eq!(replay("--topic other --key a").await, none);
+    assert_eq!(replay("--topic other --to-id 7").await, none);
+    assert_eq!(replay("--topic other").await, one);
+    assert_eq!(states(&fixture).await, "de de be be be be pu pe");
+    assert_eq!(replay("--from-id 7 --to-id 7").await, one);
+    assert_eq!(states(&fixture).await, "de de be be be be pe pe");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_keys_are_redriven_page_by_page() {
     let fixture = Fixture::new().await;
     let keys: Vec<String> = (0..250).map(|n| format!("k{n}")).collect();
