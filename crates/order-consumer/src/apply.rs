@@ -79,58 +79,39 @@ pub async fn apply(
     attempt: Attempt,
 ) -> Result<Outcome, EffectError> {
     // Copies are rare, and to look for them costs as much as to record the batch.
-    match once(
-        conn,
-        stream,
-        fence,
-        batch,
-        effects,
-        attempt,
-        Copies::Unlikely,
-    )
-    .await
-    {
-        Err(EffectError::MetBefore) => {
-            once(conn, stream, fence, batch, effects, attempt, Copies::Likely).await
+    let mut copies = Copies::Unlikely;
+    loop {
+        let applied = conn.transaction(async |conn| {
+            let Fence {
+                owner,
+                epoch,
+                expected_offset,
+            } = fence;
+            let offsets = (expected_offset, batch.next_offset - 1);
+            let Some(opened) = inbox::fence(conn, stream, offsets, owner, epoch).await? else {
+                return Ok(Outcome::Fenced);
+            };
+            let sorted = sort_by_what_is_held(conn, stream, batch, offsets, opened).await?;
+            let new = record(conn, stream, &sorted.newest, copies).await?;
+            let mut parts =
+                effect(conn, stream, batch.records, sorted, new, effects, attempt).await?;
+            bury(conn, stream, &mut parts).await?;
+            let progress = Progress {
+                next_offset: batch.next_offset,
+                last_event_id: batch.last_event_id(),
+            };
+            inbox::advance(conn, stream, progress).await?;
+            Ok(Outcome::Applied(Applied {
+                progress,
+                ..parts.applied
+            }))
+        });
+        match applied.await {
+            // Likely from here on, and then it cannot be said again.
+            Err(EffectError::MetBefore) => copies = Copies::Likely,
+            outcome => return outcome,
         }
-        outcome => outcome,
     }
-}
-
-async fn once(
-    conn: &mut Connection,
-    stream: &Stream,
-    fence: Fence,
-    batch: &Batch<'_>,
-    effects: &Effects,
-    attempt: Attempt,
-    copies: Copies,
-) -> Result<Outcome, EffectError> {
-    conn.transaction(async |conn| {
-        let Fence {
-            owner,
-            epoch,
-            expected_offset,
-        } = fence;
-        let offsets = (expected_offset, batch.next_offset - 1);
-        let Some(opened) = inbox::fence(conn, stream, offsets, owner, epoch).await? else {
-            return Ok(Outcome::Fenced);
-        };
-        let sorted = sort_by_what_is_held(conn, stream, batch, offsets, opened).await?;
-        let new = record(conn, stream, &sorted.newest, copies).await?;
-        let mut parts = effect(conn, stream, batch.records, sorted, new, effects, attempt).await?;
-        bury(conn, stream, &mut parts).await?;
-        let progress = Progress {
-            next_offset: batch.next_offset,
-            last_event_id: batch.last_event_id(),
-        };
-        inbox::advance(conn, stream, progress).await?;
-        Ok(Outcome::Applied(Applied {
-            progress,
-            ..parts.applied
-        }))
-    })
-    .await
 }
 
 /// Records of one partition, and where the group stands after them.
