@@ -89,7 +89,7 @@ impl Sender {
     }
 
     pub(crate) fn owns(&self, slot: Slot, epoch: i64) -> bool {
-        !self.stop.is_cancelled() && self.leases.epoch(slot.number().into()) == Some(epoch)
+        self.owned().get(&slot.number().into()) == Some(&epoch)
     }
 
     /// The epochs of the slots that may be sent at this moment: none once stopped.
