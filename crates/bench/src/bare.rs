@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::seed::PARTITIONS;
 
 /// As many as the relay reads at once.
-const PAGE: i64 = 16 * 512;
+pub(crate) const PAGE: i64 = 16 * 512;
 
 /// Reads all events and produces them; the time from the first read to the last acknowledgement.
 pub(crate) async fn read_and_produce(database: &Database, cluster: &Cluster) -> Result<Duration> {

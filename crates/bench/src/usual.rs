@@ -10,10 +10,9 @@ use messaging::{Cluster, PartitionWriter, envelope, partition_of};
 use outbox_relay::chunk;
 use tokio_postgres::Client;
 
+use crate::bare::PAGE;
 use crate::seed::PARTITIONS;
 
-/// Events per round of read, produce, mark: as many as the relay reads at once.
-const BATCH: i64 = 16 * 512;
 /// Longer than this nobody waits for it; what it did until then counts.
 const LONGEST: Duration = Duration::from_mins(1);
 
@@ -67,7 +66,7 @@ pub(crate) async fn drain(sql: &Client, cluster: &Cluster, topic: &str) -> Resul
     let mut published = 0;
     loop {
         sql.batch_execute("begin").await?;
-        let rows = sql.query(&read, &[&BATCH]).await?;
+        let rows = sql.query(&read, &[&PAGE]).await?;
         if rows.is_empty() || started.elapsed() > LONGEST {
             sql.batch_execute("commit").await?;
             return Ok((published, started.elapsed()));
