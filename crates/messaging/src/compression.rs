@@ -36,15 +36,16 @@ fn read_all(unpacking: impl Read) -> Result<Vec<u8>, CannotUnpack> {
         .take(MAX_UNPACKED_BYTES + 1)
         .read_to_end(&mut unpacked)
         .map_err(|error| CannotUnpack::Broken(error.to_string()))?;
-    bounded(unpacked)
+    refuse_beyond_bound(unpacked.len())?;
+    Ok(unpacked)
 }
 
-fn bounded(unpacked: Vec<u8>) -> Result<Vec<u8>, CannotUnpack> {
-    if unpacked.len() as u64 > MAX_UNPACKED_BYTES {
+fn refuse_beyond_bound(bytes: usize) -> Result<(), CannotUnpack> {
+    if bytes as u64 > MAX_UNPACKED_BYTES {
         let reason = format!("more than {MAX_UNPACKED_BYTES} bytes");
         return Err(CannotUnpack::Broken(reason));
     }
-    Ok(unpacked)
+    Ok(())
 }
 
 /// Java clients write snappy in chunks behind a header of 16 bytes, others one bare block.
@@ -66,10 +67,7 @@ fn unpack_snappy(packed: &[u8]) -> Result<Vec<u8>, CannotUnpack> {
 fn unpack_snappy_block(block: &[u8], before: usize) -> Result<Vec<u8>, CannotUnpack> {
     let failed = |error: snap::Error| CannotUnpack::Broken(error.to_string());
     let length = snap::raw::decompress_len(block).map_err(failed)?;
-    if (before + length) as u64 > MAX_UNPACKED_BYTES {
-        let reason = format!("more than {MAX_UNPACKED_BYTES} bytes");
-        return Err(CannotUnpack::Broken(reason));
-    }
+    refuse_beyond_bound(before + length)?;
     snap::raw::Decoder::new()
         .decompress_vec(block)
         .map_err(failed)
