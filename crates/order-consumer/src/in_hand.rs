@@ -127,6 +127,7 @@ mod tests {
         assert_eq!(tried(&batch), (last, 12, 153));
         assert!(batch.after(153).is_none());
     }
+
     #[test]
     fn very_many_records_are_applied_in_parts_that_fail_each_for_itself() {
         let mut batch = in_hand(0..25_000, 25_001);

@@ -74,22 +74,14 @@ async fn p5_an_event_is_new_once_per_group() {
     follow_copies(&mut conn, &elsewhere, &copies[..1])
         .await
         .unwrap();
-    assert_eq!(
-        fixture
-            .text("select string_agg(partition || '/' || \"offset\", ' ' order by event_id) from inbox")
-            .await,
-        "0/1 3/70 3/71"
-    );
+    let places =
+        "select string_agg(partition || '/' || \"offset\", ' ' order by event_id) from inbox";
+    assert_eq!(fixture.text(places).await, "0/1 3/70 3/71");
     let (older, newer) = ((copies[0].0, 50), (copies[1].0, 90));
     follow_copies(&mut conn, &elsewhere, &[older, newer])
         .await
         .unwrap();
-    assert_eq!(
-        fixture
-            .text("select string_agg(partition || '/' || \"offset\", ' ' order by event_id) from inbox")
-            .await,
-        "0/1 3/70 3/90"
-    );
+    assert_eq!(fixture.text(places).await, "0/1 3/70 3/90");
     let group = Stream {
         group: "another".to_owned(),
         ..stream()
