@@ -143,14 +143,17 @@ async fn a_read_that_has_not_room_for_all_takes_the_first_slots_oldest_events() 
     let (large, small) = (slot_of(1, &pending), slot_of(11, &pending));
     assert_ne!(large, small);
     let both: Vec<i64> = (1..=20).collect();
-    for (slots, total_bytes, expected) in [
-        ([large, small], 1, &both[..1]),
-        ([small, large], 1, &both[10..11]),
-        ([large, small], 3_000, &both[..3]),
-        ([small, large], 3_000, &[&both[..2], &both[10..]].concat()),
-        ([large, small], 1_000_000, &both),
+    let two_large_and_small = [&both[..2], &both[10..]].concat();
+    for (slots, bytes, total_bytes, expected) in [
+        ([large, small], 1_000_000, 1, &both[..1]),
+        ([small, large], 1_000_000, 1, &both[10..11]),
+        ([large, small], 1_000_000, 3_000, &both[..3]),
+        ([small, large], 1_000_000, 3_000, &two_large_and_small),
+        ([large, small], 2_000, 1_000_000, &two_large_and_small),
+        ([large, small], 1_000_000, 1_000_000, &both),
     ] {
         let limits = BatchLimits {
+            bytes,
             total_bytes,
             ..PLENTY
         };
