@@ -20,6 +20,7 @@ const BARE_KB: &str = "bare loop (read and produce), 1 kB";
 const PUBLISHED: &str = "relay, 200 B, as many published in the table";
 const OPEN: &str = "relay, 200 B, beside an open transaction";
 const USUAL: &str = "usual outbox, 200 B";
+const USUAL_KB: &str = "usual outbox, 1 kB";
 const USUAL_PUBLISHED: &str = "usual outbox, 200 B, as many published in the table";
 const USUAL_OPEN: &str = "usual outbox, 200 B, beside an open transaction";
 const READ: &str = "raw reads of event rows, 200 B";
@@ -27,12 +28,13 @@ const PRODUCE: &str = "raw produce, 200 B";
 const MEMORY: &str = "memory of the relay while draining";
 const IDLE: &str = "idle relay";
 
-const RATIOS: [(&str, &str, &str, f64); 7] = [
+const RATIOS: [(&str, &str, &str, f64); 8] = [
     ("relay / bare loop, 200 B", RELAY, BARE, 0.30),
     ("relay / bare loop, 1 kB", RELAY_KB, BARE_KB, 0.30),
     ("with as many published / clean", PUBLISHED, RELAY, 0.90),
     ("beside an open transaction / clean", OPEN, RELAY, 0.60),
-    ("relay / usual outbox", RELAY, USUAL, 2.0),
+    ("relay / usual outbox, 200 B", RELAY, USUAL, 2.0),
+    ("relay / usual outbox, 1 kB", RELAY_KB, USUAL_KB, 2.0),
     (
         "relay / usual outbox, with as many published",
         PUBLISHED,
@@ -95,13 +97,14 @@ pub(crate) async fn bench(args: &RelayArgs) -> Result<()> {
                 report.add(name, run.rate);
             }
         }
-        for (name, beside) in [
-            (USUAL, Beside::Nothing),
-            (USUAL_PUBLISHED, Beside::Published),
-            (USUAL_OPEN, Beside::Open),
+        for (name, seed, beside) in [
+            (USUAL, "seed_small", Beside::Nothing),
+            (USUAL_KB, "seed_large", Beside::Nothing),
+            (USUAL_PUBLISHED, "seed_small", Beside::Published),
+            (USUAL_OPEN, "seed_small", Beside::Open),
         ] {
             if wanted(name) {
-                let run = usual_drain(&bench, &topic, beside).await?;
+                let run = usual_drain(&bench, seed, &topic, beside).await?;
                 report.add(name, run.rate);
                 report.cpu(name, run.cpu, run.own_cpu);
             }
@@ -202,8 +205,8 @@ async fn drain(bench: &Bench, seed: &str, topic: &str, events: i64, beside: Besi
     })
 }
 
-async fn usual_drain(bench: &Bench, topic: &str, beside: Beside) -> Result<Run> {
-    bench.copy("seed_small", "run").await?;
+async fn usual_drain(bench: &Bench, seed: &str, topic: &str, beside: Beside) -> Result<Run> {
+    bench.copy(seed, "run").await?;
     let sql = bench.connect("run").await?;
     usual::prepare(&sql, beside == Beside::Published).await?;
     let mut open = bench.connect("run").await?;
