@@ -102,7 +102,7 @@ impl Home {
     }
 
     /// Makes and starts both servers, side by side.
-    pub(crate) fn start(&self) -> Result<Record, StackError> {
+    pub(crate) fn start(&self, kafka_settings: &[(String, String)]) -> Result<Record, StackError> {
         let java = java::find()?;
         let artifacts = Artifacts::ensure(&self.cache)?;
         create_traversable(&self.data)?;
@@ -115,7 +115,12 @@ impl Home {
             });
             let kafka = self
                 .kafka
-                .create(&artifacts, &java, kafka_port, controller_port)
+                .create(
+                    &artifacts,
+                    &java,
+                    [kafka_port, controller_port],
+                    kafka_settings,
+                )
                 .and_then(|()| self.kafka.start(&artifacts, &java, kafka_port));
             (
                 postgres

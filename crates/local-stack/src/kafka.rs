@@ -55,13 +55,17 @@ impl Kafka {
         &self,
         artifacts: &Artifacts,
         java: &Path,
-        port: u16,
-        controller: u16,
+        [port, controller]: [u16; 2],
+        more_settings: &[(String, String)],
     ) -> Result<(), StackError> {
         create_traversable(&self.folder)?;
         File::create(&self.log).at("create", &self.log)?;
         let properties = self.properties();
-        fs::write(&properties, server_properties(port, controller)).at("write", &properties)?;
+        let mut settings = server_properties(port, controller);
+        for (name, value) in more_settings {
+            settings.extend([name, "=", value, "\n"]);
+        }
+        fs::write(&properties, settings).at("write", &properties)?;
         let logging = self.logging();
         fs::write(&logging, LOGGING).at("write", &logging)?;
         let output = self

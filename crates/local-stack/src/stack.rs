@@ -39,6 +39,7 @@ pub enum Server {
 #[derive(Debug, Clone)]
 pub struct StackDir {
     folder: PathBuf,
+    kafka_settings: Vec<(String, String)>,
 }
 
 impl Default for StackDir {
@@ -55,7 +56,16 @@ impl StackDir {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
+            kafka_settings: Vec::new(),
         }
+    }
+
+    /// The same, with a setting of Kafka's `server.properties` beside the usual ones. It counts for
+    /// the [`StackDir::up`] that starts the stack, and from then on.
+    #[must_use]
+    pub fn with_kafka_setting(mut self, name: &str, value: &str) -> Self {
+        self.kafka_settings.push((name.into(), value.into()));
+        self
     }
 
     /// Starts the stack, or finds it running; returns when both servers answer. Any number of
@@ -78,7 +88,7 @@ impl StackDir {
             return Ok(running.into());
         }
         home.clear()?;
-        match home.start() {
+        match home.start(&self.kafka_settings) {
             Ok(record) => Ok(record.into()),
             Err(error) => {
                 // The first failure is the one to tell; the next `up` or `down` ends what this

@@ -14,8 +14,16 @@ pub(crate) struct OwnKafka {
 
 impl OwnKafka {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with settings beside those that any Kafka here has.
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let folder = std::env::temp_dir().join(unique_topic("own-kafka"));
-        let dir = StackDir::new(&folder);
+        let usual = StackDir::new(&folder);
+        let dir = settings.iter().fold(usual, |dir, (name, value)| {
+            dir.with_kafka_setting(name, value)
+        });
         let brokers = blocking(&dir, |dir| {
             let stack = dir.up()?;
             // Databases are in everybody's Postgres.
