@@ -48,7 +48,7 @@ pub(crate) async fn limit_messages(brokers: &str, topic: &str, bytes: i32) {
     assert_eq!(answer[12..14], [0, 0], "{answer:?}");
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend(i16::try_from(text.len()).unwrap().to_be_bytes());
     out.extend(text.as_bytes());
 }
@@ -63,7 +63,7 @@ fn error_code(answer: &[u8], topic: &str) -> i16 {
     i16::from_be_bytes([answer[code], answer[code + 1]])
 }
 
-async fn request(brokers: &str, (kind, version): (i16, i16), body: &[u8]) -> Vec<u8> {
+pub(crate) async fn request(brokers: &str, (kind, version): (i16, i16), body: &[u8]) -> Vec<u8> {
     let mut message = [kind.to_be_bytes(), version.to_be_bytes()].concat();
     // A number that comes back, and no name of the client.
     message.extend(1_i32.to_be_bytes());

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
+mod acls;
 mod admin;
 mod commands;
 mod decisions;
@@ -19,6 +20,7 @@ mod own_postgres;
 mod pauses;
 mod postgres_restart;
 mod process;
+mod refused;
 mod restore;
 mod seen;
 mod set_aside;

@@ -29,7 +29,7 @@ pub(crate) async fn metric(ops: SocketAddr, series: &str) -> String {
 }
 
 /// One check of `/readyz`.
-async fn check(ops: SocketAddr, name: &str) -> Value {
+pub(crate) async fn check(ops: SocketAddr, name: &str) -> Value {
     let report = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
     let report: Value = report.json().await.unwrap();
     let checks = report["checks"].as_array().unwrap();

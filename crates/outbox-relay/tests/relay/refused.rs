@@ -1,0 +1,220 @@
+//! A Kafka that refuses for want of rights: somebody must act, and no event is to blame.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use local_stack::testing::{Spawned, eventually, unique_topic};
+use messaging::partition_of;
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::acls::{Operation, Resource};
+use crate::kafka_outage::metric;
+use crate::load::Load;
+use crate::own_kafka::OwnKafka;
+use crate::process::BINARY;
+use crate::seen::check;
+use crate::support::{Fixture, PARTITIONS, PATIENCE, assert_in_order};
+
+/// What Kafka calls it.
+const REFUSED: &str = "TopicAuthorizationFailed";
+
+/// The log's lines with this message about this topic.
+fn lines_about(relay: &Spawned, topic: &str, message: &str) -> Vec<Value> {
+    let log = relay.log();
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    lines
+        .filter(|line: &Value| line["topic"] == topic && line["message"] == message)
+        .collect()
+}
+
+fn assert_once_a_minute(lines: &[Value]) {
+    assert!(!lines.is_empty());
+    let at = |line: &Value| OffsetDateTime::parse(line["timestamp"].as_str().unwrap(), &Rfc3339);
+    for pair in lines.windows(2) {
+        let apart = at(&pair[1]).unwrap() - at(&pair[0]).unwrap();
+        assert!((60..70).contains(&apart.whole_seconds()), "{lines:?}");
+    }
+}
+
+async fn is_ready(ops: SocketAddr) -> bool {
+    let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
+    answer.status().is_success()
+}
+
+impl Fixture {
+    /// Some of each partition.
+    async fn write_many(&self) {
+        let keys: Vec<String> = (0..300).map(|n| format!("k{}", n % 30)).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        self.write(&keys).await;
+    }
+
+    /// The events of `topic` are all there, once and in the order of their ids per key, and nothing
+    /// is a dead letter.
+    async fn assert_came_back_in_order(mut self, topic: String, events: usize, ops: SocketAddr) {
+        assert_eq!(metric(ops, "outbox_holds_total{cause=\"dead\"}").await, 0);
+        self.topic = topic;
+        self.sql
+            .execute(
+                "delete from outbox_published using outbox_event e
+                 where e.id = outbox_published.id and e.topic <> $1",
+                &[&self.topic],
+            )
+            .await
+            .unwrap();
+        let (by_key, copies) = self.published_by_key().await;
+        assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), events);
+        assert_in_order(&by_key);
+        // A refusal leaves no doubt.
+        assert_eq!(copies, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_p7_p8_a_topic_that_may_not_be_written_is_set_aside_until_it_may_be() {
+    let kafka = OwnKafka::with_rights().await;
+    let mut fixture = Fixture::on(&kafka.brokers).await;
+    let refused = Resource::Topic(&fixture.topic);
+    kafka.refuse(refused, Operation::Write).await;
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    let ops = relay.ops_address(PATIENCE).await;
+    fixture.write_many().await;
+    let refused = fixture.with_another_topic().await;
+    let load = Load::start(&fixture).await;
+    fixture.until("unavailable", 300).await;
+    fixture.until_at_work().await;
+    // What comes later is set aside too.
+    let open = std::mem::replace(&mut fixture.topic, refused);
+    fixture.write_many().await;
+    fixture.until("unavailable", 600).await;
+    fixture.until_at_work().await;
+    let kafka_check = check(ops, "kafka").await;
+    let reason = kafka_check["reason"].as_str().unwrap();
+    for part in [&format!("{}/", fixture.topic), REFUSED, ", since 20"] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
+    assert!(!is_ready(ops).await);
+    let told = "partition set aside; others go on";
+    let partitions = usize::try_from(PARTITIONS).unwrap();
+    let told = lines_about(&relay, &fixture.topic, told).len();
+    assert_eq!(told, partitions, "{}", relay.log());
+
+    kafka.refuse_nothing().await;
+    fixture.until("unavailable", 0).await;
+    let refused = std::mem::replace(&mut fixture.topic, open);
+    let written = load.end().await;
+    fixture.until_published(600 + written).await;
+    eventually("it to be ready", PATIENCE, async || {
+        is_ready(ops).await.then_some(())
+    })
+    .await;
+    fixture.assert_came_back_in_order(refused, 600, ops).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p7_while_nothing_may_be_written_it_waits_and_tells_where_why_and_since_when() {
+    const MESSAGE: &str = "cannot produce; trying again";
+    let kafka = OwnKafka::with_rights().await;
+    let fixture = Fixture::on(&kafka.brokers).await;
+    let refused = Resource::Topic(&fixture.topic);
+    kafka.refuse(refused, Operation::Write).await;
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    let ops = relay.ops_address(PATIENCE).await;
+    fixture.write(&["a"; 5]).await;
+    let reason = eventually("it to see the stall", Duration::from_mins(1), async || {
+        let progress = check(ops, "progress").await;
+        (progress["ready"] == false).then(|| progress["reason"].as_str().unwrap().to_owned())
+    })
+    .await;
+    assert!(!is_ready(ops).await);
+    let place = format!("{}/{}", fixture.topic, partition_of(b"a", PARTITIONS));
+    for part in [
+        "nothing was published for 3",
+        &format!("event 1 of {place} waits"),
+        &format!("{place}: kafka: "),
+        REFUSED,
+        ", since 20",
+    ] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
+    let lines = eventually("it to be told again", Duration::from_mins(1), async || {
+        let lines = lines_about(&relay, &fixture.topic, MESSAGE);
+        (lines.len() > 1).then_some(lines)
+    })
+    .await;
+    assert!(metric(ops, "outbox_retried_total").await > 15);
+    assert_once_a_minute(&lines);
+    for line in lines {
+        assert_eq!(line["level"], "WARN");
+        assert_eq!(line["needs_action"], true);
+        assert!(line["error"].as_str().unwrap().contains(REFUSED), "{line}");
+    }
+    // There is nothing else that it would be in the way of.
+    assert_eq!(fixture.count("pending").await, 5);
+
+    kafka.refuse_nothing().await;
+    fixture.until_published(5).await;
+    eventually("it to be ready", PATIENCE, async || {
+        is_ready(ops).await.then_some(())
+    })
+    .await;
+    let topic = fixture.topic.clone();
+    fixture.assert_came_back_in_order(topic, 5, ops).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_p7_p8_a_topic_that_may_not_be_created_is_set_aside_until_it_may_be() {
+    const MESSAGE: &str = "cannot create a topic that is missing; trying again";
+    let kafka = OwnKafka::with_rights().await;
+    let mut fixture = Fixture::on(&kafka.brokers).await;
+    let refused = unique_topic("refused");
+    // Either right would do.
+    for resource in [Resource::Cluster, Resource::Topic(&refused)] {
+        kafka.refuse(resource, Operation::Create).await;
+    }
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    let ops = relay.ops_address(PATIENCE).await;
+    let open = std::mem::replace(&mut fixture.topic, refused);
+    fixture.write_many().await;
+    let reason = eventually("the reason to be told", PATIENCE, async || {
+        let kafka = check(ops, "kafka").await;
+        let reason = kafka["reason"].as_str().unwrap_or_default().to_owned();
+        reason.contains("could not be created").then_some(reason)
+    })
+    .await;
+    for part in [&format!("{}: ", fixture.topic), ", since 20"] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
+    assert!(!is_ready(ops).await);
+    // There is nothing else yet that it would be in the way of.
+    assert_eq!(fixture.count("pending").await, 300);
+
+    for round in 1..=2 {
+        let refused = std::mem::replace(&mut fixture.topic, open.clone());
+        fixture.write_many().await;
+        fixture.until_published(round * 300).await;
+        fixture.topic = refused;
+        fixture.until("unavailable", round * 300).await;
+        if round == 1 {
+            // What comes later is set aside too.
+            fixture.write_many().await;
+        }
+    }
+    let told = lines_about(&relay, &fixture.topic, MESSAGE);
+    assert_once_a_minute(&told);
+    let error = told[0]["error"].as_str().unwrap();
+    assert!(error.contains(REFUSED), "{error}");
+
+    kafka.refuse_nothing().await;
+    fixture.until_published(1_200).await;
+    eventually("it to be ready", PATIENCE, async || {
+        is_ready(ops).await.then_some(())
+    })
+    .await;
+    let refused = fixture.topic.clone();
+    fixture.assert_came_back_in_order(refused, 600, ops).await;
+}
