@@ -5,6 +5,7 @@
 mod acls;
 mod admin;
 mod commands;
+mod counted;
 mod decisions;
 mod hand_over;
 mod held;
