@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
+use crate::kafka_outage::metric;
 use crate::load::Load;
 use crate::process::BINARY;
 use crate::support::{Fixture, PATIENCE};
@@ -46,6 +47,29 @@ impl Fixture {
                 && shares.iter().sum::<i64>() == 32
                 && shares[relays - 1] - shares[0] <= 1;
             fair.then_some(())
+        })
+        .await;
+    }
+
+    /// Each process publishes, and tells as many slots its own as the database does.
+    async fn assert_all_work(&self, relays: &[Spawned]) {
+        for relay in relays {
+            let ops = relay.ops_address(PATIENCE).await;
+            let before = metric(ops, "outbox_published_total").await;
+            eventually("each relay to publish", PATIENCE, async || {
+                (metric(ops, "outbox_published_total").await > before).then_some(())
+            })
+            .await;
+        }
+        eventually("the relays to own their shares", PATIENCE, async || {
+            let mut owned = Vec::new();
+            for relay in relays {
+                let ops = relay.ops_address(PATIENCE).await;
+                owned.push(metric(ops, "outbox_slots_owned ").await);
+            }
+            owned.sort_unstable();
+            let fair = owned[owned.len() - 1] - owned[0] <= 1;
+            (fair && owned.iter().sum::<usize>() == 32).then_some(())
         })
         .await;
     }
@@ -117,6 +141,35 @@ async fn p2_p3_p4_relays_that_crash_lose_nothing_and_double_what_was_in_flight()
     let copies = copies_after(&changes, "2s").await;
     println!("{copies} copies after 4 crashes");
     assert!(copies <= 4 * MOST_IN_FLIGHT, "{copies}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_p3_p4_one_to_five_relays_own_fair_shares_whoever_was_killed_or_left() {
+    let fixture = Fixture::new().await;
+    let mut relays = vec![fixture.start_relay("3s")];
+    fixture.until_shared_by(1).await;
+    let load = Load::of(&fixture, 40).await;
+    let mut crashes = 0;
+    for members in [3, 5, 2, 4, 1, 5] {
+        while relays.len() < members {
+            relays.push(fixture.start_relay("3s"));
+        }
+        // The oldest first: in turn one is killed and one leaves in order.
+        for (gone, mut relay) in relays.drain(..relays.len() - members).enumerate() {
+            if gone % 2 == 0 {
+                relay.kill();
+                crashes += 1;
+            } else {
+                relay.terminate();
+                assert_eq!(relay.exit_code(PATIENCE).await, Some(0), "{}", relay.log());
+            }
+        }
+        fixture.until_shared_by(members).await;
+        fixture.assert_all_work(&relays).await;
+    }
+    let copies = fixture.assert_all_arrive_in_order(load).await;
+    println!("{copies} copies after {crashes} crashes");
+    assert!(copies <= crashes * MOST_IN_FLIGHT, "{copies}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
