@@ -11,7 +11,7 @@ use service::{
 };
 use storage::inbox::Stream;
 use storage::lease::{Keeper, Leases};
-use storage::{Session, migrations};
+use storage::{OwnConnection, Session, migrations};
 use tracing::info;
 
 use crate::assignment::{StartConsumer, follow};
@@ -106,8 +106,7 @@ async fn consume(
     };
     let (postgres, kafka) = (Problems::new(postgres), Problems::new(kafka));
     let membership = Membership {
-        database: settings.database.clone(),
-        session: Session::request(NAME),
+        connection: OwnConnection::new(settings.database.clone(), Session::request(NAME)),
         scope: Stream::lease_scope(&settings.group, topic),
         member: leases.member(),
         postgres: postgres.clone(),

@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use service::Problems;
 use storage::lease::{MemberId, survey};
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::{OwnConnection, StorageError};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(crate) struct Membership {
-    pub(crate) database: Database,
-    pub(crate) session: Session,
+    pub(crate) connection: OwnConnection,
     pub(crate) scope: String,
     pub(crate) member: MemberId,
     pub(crate) postgres: Problems,
@@ -30,11 +29,10 @@ enum Trouble {
 
 impl Membership {
     /// Looks until it is dropped.
-    pub(crate) async fn watch(self) -> Infallible {
-        let mut connection = None;
+    pub(crate) async fn watch(mut self) -> Infallible {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            match self.look(&mut connection).await {
+            match self.look().await {
                 Ok(()) => self.postgres.clear(self.who()),
                 Err(error) => self.postgres.report(self.who(), error),
             }
@@ -45,14 +43,10 @@ impl Membership {
         format!("leases of {}", self.scope)
     }
 
-    /// A call that fails leaves no connection behind.
-    async fn look(&self, connection: &mut Option<Connection>) -> Result<(), Trouble> {
-        let mut conn = match connection.take() {
-            Some(conn) => conn,
-            None => self.database.connect(&self.session).await?,
-        };
-        let survey = within(DEADLINE, survey(&mut conn, &self.scope)).await?;
-        *connection = Some(conn);
+    async fn look(&mut self) -> Result<(), Trouble> {
+        let scope = &self.scope;
+        let look = async |conn: &mut _| survey(conn, scope).await;
+        let survey = self.connection.call(DEADLINE, look).await?;
         let alive = survey.members.iter().any(|member| member.id == self.member);
         if alive { Ok(()) } else { Err(Trouble::RunOut) }
     }

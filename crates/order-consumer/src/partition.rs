@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use messaging::{Failure, KafkaError, PartitionReader};
 use service::{Backoff, CancellationToken};
-use storage::{Connection, StorageError, inbox, within};
+use storage::{OwnConnection, StorageError, inbox};
 use tracing::warn;
 
 use crate::apply::{Applied, Fence, Outcome, apply};
@@ -52,7 +52,7 @@ pub enum StepError {
 /// See the module.
 pub struct PartitionConsumer {
     wiring: Wiring,
-    connection: Option<Connection>,
+    connection: OwnConnection,
     /// Begins where the group stands; `None` until that was looked up, and after a failed fetch
     /// or a fence.
     prefetch: Option<Prefetch>,
@@ -67,8 +67,8 @@ impl PartitionConsumer {
     pub fn new(wiring: Wiring) -> Self {
         Self {
             end: wiring.reader(),
+            connection: OwnConnection::new(wiring.database.clone(), wiring.session.clone()),
             wiring,
-            connection: None,
             prefetch: None,
             batch: None,
         }
@@ -198,14 +198,14 @@ impl PartitionConsumer {
     /// to fetch.
     async fn open(&mut self) -> Result<Prefetch, StepError> {
         let mut reader = self.wiring.reader();
-        let mut conn = self.connect().await?;
+        let mut conn = self.connection.take().await?;
         let next_offset = place::find(&mut conn, &mut reader, &self.wiring.stream).await?;
-        self.connection = Some(conn);
+        self.connection.keep(conn);
         Ok(Prefetch::start(reader, next_offset))
     }
 
     async fn apply(&mut self) -> Result<Outcome, StepError> {
-        let mut conn = self.connect().await?;
+        let mut conn = self.connection.take().await?;
         let Some(batch) = &mut self.batch else {
             return Ok(Outcome::Fenced);
         };
@@ -224,7 +224,7 @@ impl PartitionConsumer {
             Ok(Err(error)) if error.blames_an_event(true) => {
                 batch.failed();
                 self.wiring.metrics.retries.inc();
-                self.connection = Some(conn);
+                self.connection.keep(conn);
                 return Err(StepError::Handler {
                     attempt: batch.failures(),
                     source: error,
@@ -241,24 +241,15 @@ impl PartitionConsumer {
             Ok(Err(error)) => return Err(StepError::Undecided(error)),
             Err(_) => return Err(StorageError::Deadline(APPLY_DEADLINE).into()),
         };
-        self.connection = Some(conn);
+        self.connection.keep(conn);
         Ok(outcome)
-    }
-
-    /// Takes the connection out, so that a call that fails or is dropped leaves none behind.
-    async fn connect(&mut self) -> Result<Connection, StorageError> {
-        match self.connection.take() {
-            Some(conn) => Ok(conn),
-            None => self.wiring.database.connect(&self.wiring.session).await,
-        }
     }
 
     async fn out_of_range(&mut self) -> Result<PlaceError, StepError> {
         let mut reader = self.wiring.reader();
-        let mut conn = self.connect().await?;
         let stream = &self.wiring.stream;
-        let next_offset = within(APPLY_DEADLINE, inbox::progress(&mut conn, stream)).await?;
-        self.connection = Some(conn);
+        let look = async |conn: &mut _| inbox::progress(conn, stream).await;
+        let next_offset = self.connection.call(APPLY_DEADLINE, look).await?;
         let next_offset = next_offset.unwrap_or_default().next_offset;
         Ok(place::out_of_range(&mut reader, &self.wiring.stream, next_offset).await?)
     }

@@ -10,7 +10,7 @@ use service::{Backoff, CancellationToken, Check, Process, Readiness, Tracer, unt
 use storage::lease::Keeper;
 use storage::migrations::{self, NotReady};
 use storage::outbox::{Unfit, check_fitness};
-use storage::{Database, Session};
+use storage::{Database, OwnConnection, Session};
 use tokio::sync::{Notify, mpsc};
 
 use crate::health::Health;
@@ -137,10 +137,10 @@ impl Assembly {
         let (partitions, waiting) = (Partitions::default(), Waiting::default());
         let (probes, probe_receiver) = mpsc::channel(16);
         let beside = Session::request(NAME).with_index_plans();
+        let own = |session| OwnConnection::new(settings.database.clone(), session);
         let surroundings = Surroundings {
             observer: Observer {
-                database: settings.database.clone(),
-                session: beside.clone(),
+                connection: own(beside.clone()),
                 leases: leases.clone(),
                 topics: routes.topics.clone(),
                 health: health.clone(),
@@ -153,8 +153,7 @@ impl Assembly {
                 metrics: metrics.clone(),
             },
             recovery: Recovery {
-                database: settings.database.clone(),
-                session: session.clone().with_index_plans(),
+                connection: own(session.clone().with_index_plans()),
                 leases: leases.clone(),
                 topics: routes.topics.clone(),
                 partitions: partitions.clone(),

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use service::Backoff;
+use storage::OwnConnection;
 use storage::lease::MemberId;
-use storage::outbox::{Held, Hold, hold};
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::outbox::{Hold, hold};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -19,8 +19,7 @@ const MAX_EVENTS: usize = 500;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Holder {
-    pub(crate) database: Database,
-    pub(crate) session: Session,
+    pub(crate) connection: OwnConnection,
     pub(crate) member: MemberId,
     pub(crate) holds: mpsc::Receiver<Vec<Hold>>,
     pub(crate) returned: mpsc::Sender<Returned>,
@@ -32,7 +31,6 @@ pub(crate) struct Holder {
 impl Holder {
     /// Holds until all who ask are gone.
     pub(crate) async fn run(mut self) {
-        let mut connection = None;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         while let Some(mut holds) = self.holds.recv().await {
             while holds.len() < MAX_EVENTS {
@@ -42,7 +40,7 @@ impl Holder {
                 holds.extend(more);
             }
             for part in holds.chunks(MAX_EVENTS) {
-                self.hold(&mut connection, part, &mut backoff).await;
+                self.hold(part, &mut backoff).await;
                 // Held or not: what is not stays pending, and is read again.
                 let returned = Returned::slots(part.iter().map(|hold| hold.slot));
                 if self.returned.send(returned).await.is_err() {
@@ -52,14 +50,11 @@ impl Holder {
         }
     }
 
-    async fn hold(
-        &self,
-        connection: &mut Option<Connection>,
-        holds: &[Hold],
-        backoff: &mut Backoff,
-    ) {
+    async fn hold(&mut self, holds: &[Hold], backoff: &mut Backoff) {
         let started = Instant::now();
-        match self.attempt(connection, holds).await {
+        let member = self.member;
+        let held = async |conn: &mut _| hold(conn, LEASE_SCOPE, member, holds).await;
+        match self.connection.call(DEADLINE, held).await {
             Ok(held) => {
                 backoff.reset();
                 self.metrics.held(&held);
@@ -69,23 +64,10 @@ impl Holder {
                     .observe(started.elapsed().as_secs_f64());
             }
             Err(error) => {
-                *connection = None;
                 warn!(%error, events = holds.len(), "cannot hold events; they stay pending");
                 // Read again at once they would only come back here.
                 tokio::time::sleep(backoff.next_delay()).await;
             }
         }
-    }
-
-    async fn attempt(
-        &self,
-        connection: &mut Option<Connection>,
-        holds: &[Hold],
-    ) -> Result<Vec<Held>, StorageError> {
-        let conn = match connection {
-            Some(conn) => conn,
-            None => connection.insert(self.database.connect(&self.session).await?),
-        };
-        within(DEADLINE, hold(conn, LEASE_SCOPE, self.member, holds)).await
     }
 }

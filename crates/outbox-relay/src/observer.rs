@@ -12,7 +12,7 @@ use storage::outbox::{
     Backlog, HeldCounts, HorizonHolder, Sendable, backlog, first_sendable, held_counts,
     horizon_holders,
 };
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::{Connection, OwnConnection, StorageError};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -32,8 +32,7 @@ const SENDABLE_BOUND: i64 = 256;
 
 /// See the module.
 pub(crate) struct Observer {
-    pub(crate) database: Database,
-    pub(crate) session: Session,
+    pub(crate) connection: OwnConnection,
     pub(crate) leases: Leases,
     pub(crate) topics: watch::Receiver<Topics>,
     pub(crate) health: Health,
@@ -49,18 +48,19 @@ struct Seen {
 
 impl Observer {
     /// Looks every five seconds until `stop`.
-    pub(crate) async fn run(self, stop: &CancellationToken) {
-        let (mut connection, mut failing) = (None, false);
+    pub(crate) async fn run(mut self, stop: &CancellationToken) {
+        let mut failing = false;
         let (mut horizon, mut stall) = (Horizon::default(), Stall::default());
         loop {
             let started = Instant::now();
-            match within(DEADLINE, self.look(&mut connection)).await {
+            let owned = self.owned();
+            let look = async |conn: &mut _| look(conn, &owned).await;
+            match self.connection.call(DEADLINE, look).await {
                 Ok(seen) => {
                     failing = false;
                     self.tell(&seen, &mut horizon, &mut stall);
                 }
                 Err(error) => {
-                    connection = None;
                     // What happened meanwhile is not known: an outage of Postgres is no stall.
                     stall = Stall::default();
                     if !failing {
@@ -76,23 +76,12 @@ impl Observer {
         }
     }
 
-    async fn look(&self, connection: &mut Option<Connection>) -> Result<Seen, StorageError> {
-        let conn = match connection {
-            Some(conn) => conn,
-            None => connection.insert(self.database.connect(&self.session).await?),
-        };
-        let owned: Vec<Slot> = self
-            .leases
-            .ownership()
-            .units()
+    fn owned(&self) -> Vec<Slot> {
+        let ownership = self.leases.ownership();
+        let units = ownership.units();
+        units
             .filter_map(|(unit, _)| Slot::try_from(unit).ok())
-            .collect();
-        Ok(Seen {
-            backlog: backlog(conn, COUNT_BOUND).await?,
-            held: held_counts(conn, COUNT_BOUND).await?,
-            holders: horizon_holders(conn).await?,
-            first: first_sendable(conn, &owned, SENDABLE_BOUND).await?,
-        })
+            .collect()
     }
 
     fn tell(&self, seen: &Seen, horizon: &mut Horizon, stall: &mut Stall) {
@@ -139,6 +128,15 @@ impl Observer {
             None => self.health.tell_progress(Duration::ZERO, ""),
         }
     }
+}
+
+async fn look(conn: &mut Connection, owned: &[Slot]) -> Result<Seen, StorageError> {
+    Ok(Seen {
+        backlog: backlog(conn, COUNT_BOUND).await?,
+        held: held_counts(conn, COUNT_BOUND).await?,
+        holders: horizon_holders(conn).await?,
+        first: first_sendable(conn, owned, SENDABLE_BOUND).await?,
+    })
 }
 
 /// An event that waits, in words.

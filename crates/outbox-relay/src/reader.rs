@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use domain::Slot;
 use storage::outbox::{Batch, BatchLimits, read_pending, waiting_keys};
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::{OwnConnection, StorageError};
 
 use crate::metrics::Metrics;
 
@@ -16,30 +16,21 @@ const OLD_SNAPSHOT: f64 = 1.0;
 /// While reads are slow for that reason, one brings so many times as much: it costs the same.
 pub(crate) const LARGER: i64 = 4;
 
-/// Reads pending events on a connection of its own.
+/// Reads pending events.
 pub(crate) struct Reader {
-    database: Database,
-    session: Session,
+    connection: OwnConnection,
     limits: BatchLimits,
     metrics: Metrics,
-    connection: Option<Connection>,
     /// The latest read that found something was.
     slow: bool,
 }
 
 impl Reader {
-    pub(crate) fn new(
-        database: Database,
-        session: Session,
-        limits: BatchLimits,
-        metrics: Metrics,
-    ) -> Self {
+    pub(crate) fn new(connection: OwnConnection, limits: BatchLimits, metrics: Metrics) -> Self {
         Self {
-            database,
-            session,
+            connection,
             limits,
             metrics,
-            connection: None,
             slow: false,
         }
     }
@@ -62,9 +53,8 @@ impl Reader {
             ..per_slot(self.limits, self.slow, horizon_age)
         };
         let started = Instant::now();
-        let mut conn = self.connect().await?;
-        let batch = within(DEADLINE, read_pending(&mut conn, slots, limits)).await?;
-        self.connection = Some(conn);
+        let read = async |conn: &mut _| read_pending(conn, slots, limits).await;
+        let batch = self.connection.call(DEADLINE, read).await?;
         let took = started.elapsed();
         self.metrics.read_seconds.observe(took.as_secs_f64());
         if !batch.events.is_empty() {
@@ -81,19 +71,9 @@ impl Reader {
         &mut self,
         slots: &[Slot],
     ) -> Result<Vec<(String, String)>, StorageError> {
-        let mut conn = self.connect().await?;
-        let keys = waiting_keys(&mut conn, slots, self.limits.events);
-        let keys = within(DEADLINE, keys).await?;
-        self.connection = Some(conn);
-        Ok(keys)
-    }
-
-    /// Taken out: a call that fails or is dropped must not leave its connection behind.
-    async fn connect(&mut self) -> Result<Connection, StorageError> {
-        match self.connection.take() {
-            Some(conn) => Ok(conn),
-            None => self.database.connect(&self.session).await,
-        }
+        let per_end = self.limits.events;
+        let look = async |conn: &mut _| waiting_keys(conn, slots, per_end).await;
+        self.connection.call(DEADLINE, look).await
     }
 }
 

@@ -13,7 +13,7 @@ use messaging::envelope;
 use service::CancellationToken;
 use storage::lease::Leases;
 use storage::outbox::{Unavailable, move_back, probe_events, unavailable};
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::{Connection, OwnConnection, StorageError, within};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
@@ -57,8 +57,7 @@ struct Sorted {
 }
 
 pub(crate) struct Recovery {
-    pub(crate) database: Database,
-    pub(crate) session: Session,
+    pub(crate) connection: OwnConnection,
     pub(crate) leases: Leases,
     pub(crate) topics: watch::Receiver<Topics>,
     pub(crate) partitions: Partitions,
@@ -70,24 +69,18 @@ pub(crate) struct Recovery {
 
 impl Recovery {
     /// Looks again and again until `stop`.
-    pub(crate) async fn run(self, stop: &CancellationToken) {
-        let mut connection = None;
+    pub(crate) async fn run(mut self, stop: &CancellationToken) {
         let mut known = HashMap::new();
         let pause = || tokio::time::sleep(LOOK_INTERVAL);
         while stop.run_until_cancelled(pause()).await.is_some() {
-            let look = self.look(&mut connection, &mut known);
+            let look = self.look(&mut known);
             if let Some(Err(error)) = stop.run_until_cancelled(look).await {
-                connection = None;
                 warn!(%error, "cannot look after unavailable events; trying again");
             }
         }
     }
 
-    async fn look(
-        &self,
-        connection: &mut Option<Connection>,
-        known: &mut HashMap<Slot, i64>,
-    ) -> Result<(), StorageError> {
+    async fn look(&mut self, known: &mut HashMap<Slot, i64>) -> Result<(), StorageError> {
         let owned: HashMap<Slot, i64> = self
             .leases
             .ownership()
@@ -99,13 +92,10 @@ impl Recovery {
         self.waiting
             .places()
             .retain(|(slot, _), _| owned.contains_key(slot));
-        let conn = match connection {
-            Some(conn) => conn,
-            None => connection.insert(self.database.connect(&self.session).await?),
-        };
+        let mut conn = self.connection.take().await?;
         for (slot, epoch) in &owned {
             if known.get(slot) != Some(epoch) {
-                self.discover(conn, *slot).await?;
+                self.discover(&mut conn, *slot).await?;
                 known.insert(*slot, *epoch);
             }
         }
@@ -117,9 +107,11 @@ impl Recovery {
             .collect();
         for ((slot, topic), place) in places {
             if let Some(epoch) = owned.get(&slot) {
-                self.bring_back(conn, (slot, *epoch), &topic, place).await?;
+                self.bring_back(&mut conn, (slot, *epoch), &topic, place)
+                    .await?;
             }
         }
+        self.connection.keep(conn);
         Ok(())
     }
 

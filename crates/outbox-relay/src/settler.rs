@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use service::Backoff;
 use storage::outbox::{Settled, settle, settle_unavailable};
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::{OwnConnection, StorageError};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -33,8 +33,7 @@ pub(crate) enum Acknowledged {
 }
 
 pub(crate) struct Settler {
-    pub(crate) database: Database,
-    pub(crate) session: Session,
+    pub(crate) connection: OwnConnection,
     pub(crate) acknowledged: mpsc::Receiver<Acknowledged>,
     pub(crate) returned: mpsc::Sender<Returned>,
     pub(crate) partitions: Partitions,
@@ -44,7 +43,6 @@ pub(crate) struct Settler {
 impl Settler {
     /// Settles until all senders are gone and nothing is left to settle.
     pub(crate) async fn run(mut self) {
-        let mut connection = None;
         while let Some(acknowledged) = self.acknowledged.recv().await {
             let mut next = Some(acknowledged);
             let mut events: Vec<Settled> = Vec::new();
@@ -62,15 +60,14 @@ impl Settler {
                     .flatten();
             }
             if !events.is_empty() {
-                self.settle(&mut connection, &mut Fact::Pending(&mut events))
-                    .await;
+                self.settle(&mut Fact::Pending(&mut events)).await;
                 if self.returned.send(Returned::of(&events)).await.is_err() {
                     return;
                 }
             }
             for (partition, events) in probes {
                 let mut fact = Fact::Unavailable(partition.1, &events);
-                self.settle(&mut connection, &mut fact).await;
+                self.settle(&mut fact).await;
                 // Only now: what is recorded as published cannot be moved back and sent again.
                 self.partitions.accepted(&partition);
                 self.partitions.end_probe(&partition);
@@ -79,11 +76,11 @@ impl Settler {
     }
 
     /// Tries until it is done: there is nothing else to do with a fact.
-    async fn settle(&self, connection: &mut Option<Connection>, fact: &mut Fact<'_>) {
+    async fn settle(&mut self, fact: &mut Fact<'_>) {
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
         loop {
             let started = Instant::now();
-            match self.attempt(connection, fact).await {
+            match self.attempt(fact).await {
                 Ok(moved) => {
                     let seconds = started.elapsed().as_secs_f64();
                     self.metrics.settle_seconds.observe(seconds);
@@ -91,7 +88,6 @@ impl Settler {
                     return;
                 }
                 Err(error) => {
-                    *connection = None;
                     warn!(%error, "cannot record published events; trying again");
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
@@ -99,21 +95,14 @@ impl Settler {
         }
     }
 
-    async fn attempt(
-        &self,
-        connection: &mut Option<Connection>,
-        fact: &mut Fact<'_>,
-    ) -> Result<usize, StorageError> {
-        let conn = match connection {
-            Some(conn) => conn,
-            None => connection.insert(self.database.connect(&self.session).await?),
-        };
-        match fact {
-            Fact::Pending(events) => within(DEADLINE, settle(conn, events)).await,
+    async fn attempt(&mut self, fact: &mut Fact<'_>) -> Result<usize, StorageError> {
+        let record = async |conn: &mut _| match fact {
+            Fact::Pending(events) => settle(conn, events).await,
             Fact::Unavailable(partition, events) => {
-                within(DEADLINE, settle_unavailable(conn, *partition, events)).await
+                settle_unavailable(conn, *partition, events).await
             }
-        }
+        };
+        self.connection.call(DEADLINE, record).await
     }
 }
 

@@ -7,7 +7,7 @@ use messaging::Cluster;
 use service::Readiness;
 use storage::lease::Leases;
 use storage::outbox::BatchLimits;
-use storage::{Database, Session};
+use storage::{Database, OwnConnection, Session};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
@@ -51,9 +51,9 @@ impl Relay {
         let (returned_sender, returned) = mpsc::channel(64);
         let (holds, hold_receiver) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
+        let own = || OwnConnection::new(wiring.database.clone(), wiring.session.clone());
         let settler = Settler {
-            database: wiring.database.clone(),
-            session: wiring.session.clone(),
+            connection: own(),
             acknowledged: acknowledged_receiver,
             returned: returned_sender.clone(),
             partitions: wiring.partitions.clone(),
@@ -61,8 +61,7 @@ impl Relay {
         };
         tasks.spawn(settler.run());
         let holder = Holder {
-            database: wiring.database.clone(),
-            session: wiring.session.clone(),
+            connection: own(),
             member: wiring.leases.member(),
             holds: hold_receiver,
             returned: returned_sender.clone(),
@@ -85,12 +84,7 @@ impl Relay {
             events_per_slot: usize::try_from(wiring.limits.events.saturating_mul(LARGER))
                 .unwrap_or(usize::MAX),
         });
-        let reader = Reader::new(
-            wiring.database.clone(),
-            wiring.session.clone(),
-            wiring.limits,
-            wiring.metrics.clone(),
-        );
+        let reader = Reader::new(own(), wiring.limits, wiring.metrics.clone());
         Self {
             postgres: wiring.readiness.check("postgres"),
             reader,

@@ -19,6 +19,7 @@ pub mod migrations;
 pub mod notify;
 pub mod orders;
 pub mod outbox;
+mod own_connection;
 pub mod product_sales;
 mod xid;
 
@@ -29,3 +30,4 @@ pub use diesel::result::Error as TransactionError;
 pub use diesel_async::AsyncPgConnection as Connection;
 pub use error::{StorageError, within};
 pub use fault::Fault;
+pub use own_connection::OwnConnection;

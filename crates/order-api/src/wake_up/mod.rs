@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use service::{Backoff, CancellationToken};
 use storage::notify::{Channel, notify};
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::{Database, OwnConnection, Session, StorageError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -38,9 +38,8 @@ impl WakeUps {
 /// The task that sends.
 pub struct Sender {
     wake_ups: WakeUps,
-    database: Database,
     metrics: Metrics,
-    connection: Option<Connection>,
+    connection: OwnConnection,
     pacing: Pacing,
     outage: Outage,
 }
@@ -56,9 +55,8 @@ impl Sender {
     pub fn new(wake_ups: WakeUps, database: Database, metrics: Metrics) -> Self {
         Self {
             wake_ups,
-            database,
             metrics,
-            connection: None,
+            connection: OwnConnection::new(database, Session::request("order-api-wake-up")),
             pacing: Pacing::default(),
             outage: Outage {
                 backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
@@ -91,36 +89,28 @@ impl Sender {
         // Commits reported during the wait share this one.
         let _ = self.wake_ups.committed.notified().now_or_never();
         while let Err(error) = self.send().await {
-            self.connection = None;
             self.outage.wait(&error).await;
         }
     }
 
     /// Has a connection when it returns, so that the first order does not wait for one.
     async fn connect(&mut self) {
-        while let Err(error) = self.connected().await {
-            self.outage.wait(&error).await;
+        loop {
+            match self.connection.take().await {
+                Ok(conn) => break self.connection.keep(conn),
+                Err(error) => self.outage.wait(&error).await,
+            }
         }
         self.outage.end();
     }
 
     async fn send(&mut self) -> Result<(), StorageError> {
-        let connection = self.connected().await?;
-        within(SEND_WITHIN, notify(connection, Channel::Outbox)).await?;
+        let send = async |conn: &mut _| notify(conn, Channel::Outbox).await;
+        self.connection.call(SEND_WITHIN, send).await?;
         self.pacing.sent(Instant::now());
         self.metrics.wake_ups.inc();
         self.outage.end();
         Ok(())
-    }
-
-    async fn connected(&mut self) -> Result<&mut Connection, StorageError> {
-        let connection = if let Some(connection) = self.connection.take() {
-            connection
-        } else {
-            let session = Session::request("order-api-wake-up");
-            self.database.connect(&session).await?
-        };
-        Ok(self.connection.insert(connection))
     }
 }
 

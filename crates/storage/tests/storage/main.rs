@@ -17,4 +17,5 @@ mod outbox_replay;
 mod outbox_retention;
 mod outbox_status;
 mod outbox_writers;
+mod own_connection;
 mod support;

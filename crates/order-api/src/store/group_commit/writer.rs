@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service::CancellationToken;
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::{Connection, OwnConnection, StorageError, within};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
@@ -24,9 +24,7 @@ const ATTEMPTS: usize = 2;
 /// Commits orders from the queue, a batch at a time.
 pub struct Writer {
     pub(super) waiting: Arc<Mutex<mpsc::Receiver<Ticket>>>,
-    pub(super) database: Database,
-    pub(super) session: Session,
-    pub(super) connection: Option<Connection>,
+    pub(super) connection: OwnConnection,
     pub(super) wake_ups: WakeUps,
     pub(super) metrics: Metrics,
     pub(super) key_lifetime: Duration,
@@ -36,9 +34,8 @@ impl Writer {
     /// Writes until `stop` is cancelled; a batch that has begun is finished.
     pub async fn run(mut self, stop: CancellationToken) {
         // So that the first order does not wait for a connection. Failing is no matter yet.
-        let connecting = self.database.connect(&self.session);
-        if let Some(Ok(connection)) = stop.run_until_cancelled(connecting).await {
-            self.connection = Some(connection);
+        if let Some(Ok(conn)) = stop.run_until_cancelled(self.connection.take()).await {
+            self.connection.keep(conn);
         }
         while let Some(batch) = stop.run_until_cancelled(self.next()).await {
             self.step(batch).await;
@@ -124,7 +121,7 @@ impl Writer {
         let limit = left(give_up_at);
         let error = match placing::place(&mut conn, placements, self.key_lifetime, limit).await {
             Ok(decided) => {
-                self.connection = Some(conn);
+                self.connection.keep(conn);
                 return Ok(decided);
             }
             Err(Failure::Undone(error)) => error,
@@ -144,7 +141,7 @@ impl Writer {
             match diagnosis::ask(&mut conn, Failure::Undone(error)).await {
                 away @ StoreError::Unavailable(_) => Setback::Undone(away),
                 fault @ StoreError::Failed(_) => {
-                    self.connection = Some(conn);
+                    self.connection.keep(conn);
                     Setback::AtFault(fault)
                 }
                 other => Setback::Everybody(other),
@@ -170,7 +167,7 @@ impl Writer {
         let order = &placements[written].order;
         match placing::has_happened(&mut conn, order, left(give_up_at)).await {
             Ok(happened) => {
-                self.connection = Some(conn);
+                self.connection.keep(conn);
                 if happened {
                     Ok(decided)
                 } else {
@@ -182,11 +179,7 @@ impl Writer {
     }
 
     async fn connected(&mut self, give_up_at: Instant) -> Result<Connection, Setback> {
-        if let Some(connection) = self.connection.take() {
-            return Ok(connection);
-        }
-        let connecting = self.database.connect(&self.session);
-        let connected = within(left(give_up_at), connecting).await;
+        let connected = within(left(give_up_at), self.connection.take()).await;
         connected.map_err(|error| Setback::Everybody(StoreError::Unavailable(error.to_string())))
     }
 }
