@@ -13,6 +13,7 @@ mod horizon;
 mod interleaving;
 mod kafka_outage;
 mod load;
+mod logical_copy;
 mod lost_answers;
 mod memory;
 mod mute;
