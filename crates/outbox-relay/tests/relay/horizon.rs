@@ -8,6 +8,7 @@ use messaging::PartitionReader;
 use crate::load::Load;
 use crate::process::BINARY;
 use crate::seen::metric;
+use crate::soak::alone;
 use crate::support::{Fixture, PARTITIONS, PATIENCE, assert_in_order};
 
 /// Many events of a thousand keys that begin with `prefix`.
@@ -243,5 +244,6 @@ async fn p2_p10_the_relay_goes_on_while_an_old_snapshot_is_held_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn p2_p10_a_million_events_pass_an_old_snapshot() {
+    let _alone = alone().await;
     pass_an_old_snapshot(1_000_000).await;
 }
