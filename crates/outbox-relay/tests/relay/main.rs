@@ -7,6 +7,7 @@ mod admin;
 mod commands;
 mod counted;
 mod decisions;
+mod full_speed;
 mod hand_over;
 mod held;
 mod horizon;
