@@ -1,6 +1,7 @@
 //! The relay's router: which sender each event of a batch goes to, and which go to the holder.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use domain::Slot;
 use storage::lease::Tenure;
@@ -28,12 +29,14 @@ impl Relay {
     }
 
     /// Hands each event to the sender of its partition, or to the holder. What neither can take
-    /// stays pending.
+    /// stays pending. `read` are the slots that these are the first events of.
     pub(crate) fn dispatch(
         &mut self,
         events: Vec<PendingEvent>,
+        read: &HashSet<Slot>,
         owned: &HashMap<Slot, Tenure>,
     ) -> usize {
+        let now = Instant::now();
         self.batch += 1;
         let mut dispatched = 0;
         let mut holds = Vec::new();
@@ -72,21 +75,36 @@ impl Relay {
                     holds.push(event.to_hold(HoldCause::Dead, error, 0));
                 }
                 Route::Unknown => {
-                    unroutable.insert(topic.clone());
-                    if self.unroutable.is_due(topic, &self.wiring.partitions) {
+                    unroutable.insert((topic.clone(), slot));
+                    if self.unroutable.is_due(topic, &self.wiring.partitions, now) {
                         let error = Some("the topic does not exist".to_owned());
                         holds.push(event.to_hold(HoldCause::Unavailable, error, 0));
                     }
                 }
             }
         }
-        for topic in &unroutable {
-            // Full: it has topics to look up already, and events stay until it has.
-            let _ = self.wiring.routes.wanted.try_send(topic.clone());
-        }
-        self.unroutable
-            .seen(&unroutable, &self.wiring.health.failing);
+        self.unroutable.read(read, unroutable, now);
+        self.tell_what_misses(owned);
         dispatched + self.hold(holds)
+    }
+
+    /// Asks for the topics that events wait for, pending or held, and reports them.
+    pub(crate) fn tell_what_misses(&mut self, owned: &HashMap<Slot, Tenure>) {
+        let places = self.wiring.waiting.places();
+        let held = places
+            .keys()
+            .filter(|(slot, topic)| owned.contains_key(slot) && !self.topics.knows(topic))
+            .map(|(_, topic)| topic.clone())
+            .collect();
+        drop(places);
+        let owned = |slot| owned.contains_key(&slot);
+        let failing = &self.wiring.health.failing;
+        self.unroutable
+            .tell(owned, &held, &self.topics, failing, Instant::now());
+        for topic in self.unroutable.topics() {
+            // Full: it has topics to look up already, and events stay until it has.
+            let _ = self.wiring.routes.wanted.try_send(topic.to_owned());
+        }
     }
 
     /// Passes events to the holder; they stay pending when it has more than it can do.

@@ -1,7 +1,7 @@
 //! Topics that events wait for and that are not there, and when to try to create each. Pure
 //! bookkeeping.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use messaging::Failure;
@@ -12,6 +12,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// Time between two log lines about the same missing topic.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
+/// Why a topic is missing that is there.
+pub(crate) const HIDDEN: &str =
+    "it exists, but Kafka does not show it: this client may not describe it";
 
 #[derive(Debug, Default)]
 pub(crate) struct Missing(BTreeMap<String, Attempts>);
@@ -23,6 +26,8 @@ struct Attempts {
     /// Since the latest refusal.
     pause: Duration,
     logged: Option<Instant>,
+    /// Why the topic misses all the same.
+    reason: Option<String>,
 }
 
 impl Missing {
@@ -46,8 +51,15 @@ impl Missing {
 
     /// The topic could not be created. What somebody must act on is tried less and less often, what
     /// passes by itself at each look. True when it is to be logged.
-    pub(crate) fn failed(&mut self, topic: &str, failure: Failure, now: Instant) -> bool {
+    pub(crate) fn failed(
+        &mut self,
+        topic: &str,
+        reason: impl Into<String>,
+        failure: Failure,
+        now: Instant,
+    ) -> bool {
         let attempts = self.0.entry(topic.to_owned()).or_default();
+        attempts.reason = Some(reason.into());
         if failure == Failure::Configuration {
             attempts.pause = (attempts.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             attempts.next = Some(now + attempts.pause);
@@ -59,6 +71,25 @@ impl Missing {
             attempts.logged = Some(now);
         }
         log
+    }
+
+    /// The topic need not be created and still is not to be seen. That is so for a moment where
+    /// somebody else just created it; if it stays so, it is a failure like the others.
+    pub(crate) fn hidden(&mut self, topic: &str, now: Instant) -> bool {
+        let attempts = self.0.entry(topic.to_owned()).or_default();
+        if attempts.next.is_none() {
+            attempts.next = Some(now);
+            return false;
+        }
+        self.failed(topic, HIDDEN, Failure::Configuration, now)
+    }
+
+    /// Why each still misses, as far as Kafka said.
+    pub(crate) fn refusals(&self) -> HashMap<String, String> {
+        let refused = self.0.iter();
+        refused
+            .filter_map(|(topic, attempts)| Some((topic.clone(), attempts.reason.clone()?)))
+            .collect()
     }
 
     /// Forgets those that nothing needs to be done about any more.
@@ -82,10 +113,11 @@ mod tests {
             assert!(!missing.want("t".to_owned()), "no news");
             for topic in missing.due(now) {
                 attempts.push(second);
-                missing.failed(&topic, Failure::Configuration, now);
+                missing.failed(&topic, "refused", Failure::Configuration, now);
             }
         }
         assert_eq!(attempts, [0, 1, 3, 7, 15, 31, 51, 71]);
+        assert_eq!(missing.refusals()["t"], "refused");
         missing.forget(|topic| topic == "t");
         assert!(missing.is_empty());
         // Gone again: it starts over.
@@ -102,10 +134,27 @@ mod tests {
         for second in 0..130 {
             let now = start + Duration::from_secs(second);
             assert_eq!(missing.due(now), ["t"]);
-            if missing.failed("t", Failure::Transient, now) {
+            if missing.failed("t", "away", Failure::Transient, now) {
                 logged.push(second);
             }
         }
         assert_eq!(logged, [0, 60, 120]);
+    }
+
+    #[test]
+    fn what_stays_hidden_is_looked_for_less_often_and_told() {
+        let mut missing = Missing::default();
+        missing.want("t".to_owned());
+        let start = Instant::now();
+        assert!(
+            !missing.hidden("t", start),
+            "somebody may just have created it"
+        );
+        assert!(missing.refusals().is_empty());
+        assert_eq!(missing.due(start), ["t"]);
+        assert!(missing.hidden("t", start));
+        assert_eq!(missing.refusals()["t"], HIDDEN);
+        assert!(missing.due(start).is_empty());
+        assert!(!missing.hidden("t", start + FIRST_PAUSE), "was logged");
     }
 }

@@ -190,7 +190,12 @@ impl Recovery {
         for event in page {
             let partition = match self.topics.borrow().route(topic, &event.key) {
                 Route::Partition(partition) => Some(partition),
-                Route::Unknown | Route::Impossible(_) => None,
+                Route::Unknown => None,
+                // Once pending, it is read, and becomes a dead letter.
+                Route::Impossible(_) => {
+                    sorted.back.push(event);
+                    continue;
+                }
             };
             let state = partition.and_then(|p| self.partitions.state(&(topic.to_owned(), p)));
             match (partition, state) {

@@ -156,6 +156,7 @@ impl Relay {
         self.hand_over(&owned).await;
         self.observe(owned.len());
         if owned.is_empty() {
+            self.tell_what_misses(&owned);
             return Ok(Step::NothingOwned);
         }
         self.adopt_topics();
@@ -207,7 +208,14 @@ impl Relay {
                 id, "outbox_pending names an event that does not exist"
             );
         }
-        Ok(self.dispatch(batch.events, owned))
+        let bytes: i64 = batch.events.iter().map(|e| i64::from(e.bytes)).sum();
+        let read = if bytes < room {
+            slots.iter().copied().collect()
+        } else {
+            // Of the others nothing is known: they found no room.
+            batch.events.iter().map(|event| event.slot).collect()
+        };
+        Ok(self.dispatch(batch.events, &read, owned))
     }
 
     /// In slots behind a partition that fails, events that could go elsewhere are not even read: looks

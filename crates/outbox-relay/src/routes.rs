@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
-use crate::missing::Missing;
+use crate::missing::{HIDDEN, Missing};
 
 /// Partitions may be added to a topic at any time; this is how soon it is noticed, at the latest.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
@@ -31,6 +31,8 @@ struct Known {
     counts: HashMap<String, i32>,
     /// Names that Kafka says no topic can have, and what it said.
     impossible: HashMap<String, String>,
+    /// Topics that miss, and why.
+    refused: HashMap<String, String>,
 }
 
 /// Where an event goes.
@@ -52,6 +54,16 @@ impl Topics {
             (_, Some(error)) => Route::Impossible(error),
             (_, None) => Route::Unknown,
         }
+    }
+
+    /// Whether it is known where events of the topic go, or that they can go nowhere.
+    pub(crate) fn knows(&self, topic: &str) -> bool {
+        !matches!(self.route(topic, ""), Route::Unknown)
+    }
+
+    /// Why a topic misses, as far as Kafka said.
+    pub(crate) fn refusal(&self, topic: &str) -> Option<&str> {
+        self.0.refused.get(topic).map(String::as_str)
     }
 
     /// Topics that had another number of partitions, or are gone.
@@ -102,7 +114,7 @@ impl RouteKeeper {
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
         let this = &self;
         let ready = service::until_ready(kafka, stop, backoff, "Kafka", || async move {
-            this.refresh(&HashMap::new()).await
+            this.refresh(&HashMap::new(), HashMap::new()).await
         });
         if ready.await.is_none() {
             return;
@@ -155,14 +167,17 @@ impl RouteKeeper {
     /// Returns whether something was created.
     async fn learn(&self, missing: &mut Missing, impossible: &mut HashMap<String, String>) -> bool {
         let mut any_created = false;
+        let mut existing = Vec::new();
         for topic in missing.due(Instant::now()) {
             match self.ensure(&topic).await {
-                Ok(created) => any_created |= created,
+                Ok(true) => any_created = true,
+                Ok(false) => existing.push(topic),
                 Err(error) if error.failure() == Failure::Impossible => {
                     impossible.insert(topic, error.to_string());
                 }
                 Err(error) => {
-                    if missing.failed(&topic, error.failure(), Instant::now()) {
+                    let reason = format!("it does not exist and could not be created: {error}");
+                    if missing.failed(&topic, reason, error.failure(), Instant::now()) {
                         warn!(topic, %error, "cannot create a topic that is missing; trying again");
                     } else {
                         debug!(topic, %error, "still cannot create a topic");
@@ -170,9 +185,14 @@ impl RouteKeeper {
                 }
             }
         }
-        match self.refresh(impossible).await {
+        match self.refresh(impossible, missing.refusals()).await {
             Ok(()) => {
                 let known = &self.topics.borrow().0;
+                for topic in &existing {
+                    if !known.counts.contains_key(topic) && missing.hidden(topic, Instant::now()) {
+                        warn!(topic, "{HIDDEN}; looking again");
+                    }
+                }
                 missing.forget(|topic| {
                     known.counts.contains_key(topic) || known.impossible.contains_key(topic)
                 });
@@ -198,10 +218,15 @@ impl RouteKeeper {
         Ok(created)
     }
 
-    async fn refresh(&self, impossible: &HashMap<String, String>) -> Result<(), KafkaError> {
+    async fn refresh(
+        &self,
+        impossible: &HashMap<String, String>,
+        refused: HashMap<String, String>,
+    ) -> Result<(), KafkaError> {
         let known = Topics(Arc::new(Known {
             counts: self.cluster.partition_counts().await?,
             impossible: impossible.clone(),
+            refused,
         }));
         self.topics.send_if_modified(|before| {
             let changed = *before != known;

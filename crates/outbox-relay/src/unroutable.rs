@@ -1,14 +1,24 @@
-//! Topics that events wait for and that do not exist: since when, and whether to set them aside.
+//! Topics that events wait for and that do not exist: since when, where, and whether to set them
+//! aside. Pure bookkeeping.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
+use domain::Slot;
 use service::Problems;
 
 use crate::partitions::{PATIENCE, Partitions};
+use crate::routes::Topics;
 
 #[derive(Debug, Default)]
-pub(crate) struct Unroutable(HashMap<String, Instant>);
+pub(crate) struct Unroutable(HashMap<String, Wait>);
+
+#[derive(Debug)]
+struct Wait {
+    since: Instant,
+    /// Where the latest read met an event of the topic.
+    slots: HashSet<Slot>,
+}
 
 impl Unroutable {
     pub(crate) fn is_empty(&self) -> bool {
@@ -17,26 +27,135 @@ impl Unroutable {
 
     /// Whether events of the topic are to be held as unavailable: they have waited long enough, and
     /// others can be written.
-    pub(crate) fn is_due(&self, topic: &str, partitions: &Partitions) -> bool {
+    pub(crate) fn is_due(&self, topic: &str, partitions: &Partitions, now: Instant) -> bool {
         self.0
             .get(topic)
-            .is_some_and(|since| since.elapsed() >= PATIENCE)
+            .is_some_and(|wait| now.duration_since(wait.since) >= PATIENCE)
             && partitions.any_writable()
     }
 
-    /// These are the topics that were in the way of the latest read.
-    pub(crate) fn seen(&mut self, topics: &HashSet<String>, failing: &Problems) {
-        for topic in topics {
-            let since = *self.0.entry(topic.clone()).or_insert_with(Instant::now);
-            // One that was just created is known in a moment.
-            if since.elapsed() >= PATIENCE {
-                failing.report(topic, "the topic does not exist and could not be created");
-            }
+    /// The latest read of these slots met such events here, and nowhere else in them.
+    pub(crate) fn read(
+        &mut self,
+        slots: &HashSet<Slot>,
+        met: HashSet<(String, Slot)>,
+        now: Instant,
+    ) {
+        for wait in self.0.values_mut() {
+            wait.slots.retain(|slot| !slots.contains(slot));
         }
-        if topics.is_empty() {
-            for (topic, _) in self.0.drain() {
+        for (topic, slot) in met {
+            self.wait(topic, now).slots.insert(slot);
+        }
+    }
+
+    /// Reports the topics that events still wait for: events that were read, in slots that are
+    /// `owned`, and those that are `held` as unavailable. Forgets the others.
+    pub(crate) fn tell(
+        &mut self,
+        owned: impl Fn(Slot) -> bool,
+        held: &HashSet<String>,
+        topics: &Topics,
+        failing: &Problems,
+        now: Instant,
+    ) {
+        for topic in held {
+            self.wait(topic.clone(), now);
+        }
+        self.0.retain(|topic, wait| {
+            wait.slots.retain(|slot| owned(*slot));
+            let waits = !wait.slots.is_empty() || held.contains(topic);
+            let missing = waits && !topics.knows(topic);
+            // One that was just created is known in a moment.
+            if missing && now.duration_since(wait.since) >= PATIENCE {
+                let unknown = "it does not exist and was not created yet";
+                failing.report(topic, topics.refusal(topic).unwrap_or(unknown));
+            } else if !missing {
                 failing.clear(topic);
             }
-        }
+            missing
+        });
+    }
+
+    /// Those that are waited for.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    fn wait(&mut self, topic: String, since: Instant) -> &mut Wait {
+        self.0.entry(topic).or_insert_with(|| Wait {
+            since,
+            slots: HashSet::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use service::Readiness;
+
+    const A: &str = "a";
+
+    fn slots(numbers: &[i32]) -> HashSet<Slot> {
+        let slot = |number: &i32| Slot::try_from(*number).expect("a slot");
+        numbers.iter().map(slot).collect()
+    }
+
+    fn met(numbers: &[i32]) -> HashSet<(String, Slot)> {
+        let slots = slots(numbers).into_iter();
+        slots.map(|slot| (A.to_owned(), slot)).collect()
+    }
+
+    fn writable() -> Partitions {
+        let partitions = Partitions::default();
+        partitions.accepted(&("other".to_owned(), 0));
+        partitions
+    }
+
+    #[test]
+    fn reads_of_other_slots_do_not_make_a_topic_forgotten() {
+        let failing = Problems::new(Readiness::new().check("kafka"));
+        let (none, topics) = (HashSet::new(), Topics::default());
+        let mut unroutable = Unroutable::default();
+        let start = Instant::now();
+        unroutable.read(&slots(&[0, 1]), met(&[1]), start);
+        let due = start + PATIENCE;
+        unroutable.read(&slots(&[2, 3]), met(&[]), due);
+        unroutable.tell(|_| true, &none, &topics, &failing, due);
+        assert!(unroutable.is_due(A, &writable(), due));
+        assert!(
+            !unroutable.is_due(A, &Partitions::default(), due),
+            "nothing can be written"
+        );
+        assert!(!unroutable.is_due(A, &writable(), start + PATIENCE * 4 / 5));
+        let summary = failing.summary().expect("a problem");
+        assert!(summary.contains("a: it does not exist"), "{summary}");
+
+        unroutable.read(&slots(&[0, 1]), met(&[]), due);
+        unroutable.tell(|_| true, &none, &topics, &failing, due);
+        assert!(unroutable.is_empty());
+        assert_eq!(failing.summary(), None);
+    }
+
+    #[test]
+    fn held_events_wait_too_and_those_of_lost_slots_do_not() {
+        let failing = Problems::new(Readiness::new().check("kafka"));
+        let (none, topics) = (HashSet::new(), Topics::default());
+        let held = HashSet::from([A.to_owned()]);
+        let mut unroutable = Unroutable::default();
+        let start = Instant::now();
+        unroutable.tell(|_| true, &held, &topics, &failing, start);
+        assert_eq!(failing.summary(), None, "it may be created in a moment");
+        unroutable.tell(|_| true, &held, &topics, &failing, start + PATIENCE);
+        assert!(failing.summary().is_some());
+        assert_eq!(unroutable.topics().collect::<Vec<_>>(), [A]);
+
+        unroutable.read(&slots(&[7]), met(&[7]), start);
+        unroutable.tell(|_| true, &none, &topics, &failing, start + PATIENCE);
+        assert!(!unroutable.is_empty());
+        unroutable.tell(|_| false, &none, &topics, &failing, start + PATIENCE);
+        assert!(unroutable.is_empty());
+        assert_eq!(failing.summary(), None);
     }
 }

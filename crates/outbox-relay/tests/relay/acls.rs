@@ -32,6 +32,7 @@ pub(crate) enum Operation {
     All = 2,
     Write = 4,
     Create = 5,
+    Describe = 8,
 }
 
 impl Resource<'_> {

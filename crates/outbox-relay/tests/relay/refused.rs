@@ -40,6 +40,16 @@ fn assert_once_a_minute(lines: &[Value]) {
     }
 }
 
+/// Waits until Kafka is reported as not ready for a reason like this one.
+async fn until_told(ops: SocketAddr, part: &str) -> String {
+    eventually("the reason to be told", PATIENCE, async || {
+        let kafka = check(ops, "kafka").await;
+        let reason = kafka["reason"].as_str().unwrap_or_default();
+        reason.contains(part).then(|| reason.to_owned())
+    })
+    .await
+}
+
 async fn is_ready(ops: SocketAddr) -> bool {
     let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
     answer.status().is_success()
@@ -180,13 +190,8 @@ async fn p3_p7_p8_a_topic_that_may_not_be_created_is_set_aside_until_it_may_be()
     let ops = relay.ops_address(PATIENCE).await;
     let open = std::mem::replace(&mut fixture.topic, refused);
     fixture.write_many().await;
-    let reason = eventually("the reason to be told", PATIENCE, async || {
-        let kafka = check(ops, "kafka").await;
-        let reason = kafka["reason"].as_str().unwrap_or_default().to_owned();
-        reason.contains("could not be created").then_some(reason)
-    })
-    .await;
-    for part in [&format!("{}: ", fixture.topic), ", since 20"] {
+    let reason = until_told(ops, "could not be created").await;
+    for part in [&format!("{}: ", fixture.topic), REFUSED, ", since 20"] {
         assert!(reason.contains(part), "{part} in {reason}");
     }
     assert!(!is_ready(ops).await);
@@ -209,6 +214,12 @@ async fn p3_p7_p8_a_topic_that_may_not_be_created_is_set_aside_until_it_may_be()
     let error = told[0]["error"].as_str().unwrap();
     assert!(error.contains(REFUSED), "{error}");
 
+    // Whoever takes over asks for it too, although nothing is pending.
+    drop(relay);
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    let ops = relay.ops_address(PATIENCE).await;
+    until_told(ops, REFUSED).await;
+    assert_eq!(fixture.count("pending").await, 0);
     kafka.refuse_nothing().await;
     fixture.until_published(1_200).await;
     eventually("it to be ready", PATIENCE, async || {
@@ -217,4 +228,55 @@ async fn p3_p7_p8_a_topic_that_may_not_be_created_is_set_aside_until_it_may_be()
     .await;
     let refused = fixture.topic.clone();
     fixture.assert_came_back_in_order(refused, 600, ops).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p7_a_topic_that_may_not_be_seen_is_waited_for_and_told() {
+    let kafka = OwnKafka::with_rights().await;
+    let fixture = Fixture::on(&kafka.brokers).await;
+    let hidden = Resource::Topic(&fixture.topic);
+    kafka.refuse(hidden, Operation::Describe).await;
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    let ops = relay.ops_address(PATIENCE).await;
+    fixture.write_many().await;
+    let reason = until_told(ops, "may not describe it").await;
+    assert!(reason.contains(&fixture.topic), "{reason}");
+    assert_eq!(fixture.count("pending").await, 300);
+    let told = lines_about(
+        &relay,
+        &fixture.topic,
+        "it exists, but Kafka does not show it: this client may not describe it; looking again",
+    );
+    assert_eq!(told.len(), 1, "{}", relay.log());
+
+    kafka.refuse_nothing().await;
+    fixture.until_published(300).await;
+    let topic = fixture.topic.clone();
+    fixture.assert_came_back_in_order(topic, 300, ops).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p8_a_topic_that_may_not_be_created_is_set_aside_while_others_flow_and_stays_told() {
+    let kafka = OwnKafka::with_rights().await;
+    let mut fixture = Fixture::on(&kafka.brokers).await;
+    let refused = unique_topic("refused");
+    for resource in [Resource::Cluster, Resource::Topic(&refused)] {
+        kafka.refuse(resource, Operation::Create).await;
+    }
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    let ops = relay.ops_address(PATIENCE).await;
+    let load = Load::start(&fixture).await;
+    fixture.until_more_are_published(100).await;
+    let open = std::mem::replace(&mut fixture.topic, refused);
+    fixture.write_many().await;
+    fixture.until("unavailable", 300).await;
+    fixture.until_at_work().await;
+    let kafka_check = check(ops, "kafka").await;
+    let reason = kafka_check["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains(&fixture.topic), "{kafka_check}");
+    kafka.refuse_nothing().await;
+    let refused = std::mem::replace(&mut fixture.topic, open);
+    let written = load.end().await;
+    fixture.until_published(300 + written).await;
+    fixture.assert_came_back_in_order(refused, 300, ops).await;
 }
