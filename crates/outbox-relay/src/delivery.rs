@@ -15,12 +15,10 @@ use tracing::{error, warn};
 
 use crate::chunk;
 use crate::poison::Poison;
-use crate::sender::{Dispatched, Sender};
+use crate::sender::{Dispatched, LOG_INTERVAL, Sender};
 use crate::settler::Acknowledged;
 use crate::trace;
 
-/// Time between two log lines about the same failing partition.
-const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// A broker closes the connection on a request above its `socket.request.max.bytes` (100 MiB unless
 /// configured), which looks like an outage. No topic takes a record that comes near it.
 const LARGEST_RECORD_BYTES: usize = 64 * 1024 * 1024;

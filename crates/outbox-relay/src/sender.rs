@@ -2,7 +2,7 @@
 //! [`crate::delivery`] is its loop.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use domain::{OutboxEvent, Slot};
 use messaging::{Failure, KafkaError, PartitionWriter, envelope};
@@ -10,6 +10,7 @@ use service::{CancellationToken, Tracer};
 use storage::lease::Leases;
 use storage::outbox::{Hold, HoldCause, RowVersion};
 use tokio::sync::mpsc;
+use tracing::warn;
 
 use crate::delivery::Delivery;
 use crate::health::Health;
@@ -19,6 +20,9 @@ use crate::recovery::Probe;
 use crate::settler::Acknowledged;
 use crate::slots::Returned;
 use crate::trace;
+
+/// Time between two log lines about the same failing partition.
+pub(crate) const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// An event on its way.
 #[derive(Debug)]
@@ -72,6 +76,8 @@ pub(crate) struct Sender {
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) tracer: Tracer,
+    /// When it was last logged that a probe failed.
+    pub(crate) probe_logged: Option<Instant>,
 }
 
 impl Sender {
@@ -153,9 +159,22 @@ impl Sender {
                 Err(error) if error.failure() == Failure::Impossible => {
                     self.partitions.accepted(&self.partition);
                 }
-                Err(error) => self.health.failing.report(self.name(), error),
+                Err(error) => self.report_probe(&error),
             }
         }
         self.partitions.end_probe(&self.partition);
+    }
+
+    fn report_probe(&mut self, error: &KafkaError) {
+        self.health.failing.report(self.name(), error);
+        if self
+            .probe_logged
+            .is_none_or(|at| at.elapsed() >= LOG_INTERVAL)
+        {
+            self.probe_logged = Some(Instant::now());
+            let (topic, partition) = (&self.partition.0, self.partition.1);
+            let needs_action = error.failure() == Failure::Configuration;
+            warn!(topic, partition, %error, needs_action, "still set aside; trying again");
+        }
     }
 }

@@ -104,6 +104,7 @@ impl Senders {
                 metrics: self.parts.metrics.clone(),
                 health: self.parts.health.clone(),
                 tracer: self.tracer.clone(),
+                probe_logged: None,
             };
             self.tasks.spawn(sender.run());
             Handle {

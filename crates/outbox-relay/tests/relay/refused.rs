@@ -112,6 +112,15 @@ async fn p3_p7_p8_a_topic_that_may_not_be_written_is_set_aside_until_it_may_be()
     let partitions = usize::try_from(PARTITIONS).unwrap();
     let told = lines_about(&relay, &fixture.topic, told).len();
     assert_eq!(told, partitions, "{}", relay.log());
+    let still = eventually("a probe of each to fail", PATIENCE, async || {
+        let message = "still set aside; trying again";
+        let lines = lines_about(&relay, &fixture.topic, message);
+        (lines.len() >= partitions).then_some(lines)
+    })
+    .await;
+    // One line each: a minute has not passed.
+    assert_eq!(still.len(), partitions, "{still:?}");
+    assert_eq!(still[0]["needs_action"], true);
 
     kafka.refuse_nothing().await;
     fixture.until("unavailable", 0).await;
