@@ -25,6 +25,9 @@ use crate::support::{Fixture, PATIENCE, assert_in_order};
 const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
 const TOO_LARGE: i32 = 1_200_000;
 
+/// All that is in a schema that was just migrated, as docs/operations.md says.
+const FILLED_BY_MIGRATIONS: &str = "truncate outbox_sample_hash, __diesel_schema_migrations";
+
 /// The contents of a database at one moment.
 struct Dump {
     tables: Vec<(String, Vec<u8>)>,
@@ -66,9 +69,7 @@ impl Dump {
     async fn load(&self, sql: &Client) {
         let run = async |statement: String| sql.batch_execute(&statement).await.unwrap();
         run("begin; set local session_replication_role = replica".to_owned()).await;
-        for (table, _) in &self.tables {
-            run(format!("truncate {table} cascade")).await;
-        }
+        run(FILLED_BY_MIGRATIONS.to_owned()).await;
         for (table, rows) in &self.tables {
             let copy = format!("copy {table} from stdin");
             let mut sink = Box::pin(sql.copy_in(&copy).await.unwrap());
