@@ -14,7 +14,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// Why a topic is missing that is there.
 pub(crate) const HIDDEN: &str =
-    "it exists, but Kafka does not show it: this client may not describe it";
+    "the topic exists, but Kafka does not show it: this client may not describe it";
 
 #[derive(Debug, Default)]
 pub(crate) struct Missing(BTreeMap<String, Attempts>);

@@ -176,7 +176,8 @@ impl RouteKeeper {
                     impossible.insert(topic, error.to_string());
                 }
                 Err(error) => {
-                    let reason = format!("it does not exist and could not be created: {error}");
+                    let reason =
+                        format!("the topic does not exist and could not be created: {error}");
                     if missing.failed(&topic, reason, error.failure(), Instant::now()) {
                         warn!(topic, %error, "cannot create a topic that is missing; trying again");
                     } else {

@@ -68,7 +68,7 @@ impl Unroutable {
             let missing = waits && !topics.knows(topic);
             // One that was just created is known in a moment.
             if missing && now.duration_since(wait.since) >= PATIENCE {
-                let unknown = "it does not exist and was not created yet";
+                let unknown = "the topic does not exist and was not created yet";
                 failing.report(topic, topics.refusal(topic).unwrap_or(unknown));
             } else if !missing {
                 failing.clear(topic);
@@ -130,7 +130,7 @@ mod tests {
         );
         assert!(!unroutable.is_due(A, &writable(), start + PATIENCE * 4 / 5));
         let summary = failing.summary().expect("a problem");
-        assert!(summary.contains("a: it does not exist"), "{summary}");
+        assert!(summary.contains("a: the topic does not exist"), "{summary}");
 
         unroutable.read(&slots(&[0, 1]), met(&[]), due);
         unroutable.tell(|_| true, &none, &topics, &failing, due);

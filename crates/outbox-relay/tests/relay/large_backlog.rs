@@ -9,6 +9,8 @@ use crate::soak::alone;
 use crate::support::{Fixture, PARTITIONS};
 
 const EVENTS: i32 = 10_000;
+/// Postgres keeps the rows of a statement in a temporary file, as large as they are.
+const IN_ONE_STATEMENT: usize = 500;
 const BYTES: i32 = 1_000_000;
 /// As for a tenth of them in `memory.rs`.
 const BOUND: u64 = 128 * 1024 * 1024;
@@ -23,16 +25,18 @@ async fn p10_ten_thousand_events_of_a_megabyte_do_not_fill_memory() {
     let fixture = Fixture::on(&kafka.brokers).await;
     fixture.write_sized(&[("k0", BYTES)]).await;
     // Copied as it is stored: to compress each anew would take as long as to send it.
-    fixture
-        .sql
-        .execute(
-            "insert into outbox_event (event_id, topic, key, event_type, payload)
-             select gen_random_uuid(), topic, 'k' || n % 300, event_type, payload
-             from outbox_event, generate_series(2, $1) n",
-            &[&EVENTS],
-        )
-        .await
-        .unwrap();
+    for first in (2..=EVENTS).step_by(IN_ONE_STATEMENT) {
+        fixture
+            .sql
+            .execute(
+                "insert into outbox_event (event_id, topic, key, event_type, payload)
+                 select gen_random_uuid(), topic, 'k' || n % 300, event_type, payload
+                 from outbox_event, generate_series($1, least($1 + $2 - 1, $3)) n where id = 1",
+                &[&first, &i32::try_from(IN_ONE_STATEMENT).unwrap(), &EVENTS],
+            )
+            .await
+            .unwrap();
+    }
     let relay = Spawned::start(BINARY, &["run"], fixture.variables());
     fixture.until_published(EVENTS.into()).await;
     let peak = relay.peak_memory();

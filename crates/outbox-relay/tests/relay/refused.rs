@@ -254,7 +254,7 @@ async fn p7_a_topic_that_may_not_be_seen_is_waited_for_and_told() {
     let told = lines_about(
         &relay,
         &fixture.topic,
-        "it exists, but Kafka does not show it: this client may not describe it; looking again",
+        "the topic exists, but Kafka does not show it: this client may not describe it; looking again",
     );
     assert_eq!(told.len(), 1, "{}", relay.log());
 
