@@ -45,7 +45,7 @@ ci: ## all checks, as .ci/run does, with their times
 		echo "== make $$target: $$((SECONDS - begun)) s"; \
 	done; echo "== all: $$SECONDS s"
 
-bench-relay: ## measure the relay beside the bare parts and the usual outbox (half an hour, 45 GB of disk)
+bench-relay: ## measure the relay beside the bare parts and the usual outbox (half an hour)
 	cargo build --release -p bench -p outbox-relay
 	$(or $(CARGO_TARGET_DIR),target)/release/bench relay --json $(or $(CARGO_TARGET_DIR),target)/bench-relay.json
 
