@@ -10,7 +10,7 @@ use crate::support::{Fixture, PARTITIONS};
 
 const EVENTS: i32 = 10_000;
 /// Postgres keeps the rows of a statement in a temporary file, as large as they are.
-const IN_ONE_STATEMENT: usize = 500;
+const IN_ONE_STATEMENT: i32 = 500;
 const BYTES: i32 = 1_000_000;
 /// As for a tenth of them in `memory.rs`.
 const BOUND: u64 = 128 * 1024 * 1024;
@@ -25,17 +25,20 @@ async fn p10_ten_thousand_events_of_a_megabyte_do_not_fill_memory() {
     let fixture = Fixture::on(&kafka.brokers).await;
     fixture.write_sized(&[("k0", BYTES)]).await;
     // Copied as it is stored: to compress each anew would take as long as to send it.
-    for first in (2..=EVENTS).step_by(IN_ONE_STATEMENT) {
+    let mut first = 2;
+    while first <= EVENTS {
+        let last = EVENTS.min(first + IN_ONE_STATEMENT - 1);
         fixture
             .sql
             .execute(
                 "insert into outbox_event (event_id, topic, key, event_type, payload)
                  select gen_random_uuid(), topic, 'k' || n % 300, event_type, payload
-                 from outbox_event, generate_series($1, least($1 + $2 - 1, $3)) n where id = 1",
-                &[&first, &i32::try_from(IN_ONE_STATEMENT).unwrap(), &EVENTS],
+                 from outbox_event, generate_series($1::int, $2::int) n where id = 1",
+                &[&first, &last],
             )
             .await
             .unwrap();
+        first = last + 1;
     }
     let relay = Spawned::start(BINARY, &["run"], fixture.variables());
     fixture.until_published(EVENTS.into()).await;
