@@ -53,47 +53,38 @@ pub struct Parked {
     pub cause: String,
 }
 
-/// One snapshot in three parts: what is pending, a row per slot; its events; and which of those
-/// follow a held one. The caller joins them: joined here, each event would cost a descent of its own.
-/// Sums event by event are for batches that do not fit: they cost as much as finding the ids does.
+/// One snapshot in three parts: what is pending, its events, and which of those follow a held one.
+/// The caller joins them: joined here, each event would cost a descent of its own.
 ///
 /// Plan: per slot one walk along `outbox_pending_pkey`; one walk along `outbox_event_pkey` over all
 /// ids found, which are mostly neighbours; and only while anything is held, a look-up in
 /// `outbox_held_key` per event. The `order by slot, id` is what makes the planner walk the index
 /// instead of sorting; the session's settings (`Session::with_index_plans`) do the rest.
 pub const READ_PENDING: &str = "\
-with found as materialized (
-    select s.turn, p.*
-    from unnest(?) with ordinality s(slot, turn)
-    cross join lateral (
-        select p.slot, p.id, p.bytes, p.xmin as writer, p.ctid as place
-        from outbox_pending p
-        where p.slot = s.slot order by p.slot, p.id limit ?) p),
-budget as (select ?::bigint as of_slot, ?::bigint as of_all),
-fits as materialized (
-    select max(bytes) < (select of_slot from budget) and sum(bytes) < (select of_all from budget)
-    from (select sum(bytes) as bytes from found group by slot) slots),
-n as materialized (
-    select slot, id, bytes, writer, place from found where (table fits)
-    union all
+with n as materialized (
     select slot, id, bytes, writer, place
-    from (select f.*, sum(bytes) over (order by turn, id) as total
-          from (select found.*, sum(bytes) over (partition by turn order by id) as total_of_slot
-                from found) f
-          where total_of_slot - bytes < (select of_slot from budget)) f
-    where total - bytes < (select of_all from budget) and not (table fits))
-select slot, array_agg(id), array_agg(bytes), array_agg(writer), array_agg(place),
-       null::bigint, null::uuid, null::text, null::text, null::text, null::smallint, null::json,
-       null::jsonb, null::timestamptz, null::bigint, null::text
-from n group by slot
+    from (select q.slot, q.id, q.bytes, q.writer, q.place,
+                 sum(q.bytes) over (order by s.turn, q.id) as total
+          from unnest(?) with ordinality s(slot, turn)
+          cross join lateral (
+              select q.*, sum(q.bytes) over (order by q.id) as total
+              from (select p.slot, p.id, p.bytes, p.xmin as writer, p.ctid as place
+                    from outbox_pending p
+                    where p.slot = s.slot order by p.slot, p.id limit ?) q) q
+          where q.total - q.bytes < ?) q
+    where total - bytes < ?)
+select n.id, n.slot, n.bytes, n.writer, n.place,
+       null::uuid, null::text, null::text, null::text, null::smallint, null::json, null::jsonb,
+       null::timestamptz, null::bigint, null::text
+from n
 union all
-select null, null, null, null, null,
-       e.id, e.event_id, e.topic, e.key, e.event_type, e.schema_version, e.payload,
-       e.headers, e.created_at, null, null
+select e.id, null, null, null, null,
+       e.event_id, e.topic, e.key, e.event_type, e.schema_version, e.payload, e.headers,
+       e.created_at, null, null
 from outbox_event e where e.id = any(array(select id from n))
 union all
-select null, null, null, null, null,
-       e.id, null, null, null, null, null, null, null, null, held.id, held.cause
+select e.id, null, null, null, null, null, null, null, null, null, null, null, null,
+       held.id, held.cause
 from outbox_event e
 cross join lateral (
     select h.id, h.cause from outbox_held h
@@ -103,12 +94,11 @@ where (select exists (select from outbox_held where discarded_at is null))
   and e.id = any(array(select id from n))";
 
 type Columns = (
+    BigInt,
     Nullable<SmallInt>,
-    Nullable<Array<BigInt>>,
-    Nullable<Array<Integer>>,
-    Nullable<Array<Xid>>,
-    Nullable<Array<Tid>>,
-    Nullable<BigInt>,
+    Nullable<Integer>,
+    Nullable<Xid>,
+    Nullable<Tid>,
     Nullable<SqlUuid>,
     Nullable<Text>,
     Nullable<Text>,
@@ -124,12 +114,11 @@ type Columns = (
 /// A row of any of the three parts.
 #[derive(Queryable)]
 struct Row {
+    id: i64,
     slot: Option<i16>,
-    ids: Option<Vec<i64>>,
-    bytes: Option<Vec<i32>>,
-    writers: Option<Vec<Writer>>,
-    places: Option<Vec<Place>>,
-    id: Option<i64>,
+    bytes: Option<i32>,
+    writer: Option<Writer>,
+    place: Option<Place>,
     event_id: Option<Uuid>,
     topic: Option<String>,
     key: Option<String>,
@@ -172,11 +161,10 @@ pub async fn read_pending(
     // Taken as they arrive: all of them at once are several times as large as what they become.
     let mut rows = statement.load_stream::<Row>(conn).await?;
     while let Some(row) = rows.try_next().await? {
-        let Some(id) = row.id else {
-            add_pending(row, &mut pending)?;
-            continue;
-        };
-        if let Some(behind) = row.held_id {
+        let id = row.id;
+        if let Some(read) = pending_row(&row)? {
+            pending.push((id, read));
+        } else if let Some(behind) = row.held_id {
             let cause = row.held_cause.unwrap_or_default();
             parked.insert(id, Parked { behind, cause });
         } else if let Some(event) = event_of(row) {
@@ -186,35 +174,30 @@ pub async fn read_pending(
     Ok(joined(pending, events, parked))
 }
 
-/// What the first part says of an event.
+/// What a row of the first part says.
 struct PendingRow {
     slot: Slot,
     bytes: i32,
     version: RowVersion,
 }
 
-/// Adds what the row of a slot says.
-fn add_pending(row: Row, pending: &mut Vec<(i64, PendingRow)>) -> Result<(), StorageError> {
-    let (Some(slot), Some(ids), Some(bytes), Some(writers), Some(places)) =
-        (row.slot, row.ids, row.bytes, row.writers, row.places)
+/// `None` for a row of another part.
+fn pending_row(row: &Row) -> Result<Option<PendingRow>, StorageError> {
+    let (Some(slot), Some(bytes), Some(writer), Some(place)) =
+        (row.slot, row.bytes, row.writer, row.place)
     else {
-        return Ok(());
+        return Ok(None);
     };
     let slot = Slot::try_from(i32::from(slot)).map_err(|e| StorageError::Unreadable {
         column: "outbox_pending.slot",
         reason: e.to_string(),
     })?;
-    let versions = writers.into_iter().zip(places);
-    for ((id, bytes), (writer, place)) in ids.into_iter().zip(bytes).zip(versions) {
-        let version = RowVersion { writer, place };
-        let row = PendingRow {
-            slot,
-            bytes,
-            version,
-        };
-        pending.push((id, row));
-    }
-    Ok(())
+    let version = RowVersion { writer, place };
+    Ok(Some(PendingRow {
+        slot,
+        bytes,
+        version,
+    }))
 }
 
 fn event_of(row: Row) -> Option<OutboxEvent> {
