@@ -60,6 +60,10 @@ async fn until_in_flight(ops: SocketAddr, events: usize) {
 }
 
 impl Fixture {
+    async fn slow_down(&self, table: &str) {
+        self.sql.batch_execute(&slow(table)).await.unwrap();
+    }
+
     /// Waits until the relay's read of pending events has hung for a `DELAY` on a lock.
     async fn until_a_read_hangs(&self) {
         let hanging = "select count(*) from pg_stat_activity
@@ -104,11 +108,7 @@ async fn reads_requests_settles_and_holds_are_timed_each_by_its_own_histogram() 
     until_delay_is_counted(ops, "read", before).await;
 
     let before = timed(ops, "settle").await;
-    fixture
-        .sql
-        .batch_execute(&slow("outbox_published"))
-        .await
-        .unwrap();
+    fixture.slow_down("outbox_published").await;
     fixture.write(&["a"]).await;
     until_delay_is_counted(ops, "settle", before).await;
     fixture.sql.batch_execute(QUICK_AGAIN).await.unwrap();
@@ -125,11 +125,7 @@ async fn reads_requests_settles_and_holds_are_timed_each_by_its_own_histogram() 
     fixture.until_published(3).await;
 
     let before = timed(ops, "hold").await;
-    fixture
-        .sql
-        .batch_execute(&slow("outbox_held"))
-        .await
-        .unwrap();
+    fixture.slow_down("outbox_held").await;
     fixture.topic = "no such: topic!".to_owned();
     fixture.write(&["a"]).await;
     until_delay_is_counted(ops, "hold", before).await;

@@ -8,6 +8,7 @@ use local_stack::testing::{Spawned, eventually};
 use crate::load::Load;
 use crate::own_kafka::OwnKafka;
 use crate::process::BINARY;
+use crate::seen;
 use crate::support::{Fixture, PATIENCE};
 
 /// Kafka being back, each partition is written again within this time.
@@ -17,11 +18,7 @@ const IN_FLIGHT: usize = 32 * 512;
 
 /// A counter's or gauge's value.
 pub(crate) async fn metric(ops: SocketAddr, series: &str) -> usize {
-    let text = reqwest::get(format!("http://{ops}/metrics")).await.unwrap();
-    let text = text.text().await.unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(series));
-    let value = line.unwrap_or_else(|| panic!("{series} in\n{text}"));
-    value.trim().parse().unwrap()
+    seen::metric(ops, series).await.parse().unwrap()
 }
 
 /// The relay that was there before the outage ends in order, and holds nothing against any event.

@@ -50,9 +50,25 @@ async fn until_told(ops: SocketAddr, part: &str) -> String {
     .await
 }
 
+async fn until_ready(ops: SocketAddr) {
+    eventually("it to be ready", PATIENCE, async || {
+        is_ready(ops).await.then_some(())
+    })
+    .await;
+}
+
 async fn is_ready(ops: SocketAddr) -> bool {
     let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
     answer.status().is_success()
+}
+
+async fn topic_that_may_not_be_created(kafka: &OwnKafka) -> String {
+    let topic = unique_topic("refused");
+    // Either right would do.
+    for resource in [Resource::Cluster, Resource::Topic(&topic)] {
+        kafka.refuse(resource, Operation::Create).await;
+    }
+    topic
 }
 
 impl Fixture {
@@ -67,15 +83,7 @@ impl Fixture {
     /// is a dead letter.
     async fn assert_came_back_in_order(mut self, topic: String, events: usize, ops: SocketAddr) {
         assert_eq!(metric(ops, "outbox_holds_total{cause=\"dead\"}").await, 0);
-        self.topic = topic;
-        self.sql
-            .execute(
-                "delete from outbox_published using outbox_event e
-                 where e.id = outbox_published.id and e.topic <> $1",
-                &[&self.topic],
-            )
-            .await
-            .unwrap();
+        self.look_at(topic).await;
         let (by_key, copies) = self.published_by_key().await;
         assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), events);
         assert_in_order(&by_key);
@@ -127,10 +135,7 @@ async fn p3_p7_p8_a_topic_that_may_not_be_written_is_set_aside_until_it_may_be()
     let refused = std::mem::replace(&mut fixture.topic, open);
     let written = load.end().await;
     fixture.until_published(600 + written).await;
-    eventually("it to be ready", PATIENCE, async || {
-        is_ready(ops).await.then_some(())
-    })
-    .await;
+    until_ready(ops).await;
     fixture.assert_came_back_in_order(refused, 600, ops).await;
 }
 
@@ -177,10 +182,7 @@ async fn p7_while_nothing_may_be_written_it_waits_and_tells_where_why_and_since_
 
     kafka.refuse_nothing().await;
     fixture.until_published(5).await;
-    eventually("it to be ready", PATIENCE, async || {
-        is_ready(ops).await.then_some(())
-    })
-    .await;
+    until_ready(ops).await;
     let topic = fixture.topic.clone();
     fixture.assert_came_back_in_order(topic, 5, ops).await;
 }
@@ -190,11 +192,7 @@ async fn p3_p7_p8_a_topic_that_may_not_be_created_is_set_aside_until_it_may_be()
     const MESSAGE: &str = "cannot create a topic that is missing; trying again";
     let kafka = OwnKafka::with_rights().await;
     let mut fixture = Fixture::on(&kafka.brokers).await;
-    let refused = unique_topic("refused");
-    // Either right would do.
-    for resource in [Resource::Cluster, Resource::Topic(&refused)] {
-        kafka.refuse(resource, Operation::Create).await;
-    }
+    let refused = topic_that_may_not_be_created(&kafka).await;
     let relay = Spawned::start(BINARY, &["run"], fixture.variables());
     let ops = relay.ops_address(PATIENCE).await;
     let open = std::mem::replace(&mut fixture.topic, refused);
@@ -231,10 +229,7 @@ async fn p3_p7_p8_a_topic_that_may_not_be_created_is_set_aside_until_it_may_be()
     assert_eq!(fixture.count("pending").await, 0);
     kafka.refuse_nothing().await;
     fixture.until_published(1_200).await;
-    eventually("it to be ready", PATIENCE, async || {
-        is_ready(ops).await.then_some(())
-    })
-    .await;
+    until_ready(ops).await;
     let refused = fixture.topic.clone();
     fixture.assert_came_back_in_order(refused, 600, ops).await;
 }
@@ -268,10 +263,7 @@ async fn p7_a_topic_that_may_not_be_seen_is_waited_for_and_told() {
 async fn p8_a_topic_that_may_not_be_created_is_set_aside_while_others_flow_and_stays_told() {
     let kafka = OwnKafka::with_rights().await;
     let mut fixture = Fixture::on(&kafka.brokers).await;
-    let refused = unique_topic("refused");
-    for resource in [Resource::Cluster, Resource::Topic(&refused)] {
-        kafka.refuse(resource, Operation::Create).await;
-    }
+    let refused = topic_that_may_not_be_created(&kafka).await;
     let relay = Spawned::start(BINARY, &["run"], fixture.variables());
     let ops = relay.ops_address(PATIENCE).await;
     let load = Load::start(&fixture).await;

@@ -173,6 +173,19 @@ impl Fixture {
         all
     }
 
+    /// From now on the test is about `topic` alone: what was published elsewhere is forgotten.
+    pub(crate) async fn look_at(&mut self, topic: String) {
+        self.topic = topic;
+        self.sql
+            .execute(
+                "delete from outbox_published using outbox_event e
+                 where e.id = outbox_published.id and e.topic <> $1",
+                &[&self.topic],
+            )
+            .await
+            .unwrap();
+    }
+
     /// The ids of the events in the topic, by key, first occurrences in the order of Kafka; and how
     /// many records repeat an event. Each lies where its key belongs and where the outbox says.
     pub(crate) async fn published_by_key(&self) -> (HashMap<String, Vec<i64>>, usize) {
