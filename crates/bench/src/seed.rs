@@ -23,16 +23,12 @@ impl Bench {
     pub(crate) fn start() -> Result<Self> {
         let folder: PathBuf = std::env::temp_dir().join("transactional-outbox-bench");
         // What was checked is not read again; kept, it would fill the disk.
-        let dir = [
+        let dir = StackDir::new(folder.clone()).with_kafka_settings(&[
             ("log.segment.bytes", "134217728"),
             ("log.retention.bytes", "536870912"),
             ("log.retention.check.interval.ms", "5000"),
             ("log.segment.delete.delay.ms", "1000"),
-        ]
-        .into_iter()
-        .fold(StackDir::new(folder.clone()), |dir, (name, value)| {
-            dir.with_kafka_setting(name, value)
-        });
+        ]);
         let stack = dir.up()?;
         let cluster = Cluster::new(stack.kafka_brokers.parse()?);
         let bench = Self {

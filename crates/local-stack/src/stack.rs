@@ -60,11 +60,13 @@ impl StackDir {
         }
     }
 
-    /// The same, with a setting of Kafka's `server.properties` beside the usual ones. It counts for
+    /// The same, with settings of Kafka's `server.properties` beside the usual ones. They count for
     /// the [`StackDir::up`] that starts the stack, and from then on.
     #[must_use]
-    pub fn with_kafka_setting(mut self, name: &str, value: &str) -> Self {
-        self.kafka_settings.push((name.into(), value.into()));
+    pub fn with_kafka_settings(mut self, settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter();
+        self.kafka_settings
+            .extend(settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         self
     }
 

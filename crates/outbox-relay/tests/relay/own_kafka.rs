@@ -20,10 +20,7 @@ impl OwnKafka {
     /// The same with settings beside those that any Kafka here has.
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let folder = std::env::temp_dir().join(unique_topic("own-kafka"));
-        let usual = StackDir::new(&folder);
-        let dir = settings.iter().fold(usual, |dir, (name, value)| {
-            dir.with_kafka_setting(name, value)
-        });
+        let dir = StackDir::new(&folder).with_kafka_settings(settings);
         let brokers = blocking(&dir, |dir| {
             let stack = dir.up()?;
             // Databases are in everybody's Postgres.
