@@ -40,6 +40,16 @@ impl OwnConnection {
         Ok(value)
     }
 
+    /// Connects ahead of the first call.
+    ///
+    /// # Errors
+    /// When no connection can be made; the next call tries again.
+    pub async fn connect(&mut self) -> Result<(), StorageError> {
+        let conn = self.take().await?;
+        self.keep(conn);
+        Ok(())
+    }
+
     /// The connection, for calls with deadlines of their own. What is not given to
     /// [`keep`](Self::keep) again is closed.
     ///

@@ -95,11 +95,8 @@ impl Sender {
 
     /// Has a connection when it returns, so that the first order does not wait for one.
     async fn connect(&mut self) {
-        loop {
-            match self.connection.take().await {
-                Ok(conn) => break self.connection.keep(conn),
-                Err(error) => self.outage.wait(&error).await,
-            }
+        while let Err(error) = self.connection.connect().await {
+            self.outage.wait(&error).await;
         }
         self.outage.end();
     }

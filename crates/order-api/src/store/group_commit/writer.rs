@@ -34,9 +34,7 @@ impl Writer {
     /// Writes until `stop` is cancelled; a batch that has begun is finished.
     pub async fn run(mut self, stop: CancellationToken) {
         // So that the first order does not wait for a connection. Failing is no matter yet.
-        if let Some(Ok(conn)) = stop.run_until_cancelled(self.connection.take()).await {
-            self.connection.keep(conn);
-        }
+        let _ = stop.run_until_cancelled(self.connection.connect()).await;
         while let Some(batch) = stop.run_until_cancelled(self.next()).await {
             self.step(batch).await;
         }
