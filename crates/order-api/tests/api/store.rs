@@ -136,7 +136,8 @@ async fn an_order_whose_client_hung_up_before_a_writer_took_it_is_not_placed() {
     answer(last.body(r#"{"productId":"last"}"#))
         .await
         .order_id();
-    let products = "select string_agg(product_id, ' ' order by product_id) from orders";
-    let products: String = sql.query_one(products, &[]).await.unwrap().get(0);
-    assert_eq!(products, "last taken taken");
+    // Those that were taken may have waited for too long where the disk is slow.
+    let others = "select string_agg(product_id, ' ') from orders where product_id <> 'taken'";
+    let others: String = sql.query_one(others, &[]).await.unwrap().get(0);
+    assert_eq!(others, "last");
 }
