@@ -21,6 +21,8 @@ const PUBLISHED: &str = "relay, 200 B, as many published in the table";
 const OPEN: &str = "relay, 200 B, beside an open transaction";
 const USUAL: &str = "usual outbox, 200 B";
 const USUAL_KB: &str = "usual outbox, 1 kB";
+const USUAL_BY_KEY: &str = "usual outbox with an index by key, 200 B";
+const USUAL_BY_KEY_KB: &str = "usual outbox with an index by key, 1 kB";
 const USUAL_PUBLISHED: &str = "usual outbox, 200 B, as many published in the table";
 const USUAL_OPEN: &str = "usual outbox, 200 B, beside an open transaction";
 const READ: &str = "raw reads of event rows, 200 B";
@@ -28,13 +30,25 @@ const PRODUCE: &str = "raw produce, 200 B";
 const MEMORY: &str = "memory of the relay while draining";
 const IDLE: &str = "idle relay";
 
-const RATIOS: [(&str, &str, &str, f64); 8] = [
+const RATIOS: [(&str, &str, &str, f64); 10] = [
     ("relay / bare loop, 200 B", RELAY, BARE, 0.30),
     ("relay / bare loop, 1 kB", RELAY_KB, BARE_KB, 0.30),
     ("with as many published / clean", PUBLISHED, RELAY, 0.90),
     ("beside an open transaction / clean", OPEN, RELAY, 0.60),
     ("relay / usual outbox, 200 B", RELAY, USUAL, 2.0),
     ("relay / usual outbox, 1 kB", RELAY_KB, USUAL_KB, 2.0),
+    (
+        "relay / usual outbox with an index by key, 200 B",
+        RELAY,
+        USUAL_BY_KEY,
+        2.0,
+    ),
+    (
+        "relay / usual outbox with an index by key, 1 kB",
+        RELAY_KB,
+        USUAL_BY_KEY_KB,
+        2.0,
+    ),
     (
         "relay / usual outbox, with as many published",
         PUBLISHED,
@@ -66,7 +80,7 @@ pub(crate) async fn bench(args: &RelayArgs) -> Result<()> {
             })
     };
     // A JVM that is cold compiles; that would be counted against whoever comes first.
-    bare::produce_only(&bench.cluster, &topic, 1_000_000, 200).await?;
+    bare::produce_only(&bench.cluster, &topic, 10_000_000, 200).await?;
     for round in 1..=args.rounds {
         println!("round {round}");
         for (name, seed) in [(RELAY, "seed_small"), (RELAY_KB, "seed_large")] {
@@ -97,14 +111,16 @@ pub(crate) async fn bench(args: &RelayArgs) -> Result<()> {
                 report.add(name, run.rate);
             }
         }
-        for (name, seed, beside) in [
-            (USUAL, "seed_small", Beside::Nothing),
-            (USUAL_KB, "seed_large", Beside::Nothing),
-            (USUAL_PUBLISHED, "seed_small", Beside::Published),
-            (USUAL_OPEN, "seed_small", Beside::Open),
+        for (name, seed, by_key, beside) in [
+            (USUAL, "seed_small", false, Beside::Nothing),
+            (USUAL_KB, "seed_large", false, Beside::Nothing),
+            (USUAL_BY_KEY, "seed_small", true, Beside::Nothing),
+            (USUAL_BY_KEY_KB, "seed_large", true, Beside::Nothing),
+            (USUAL_PUBLISHED, "seed_small", false, Beside::Published),
+            (USUAL_OPEN, "seed_small", false, Beside::Open),
         ] {
             if wanted(name) {
-                let run = usual_drain(&bench, seed, &topic, beside).await?;
+                let run = usual_drain(&bench, seed, &topic, by_key, beside).await?;
                 report.add(name, run.rate);
                 report.cpu(name, run.cpu, run.own_cpu);
             }
@@ -205,10 +221,16 @@ async fn drain(bench: &Bench, seed: &str, topic: &str, events: i64, beside: Besi
     })
 }
 
-async fn usual_drain(bench: &Bench, seed: &str, topic: &str, beside: Beside) -> Result<Run> {
+async fn usual_drain(
+    bench: &Bench,
+    seed: &str,
+    topic: &str,
+    by_key: bool,
+    beside: Beside,
+) -> Result<Run> {
     bench.copy(seed, "run").await?;
     let sql = bench.connect("run").await?;
-    usual::prepare(&sql, beside == Beside::Published).await?;
+    usual::prepare(&sql, beside == Beside::Published, by_key).await?;
     let mut open = bench.connect("run").await?;
     let held_open = open.transaction().await?;
     if beside == Beside::Open {
@@ -267,7 +289,7 @@ impl RelayProcess {
                 }
                 None | Some(_) => {}
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         bail!("the relay did not finish within five minutes")
     }

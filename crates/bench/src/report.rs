@@ -66,13 +66,15 @@ impl Report {
 
     /// Prints medians, and the ratios `(name, of, to, at least)`.
     pub(crate) fn print(&self, ratios: &[(&str, &str, &str, f64)]) {
+        let names = self.names.iter().map(|name| name.chars().count());
+        let width = names.max().unwrap_or(0);
         println!(
-            "\n{:<52} {:>12} {:>12} {:>12}",
+            "\n{:<width$} {:>12} {:>12} {:>12}",
             "", "median", "lowest", "highest"
         );
         for line in self.lines() {
             println!(
-                "{:<52} {:>12.1} {:>12.1} {:>12.1} {}",
+                "{:<width$} {:>12.1} {:>12.1} {:>12.1} {}",
                 line.name, line.median, line.lowest, line.highest, line.unit
             );
         }
@@ -80,7 +82,7 @@ impl Report {
         for (name, of, to, least) in ratios {
             if let Some(ratio) = self.ratio(of, to) {
                 let verdict = if ratio >= *least { "reached" } else { "MISSED" };
-                println!("{name:<52} {ratio:>12.2}   at least {least:.2}: {verdict}");
+                println!("{name:<width$} {ratio:>12.2}   at least {least:.2}: {verdict}");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The usual outbox: one table, a partial index on `processed_at is null`, marks by `update`. Driven
 //! with the same produce requests, one reader and one marker in turn, as its examples do.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use domain::OutboxEvent;
@@ -9,6 +9,7 @@ use futures::future::try_join_all;
 use messaging::{Cluster, PartitionWriter, envelope, partition_of};
 use outbox_relay::chunk;
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 use crate::bare::PAGE;
 use crate::seed::PARTITIONS;
@@ -23,14 +24,18 @@ select 1000000000 + n, gen_random_uuid(), 't', n::text, 'T', '{}'
 from generate_series(1, 100000) n";
 
 /// Turns a seeded database into one of that kind, with as many published events as there are
-/// pending ones if `published`; those were pending when the table was analyzed.
-pub(crate) async fn prepare(sql: &Client, published: bool) -> Result<()> {
+/// pending ones if `published`; those were pending when the table was analyzed. With an index
+/// `by_key`, events can be looked up and replayed by key, as with `outbox_event`.
+pub(crate) async fn prepare(sql: &Client, published: bool, by_key: bool) -> Result<()> {
     sql.batch_execute(
         "create table usual as select e.*, null::timestamptz as processed_at from outbox_event e;
          alter table usual add primary key (id);
          create index on usual (id) where processed_at is null",
     )
     .await?;
+    if by_key {
+        sql.batch_execute("create index on usual (key, id)").await?;
+    }
     sql.batch_execute("vacuum analyze usual").await?;
     if published {
         sql.batch_execute(
@@ -54,7 +59,8 @@ pub(crate) async fn drain(sql: &Client, cluster: &Cluster, topic: &str) -> Resul
         .collect();
     let read = sql
         .prepare(
-            "select id, event_id::text, topic, key, event_type, schema_version, payload::text
+            "select id, uuid_send(event_id), topic, key, event_type, schema_version, payload::text,
+                    headers::text, created_at
              from usual where processed_at is null order by id limit $1
              for update skip locked",
         )
@@ -77,14 +83,14 @@ pub(crate) async fn drain(sql: &Client, cluster: &Cluster, topic: &str) -> Resul
         for row in rows {
             ids.push(row.get(0));
             let event = OutboxEvent {
-                event_id: row.get::<_, &str>(1).parse()?,
+                event_id: Uuid::from_slice(row.get(1))?.into(),
                 topic: row.get(2),
                 key: row.get(3),
                 event_type: row.get(4),
                 schema_version: row.get(5),
                 payload: row.get(6),
-                headers: std::collections::BTreeMap::new(),
-                created_at: time::OffsetDateTime::now_utc(),
+                headers: serde_json::from_str(row.get(7))?,
+                created_at: row.get::<_, SystemTime>(8).into(),
             };
             let partition = partition_of(event.key.as_bytes(), PARTITIONS);
             batches[usize::try_from(partition)?].push(event);
