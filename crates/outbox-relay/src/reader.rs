@@ -14,7 +14,7 @@ const SLOW: Duration = Duration::from_millis(50);
 /// What is older than this keeps them, in seconds.
 const OLD_SNAPSHOT: f64 = 1.0;
 /// While reads are slow for that reason, one brings so many times as much: it costs the same.
-pub(crate) const LARGER: i64 = 4;
+pub(crate) const LARGER: i64 = 3;
 
 /// Reads pending events.
 pub(crate) struct Reader {
@@ -103,8 +103,8 @@ mod tests {
             total_bytes: 32_000,
         };
         let larger = BatchLimits {
-            events: 2_048,
-            bytes: 4_000,
+            events: 1_536,
+            bytes: 3_000,
             total_bytes: 32_000,
         };
         assert_eq!(per_slot(limits, true, 1.5), larger);

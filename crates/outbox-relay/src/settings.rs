@@ -39,7 +39,7 @@ impl Settings {
         let database = reader.required("DATABASE_URL");
         let brokers = reader.required("KAFKA_BROKERS");
         let worker = WorkerSettings::read(&mut reader);
-        let bytes: i64 = reader.at_least_one("RELAY__BATCH_BYTES_PER_SLOT", 262_144);
+        let bytes: i64 = reader.at_least_one("RELAY__BATCH_BYTES_PER_SLOT", 393_216);
         let limits = BatchLimits {
             events: reader.at_least_one("RELAY__BATCH_EVENTS_PER_SLOT", 512),
             bytes,

@@ -118,7 +118,7 @@ pub const KNOWN: &[Setting] = &[
         name: "RELAY__BATCH_BYTES_PER_SLOT",
         meaning: "Bytes of one slot in flight; the event that crosses it still goes",
         expected: "a whole number of bytes from 1",
-        default: Some("262144"),
+        default: Some("393216"),
         services: &[RELAY],
         secret: false,
     },
