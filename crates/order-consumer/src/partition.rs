@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use messaging::{Failure, KafkaError, PartitionReader};
-use service::{Backoff, CancellationToken};
+use service::{Backoff, CancellationToken, Reminder};
 use storage::{OwnConnection, StorageError, inbox};
 use tracing::warn;
 
@@ -18,8 +18,6 @@ use crate::wiring::Wiring;
 
 /// Beyond what the session allows a transaction on the server's side.
 const APPLY_DEADLINE: Duration = Duration::from_secs(30);
-/// Time between two log lines about the same trouble.
-const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What one [`PartitionConsumer::step`] did.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,7 +75,7 @@ impl PartitionConsumer {
     /// Consumes until `stop` or until the lease ends. Outages are waited out.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut logged: Option<Instant> = None;
+        let mut trouble = Reminder::default();
         let (partition, name) = (self.wiring.stream.partition, self.wiring.name());
         while !stop.is_cancelled() && self.wiring.owned() {
             // A step in the middle of its transaction is left to end: to drop it would be safe too,
@@ -87,7 +85,7 @@ impl PartitionConsumer {
                     self.wiring.kafka.clear(&name);
                     self.wiring.postgres.clear(&name);
                     backoff.reset();
-                    logged = None;
+                    trouble.end();
                 }
                 Err(error) => {
                     match &error {
@@ -102,8 +100,7 @@ impl PartitionConsumer {
                         }
                     }
                     self.wiring.standings.trouble(partition, error.to_string());
-                    if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-                        logged = Some(Instant::now());
+                    if trouble.is_due(Instant::now()) {
                         warn!(partition = name, %error, "cannot consume; trying again");
                     }
                     let pause = self.pause(backoff.next_delay());

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use domain::Slot;
 use messaging::{Failure, KafkaError, envelope};
-use service::Backoff;
+use service::{Backoff, Reminder};
 use storage::outbox::{HoldCause, Settled};
 use tracing::{error, warn};
 
 use crate::chunk;
 use crate::poison::Poison;
-use crate::sender::{Dispatched, LOG_INTERVAL, Sender};
+use crate::sender::{Dispatched, Sender};
 use crate::settler::Acknowledged;
 use crate::trace;
 
@@ -86,7 +86,7 @@ impl Delivery {
     /// Sends one chunk until Kafka has it, or nothing of it is ours to send any more.
     async fn deliver(&mut self, mut chunk: Vec<Dispatched>) {
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
-        let mut logged: Option<Instant> = None;
+        let mut reminder = Reminder::default();
         let mut attempts = 0;
         let begun = Instant::now();
         loop {
@@ -111,7 +111,7 @@ impl Delivery {
             match error.failure() {
                 Failure::Impossible => return self.impossible(chunk, &error, attempts).await,
                 Failure::Transient | Failure::Configuration | Failure::OutOfRange => {
-                    self.report(&error, chunk.len(), &mut logged);
+                    self.report(&error, chunk.len(), &mut reminder);
                 }
             }
             if self.sender.stop.is_cancelled() {
@@ -231,7 +231,7 @@ impl Delivery {
         self.sender.hold(holds).await;
     }
 
-    fn report(&self, error: &KafkaError, events: usize, logged: &mut Option<Instant>) {
+    fn report(&self, error: &KafkaError, events: usize, reminder: &mut Reminder) {
         let sender = &self.sender;
         sender.metrics.produce_failures.inc();
         if error.outcome_is_unknown() {
@@ -244,8 +244,7 @@ impl Delivery {
             // Full: topics are being looked up already.
             let _ = sender.outlets.wanted.try_send(topic.clone());
         }
-        if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-            *logged = Some(Instant::now());
+        if reminder.is_due(Instant::now()) {
             let needs_action = error.failure() == Failure::Configuration;
             warn!(topic, partition, events, %error, needs_action, "cannot produce; trying again");
         }

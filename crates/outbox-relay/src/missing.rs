@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use messaging::Failure;
+use service::Reminder;
 
 /// A refusal is not asked for again sooner, and later each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Whoever mends what creation was refused for must not wait long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
-/// Time between two log lines about the same missing topic.
-const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// Why a topic is missing that is there.
 pub(crate) const HIDDEN: &str =
     "the topic exists, but Kafka does not show it: this client may not describe it";
@@ -25,7 +24,7 @@ struct Attempts {
     next: Option<Instant>,
     /// Since the latest refusal.
     pause: Duration,
-    logged: Option<Instant>,
+    reminder: Reminder,
     /// Why the topic misses all the same.
     reason: Option<String>,
 }
@@ -64,13 +63,7 @@ impl Missing {
             attempts.pause = (attempts.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             attempts.next = Some(now + attempts.pause);
         }
-        let log = attempts
-            .logged
-            .is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL);
-        if log {
-            attempts.logged = Some(now);
-        }
-        log
+        attempts.reminder.is_due(now)
     }
 
     /// The topic need not be created and still is not to be seen. That is so for a moment where

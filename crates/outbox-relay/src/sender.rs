@@ -2,11 +2,11 @@
 //! [`crate::delivery`] is its loop.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use domain::{OutboxEvent, Slot};
 use messaging::{Failure, KafkaError, PartitionWriter, envelope};
-use service::{CancellationToken, Tracer};
+use service::{CancellationToken, Reminder, Tracer};
 use storage::lease::Leases;
 use storage::outbox::{Hold, HoldCause, RowVersion};
 use tokio::sync::mpsc;
@@ -20,9 +20,6 @@ use crate::recovery::Probe;
 use crate::settler::Acknowledged;
 use crate::slots::Returned;
 use crate::trace;
-
-/// Time between two log lines about the same failing partition.
-pub(crate) const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// An event on its way.
 #[derive(Debug)]
@@ -76,8 +73,8 @@ pub(crate) struct Sender {
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) tracer: Tracer,
-    /// When it was last logged that a probe failed.
-    pub(crate) probe_logged: Option<Instant>,
+    /// Of probes that fail.
+    pub(crate) reminder: Reminder,
 }
 
 impl Sender {
@@ -167,11 +164,7 @@ impl Sender {
 
     fn report_probe(&mut self, error: &KafkaError) {
         self.health.failing.report(self.name(), error);
-        if self
-            .probe_logged
-            .is_none_or(|at| at.elapsed() >= LOG_INTERVAL)
-        {
-            self.probe_logged = Some(Instant::now());
+        if self.reminder.is_due(Instant::now()) {
             let (topic, partition) = (&self.partition.0, self.partition.1);
             let needs_action = error.failure() == Failure::Configuration;
             warn!(topic, partition, %error, needs_action, "still set aside; trying again");

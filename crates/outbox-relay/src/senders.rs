@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use domain::Slot;
 use messaging::{Cluster, PartitionWriter};
-use service::{CancellationToken, Tracer};
+use service::{CancellationToken, Reminder, Tracer};
 use storage::lease::Leases;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
@@ -104,7 +104,7 @@ impl Senders {
                 metrics: self.parts.metrics.clone(),
                 health: self.parts.health.clone(),
                 tracer: self.tracer.clone(),
-                probe_logged: None,
+                reminder: Reminder::default(),
             };
             self.tasks.spawn(sender.run());
             Handle {

@@ -38,6 +38,7 @@ pub mod ops;
 pub mod problems;
 pub mod process;
 pub mod readiness;
+pub mod reminder;
 pub mod runtime;
 pub mod settings;
 mod signals;
@@ -53,6 +54,7 @@ pub use ops::{Ops, OpsSettings};
 pub use problems::Problems;
 pub use process::Process;
 pub use readiness::{Check, Readiness};
+pub use reminder::Reminder;
 pub use runtime::{block_on, launch};
 pub use settings::{
     Problem, Reader, Secret, SettingsError, Source, WorkerSettings, exit_code_for_settings,

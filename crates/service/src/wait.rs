@@ -2,20 +2,16 @@
 //! what is missing may come, and until then `/readyz` says what that is.
 
 use std::fmt::Display;
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Backoff, Check};
-
-/// Time between two log lines about the same wait.
-const LOG_INTERVAL: Duration = Duration::from_secs(30);
+use crate::{Backoff, Check, Reminder};
 
 /// Calls `probe` until it succeeds, marks `check` ready and returns what the probe returned; `None`
 /// when `stop` is cancelled first.
 ///
-/// Every failure becomes the reason of `check`; the first and then one every 30 s are logged, with
+/// Every failure becomes the reason of `check`; the first and then one a minute are logged, with
 /// `what` is waited for. The probe must bring its own deadline.
 ///
 /// Cancellation safe as far as `probe` is: on stop, or when this future is dropped, a running probe
@@ -31,7 +27,7 @@ where
     E: Display,
     F: Future<Output = Result<T, E>>,
 {
-    let mut logged_at: Option<Instant> = None;
+    let mut reminder = Reminder::default();
     loop {
         let attempt = stop.run_until_cancelled(probe()).await?;
         let reason = match attempt {
@@ -43,8 +39,7 @@ where
             Err(error) => format!("{error:#}"),
         };
         check.set_not_ready(&reason);
-        if logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-            logged_at = Some(Instant::now());
+        if reminder.is_due(Instant::now().into_std()) {
             tracing::warn!(what, reason, "waiting");
         }
         stop.run_until_cancelled(tokio::time::sleep(backoff.next_delay()))
@@ -54,6 +49,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::Readiness;
 

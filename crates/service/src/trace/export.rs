@@ -25,8 +25,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::settings::Collector;
-use crate::Backoff;
 use crate::tasks::describe;
+use crate::{Backoff, Reminder};
 
 /// Spans that wait at most; some kB of memory each at worst.
 const QUEUE_SPANS: usize = 4_096;
@@ -38,8 +38,6 @@ const LINGER: Duration = Duration::from_millis(500);
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a batch is tried again; spans queue up behind it.
 const RETRY_FOR: Duration = Duration::from_secs(15);
-/// Time between two log lines about the same trouble.
-const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What became of the spans of a process. Clones count into the same metrics.
 #[derive(Debug, Clone, Default)]
@@ -99,8 +97,7 @@ pub(crate) struct Exporter {
     client: Client,
     traces: Url,
     finish: CancellationToken,
-    /// When trouble was logged last, as long as it lasts.
-    logged: Option<Instant>,
+    trouble: Reminder,
 }
 
 /// Why spans were not taken.
@@ -133,7 +130,7 @@ pub(super) fn new(
         client,
         traces: collector.traces(),
         finish: CancellationToken::new(),
-        logged: None,
+        trouble: Reminder::default(),
     };
     (queue, exporter)
 }
@@ -226,8 +223,7 @@ impl Exporter {
     }
 
     fn complain(&mut self, reason: &str) {
-        if self.logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-            self.logged = Some(Instant::now());
+        if self.trouble.is_due(Instant::now().into_std()) {
             let dropped = self.counts.dropped.get();
             tracing::warn!(
                 collector = %self.traces, reason, dropped,
@@ -239,7 +235,7 @@ impl Exporter {
     fn recovered(&mut self, rejected: u64) {
         if rejected > 0 {
             self.complain("the collector rejected spans");
-        } else if self.logged.take().is_some() {
+        } else if self.trouble.end() {
             tracing::info!(dropped = self.counts.dropped.get(), "spans are sent again");
         }
     }
