@@ -51,20 +51,77 @@ pub fn encode(event: &OutboxEvent) -> OutgoingRecord {
     }
 }
 
-/// An upper bound of what the event's record takes in a produce request, in bytes, and close to it.
+/// What the event's record takes in a produce request, in bytes: an upper bound, and at most
+/// [`SIZE_SLACK`] too much unless the event's own headers repeat names of [`encode`].
 pub fn encoded_size(event: &OutboxEvent) -> usize {
-    // A header: two lengths of at most 3 bytes each, name and value. The fixed seven have 70 bytes
-    // of names and 96 of values beside the event's type.
-    const HEADER_LENGTHS: usize = 6;
-    const FIXED: usize = 7 * HEADER_LENGTHS + 70 + 96;
-    // Length, attributes, two deltas, the lengths of key and value, the count of headers.
-    const RECORD: usize = 5 + 1 + 5 + 5 + 5 + 5 + 3;
-    let own: usize = event
-        .headers
-        .iter()
-        .map(|(name, value)| HEADER_LENGTHS + name.len() + value.len())
-        .sum();
-    RECORD + FIXED + own + event.event_type.len() + event.key.len() + event.payload.len()
+    // The longest that a batch of less than a million records needs.
+    const OFFSET_DELTA: usize = 1 + SIZE_SLACK;
+    const ATTRIBUTES_AND_TIME_DELTA: usize = 2;
+    // All but those of type, time and schema version.
+    const VALUES: [(&str, usize); 4] = [
+        (SPEC_VERSION, 3),
+        (ID, 36),
+        (SOURCE, ORDER_API.len()),
+        (CONTENT_TYPE, 16),
+    ];
+    let varying = [
+        (TYPE, event.event_type.len()),
+        (TIME, rfc_3339_length(event.created_at)),
+        (SCHEMA_VERSION, decimal_length(event.schema_version)),
+    ];
+    let own = event.headers.iter();
+    let own = own.map(|(name, value)| (name.as_str(), value.len()));
+    let headers = VALUES.into_iter().chain(varying).chain(own);
+    let (count, headers) = headers.fold((0, 0), |(count, bytes), (name, value)| {
+        (count + 1, bytes + prefixed(name.len()) + prefixed(value))
+    });
+    prefixed(
+        ATTRIBUTES_AND_TIME_DELTA
+            + OFFSET_DELTA
+            + prefixed(event.key.len())
+            + prefixed(event.payload.len())
+            + varint_length(count)
+            + headers,
+    )
+}
+
+/// See [`encoded_size`].
+pub const SIZE_SLACK: usize = 2;
+
+/// So many bytes, and their number before them.
+fn prefixed(bytes: usize) -> usize {
+    varint_length(bytes) + bytes
+}
+
+/// Seven bits a byte, one of them for the sign.
+fn varint_length(number: usize) -> usize {
+    match number {
+        0..0x40 => 1,
+        0x40..0x2000 => 2,
+        0x2000..0x10_0000 => 3,
+        0x10_0000..0x800_0000 => 4,
+        _ => 5,
+    }
+}
+
+fn decimal_length(number: i16) -> usize {
+    let digits = number.unsigned_abs().checked_ilog10().unwrap_or(0) + 1;
+    digits as usize + usize::from(number < 0)
+}
+
+/// Of a time in UTC: fractions of a second go without the zeros at their end.
+fn rfc_3339_length(time: OffsetDateTime) -> usize {
+    const SECONDS: usize = "2026-01-01T00:00:00Z".len();
+    let mut fraction = time.nanosecond();
+    if fraction == 0 {
+        return SECONDS;
+    }
+    let mut digits = 9;
+    while fraction.is_multiple_of(10) {
+        fraction /= 10;
+        digits -= 1;
+    }
+    SECONDS + 1 + digits
 }
 
 /// What a record's headers say of the event it carries.
@@ -178,22 +235,60 @@ mod tests {
         );
     }
 
+    /// As the protocol has it: <https://kafka.apache.org/documentation/#record>.
+    fn written(record: &OutgoingRecord, offset_delta: usize) -> usize {
+        fn varint(bytes: &mut Vec<u8>, number: usize) {
+            let mut rest = number * 2;
+            while rest > 0x7f {
+                bytes.push(0x80);
+                rest >>= 7;
+            }
+            bytes.push(0);
+        }
+        fn sized(bytes: &mut Vec<u8>, content: &[u8]) {
+            varint(bytes, content.len());
+            bytes.extend(content);
+        }
+        // Attributes, and the time after the batch's first.
+        let mut body = vec![0, 0];
+        varint(&mut body, offset_delta);
+        sized(&mut body, &record.key);
+        sized(&mut body, &record.value);
+        varint(&mut body, record.headers.len());
+        for (name, value) in &record.headers {
+            sized(&mut body, name.as_bytes());
+            sized(&mut body, value);
+        }
+        let mut whole = Vec::new();
+        sized(&mut whole, &body);
+        whole.len()
+    }
+
     #[test]
-    fn the_size_is_a_close_upper_bound() {
-        let event = event();
-        let record = encode(&event);
-        let contents: usize = record
-            .headers
-            .iter()
-            .map(|(name, value)| 2 + name.len() + value.len())
-            .sum::<usize>()
-            + record.key.len()
-            + record.value.len();
-        let bound = encoded_size(&event);
-        assert!(
-            (contents..contents + 120).contains(&bound),
-            "{contents} {bound}"
-        );
+    fn the_size_is_that_of_the_record_and_two_bytes_more_at_most() {
+        use time::macros::datetime;
+        let mut event = event();
+        event.headers.remove("ce_id");
+        for (payload, offset_delta) in [(0, 0), (63, 0), (64, 63), (8_191, 64), (70_000, 9_000)] {
+            for (created_at, version) in [
+                (datetime!(2026-01-02 03:04:05 UTC), 1),
+                (datetime!(2026-01-02 03:04:05.12 UTC), 10),
+                (datetime!(2026-01-02 03:04:05.123_456 UTC), -32_768),
+            ] {
+                event.payload = "x".repeat(payload);
+                event.created_at = created_at;
+                event.schema_version = version;
+                event
+                    .headers
+                    .insert(format!("h{payload}"), "v".repeat(payload));
+                let exact = written(&encode(&event), offset_delta);
+                let size = encoded_size(&event);
+                assert!(
+                    (exact..=exact + SIZE_SLACK).contains(&size),
+                    "{exact} {size}"
+                );
+            }
+        }
     }
 
     #[test]

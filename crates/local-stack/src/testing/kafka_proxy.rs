@@ -39,6 +39,8 @@ struct Faults {
     topics: Mutex<Vec<(String, Fault)>>,
     mute: AtomicBool,
     accepted: AtomicUsize,
+    /// Sizes of the produce requests so far.
+    produced: Mutex<Vec<usize>>,
 }
 
 impl KafkaProxy {
@@ -88,6 +90,11 @@ impl KafkaProxy {
         self.faults.mute.store(mute, Ordering::SeqCst);
     }
 
+    /// The sizes of the produce requests so far, in bytes, with the four that tell the length.
+    pub fn produced(&self) -> Vec<usize> {
+        locked(&self.faults.produced).clone()
+    }
+
     /// How many connections were made so far.
     pub fn accepted(&self) -> usize {
         self.faults.accepted.load(Ordering::SeqCst)
@@ -96,7 +103,7 @@ impl KafkaProxy {
 
 impl Faults {
     fn topics(&self) -> MutexGuard<'_, Vec<(String, Fault)>> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.topics)
     }
 
     async fn unless_mute(&self) {
@@ -104,6 +111,10 @@ impl Faults {
             std::future::pending::<()>().await;
         }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is to happen to this request.
@@ -146,12 +157,15 @@ async fn requests(
 ) -> std::io::Result<()> {
     loop {
         let request = frame(&mut client).await?;
+        if request.starts_with(&PRODUCE) {
+            locked(&faults.produced).push(4 + request.len());
+        }
         faults.unless_mute().await;
         match fault_of(faults, &request) {
             None => {}
             Some(Fault::Refuse) => return Ok(()),
             Some(Fault::LoseAnswer) => {
-                *losing.lock().unwrap_or_else(PoisonError::into_inner) = true;
+                *locked(&losing) = true;
             }
             Some(Fault::Mute) => std::future::pending().await,
         }
@@ -172,7 +186,7 @@ async fn answers(
     loop {
         let mut answer = frame(&mut broker).await?;
         faults.unless_mute().await;
-        if *losing.lock().unwrap_or_else(PoisonError::into_inner) {
+        if *locked(&losing) {
             return Ok(());
         }
         if let Some(place) = answer.windows(from.len()).position(|part| part == from) {

@@ -25,6 +25,7 @@ mod pauses;
 mod postgres_restart;
 mod process;
 mod refused;
+mod request_sizes;
 mod restore;
 mod seen;
 mod set_aside;
