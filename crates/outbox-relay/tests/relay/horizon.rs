@@ -61,8 +61,11 @@ async fn p2_p3_a_hundred_thousand_events_that_are_committed_last_arrive_in_order
     open.execute(MANY, &[&fixture.topic, &"late", &MANY_EVENTS])
         .await
         .unwrap();
+    // A whole run beside it, to its end, and then another one around its commit.
     let load = Load::of(&fixture, 40).await;
     fixture.until_more_are_published(4_000).await;
+    let beside = load.end().await;
+    assert_eq!(fixture.until_all_are_published().await, beside);
     assert_eq!(
         fixture
             .number("select count(*) from outbox_event where key like 'late%'")
@@ -70,15 +73,17 @@ async fn p2_p3_a_hundred_thousand_events_that_are_committed_last_arrive_in_order
         0,
         "the transaction is open"
     );
+    let load = Load::of(&fixture, 40).await;
+    fixture.until_more_are_published(500).await;
     open.commit().await.unwrap();
     // Those that follow in the same keys have higher ids and wait behind them.
     writer
         .execute(MANY, &[&fixture.topic, &"late", &1_000_i64])
         .await
         .unwrap();
-    let written = load.end().await;
+    let around = load.end().await;
     let published = fixture.until_all_are_published().await;
-    assert_eq!(published, MANY_EVENTS + 1_000 + written);
+    assert_eq!(published, MANY_EVENTS + 1_000 + beside + around);
     let (by_key, copies) = fixture.published_by_key().await;
     assert_eq!(copies, 0);
     assert_in_order(&by_key);
@@ -89,6 +94,7 @@ async fn p2_p3_a_hundred_thousand_events_that_are_committed_last_arrive_in_order
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p2_p3_a_two_phase_commit_that_ends_after_thousands_of_reads_arrives_in_order() {
+    const PREPARED_FOR: Duration = Duration::from_mins(2);
     let fixture = Fixture::new().await;
     let mut relay = fixture.start();
     fixture
@@ -112,16 +118,17 @@ async fn p2_p3_a_two_phase_commit_that_ends_after_thousands_of_reads_arrives_in_
         .batch_execute(&format!("{write}; prepare transaction '{topic}'"))
         .await
         .unwrap();
+    let prepared = tokio::time::Instant::now();
     let later = fixture.database.connect().await;
     later
-        .batch_execute("set statement_timeout = '60s'")
+        .batch_execute("set statement_timeout = '10min'")
         .await
         .unwrap();
     let load = Load::of(&fixture, 5).await;
     let (settles, ()) = tokio::join!(
         async {
-            // Not minutes, but what they bring: reads and settles past the prepared ids, by two
-            // relays, transaction ids that are used up, and a vacuum that freezes.
+            // Meanwhile: reads and settles past the prepared ids, by two relays, transaction ids
+            // that are used up, and a vacuum that freezes.
             fixture.until_more_are_published(1_000).await;
             relay.terminate();
             assert_eq!(relay.exit_code(PATIENCE).await, Some(0));
@@ -149,6 +156,7 @@ async fn p2_p3_a_two_phase_commit_that_ends_after_thousands_of_reads_arrives_in_
             .await;
             let horizon = metric(ops, "outbox_snapshot_horizon_age_seconds ").await;
             println!("{settles} settles, horizon {horizon} s");
+            tokio::time::sleep_until(prepared + PREPARED_FOR).await;
             assert_eq!(
                 fixture
                     .number("select count(*) from outbox_event where key = 'prepared'")
