@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::{OutboxEvent, Slot};
 use messaging::envelope;
-use service::CancellationToken;
+use service::{CancellationToken, Reminder};
 use storage::lease::Leases;
 use storage::outbox::{Unavailable, move_back, probe_events, unavailable};
 use storage::{Connection, OwnConnection, StorageError, within};
@@ -71,11 +71,18 @@ impl Recovery {
     /// Looks again and again until `stop`.
     pub(crate) async fn run(mut self, stop: &CancellationToken) {
         let mut known = HashMap::new();
+        let mut trouble = Reminder::default();
         let pause = || tokio::time::sleep(LOOK_INTERVAL);
         while stop.run_until_cancelled(pause()).await.is_some() {
             let look = self.look(&mut known);
-            if let Some(Err(error)) = stop.run_until_cancelled(look).await {
-                warn!(%error, "cannot look after unavailable events; trying again");
+            match stop.run_until_cancelled(look).await {
+                Some(Err(error)) if trouble.is_due(Instant::now()) => {
+                    warn!(%error, "cannot look after unavailable events; trying again");
+                }
+                Some(Err(_)) | None => {}
+                Some(Ok(())) => {
+                    trouble.end();
+                }
             }
         }
     }

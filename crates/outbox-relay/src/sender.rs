@@ -151,6 +151,7 @@ impl Sender {
                     };
                     let _ = self.outlets.acknowledged.send(acknowledged).await;
                     self.health.failing.clear(self.name());
+                    self.reminder.end();
                     return;
                 }
                 Err(error) if error.failure() == Failure::Impossible => {
