@@ -241,6 +241,7 @@ mod tests {
             "outbox_held{cause=\"behind\"} 0",
             "outbox_held{cause=\"unavailable\"} 0",
             "outbox_lease_losses_total 0",
+            "outbox_orphans_total 0",
             "outbox_wake_ups_total{cause=\"notification\"} 0",
             "outbox_wake_ups_total{cause=\"poll\"} 0",
             "outbox_wake_ups_total{cause=\"settled\"} 0",

@@ -51,7 +51,12 @@ async fn the_read_and_the_settle_walk_indexes_whatever_the_statistics() {
         let read = plan(
             &mut conn,
             READ_PENDING,
-            &["array[0, 1, 2, 31]::smallint[]", "256", "262144", "8388608"],
+            &[
+                "array[0, 1, 2, 31]::smallint[]",
+                "512",
+                "393216",
+                "12582912",
+            ],
         )
         .await;
         for part in [
