@@ -178,7 +178,6 @@ impl Assembly {
             routes,
             wake,
             metrics,
-            readiness: readiness.clone(),
             health,
             partitions,
             waiting,

@@ -1,5 +1,5 @@
-//! What stands in the way, told to the readiness endpoint: the failing partitions, and a pipeline
-//! that does nothing although something waits.
+//! What stands in the way, told to the readiness endpoint: the failing partitions, what Postgres
+//! refuses, and a pipeline that does nothing although something waits.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ pub(crate) struct Health {
     kafka: Check,
     /// By partition.
     pub(crate) failing: Problems,
+    /// By what the pipeline wants of it.
+    pub(crate) postgres: Problems,
     progress: Check,
 }
 
@@ -25,6 +27,7 @@ impl Health {
         let kafka = readiness.check("kafka");
         Self {
             failing: Problems::new(kafka.clone()),
+            postgres: Problems::new(readiness.check("postgres")),
             kafka,
             progress,
         }
@@ -35,7 +38,7 @@ impl Health {
     }
 
     /// Tells whether the work goes on: `stalled` is for how long nothing was done although `first`
-    /// waits, of which nobody knows why unless a partition fails.
+    /// waits, of which nobody knows why unless a partition or Postgres fails.
     pub(crate) fn tell_progress(&self, stalled: Duration, first: impl Display) {
         if stalled < STALLED_AFTER {
             self.progress.ready();
@@ -45,7 +48,8 @@ impl Health {
         let why = self
             .failing
             .summary()
-            .unwrap_or_else(|| "no partition fails".to_owned());
+            .or_else(|| self.postgres.summary())
+            .unwrap_or_else(|| "neither a partition nor Postgres fails".to_owned());
         self.progress.not_ready(format!(
             "nothing was published for {seconds} s although {first} waits; {why}"
         ));
@@ -100,6 +104,7 @@ mod tests {
         let readiness = Readiness::new();
         let health = Health::new(&readiness);
         health.kafka.ready();
+        health.postgres.clear("reading");
         health.tell_progress(STALLED_AFTER / 2, "x");
         assert!(readiness.is_ready());
         health.failing.report("orders/3", "broker is mute");

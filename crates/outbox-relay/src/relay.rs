@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use service::{Backoff, CancellationToken, Check};
+use service::{Backoff, CancellationToken, Reminder};
 use storage::StorageError;
 use storage::lease::Tenure;
 use storage::outbox::Hold;
@@ -31,6 +31,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Postgres being back, the next attempt must not be far.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+const TASK: &str = "reading the outbox";
 
 /// What one [`Relay::step`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +56,6 @@ pub enum RelayError {
 /// See the module.
 pub struct Relay {
     pub(crate) wiring: Wiring,
-    pub(crate) postgres: Check,
     pub(crate) reader: Reader,
     pub(crate) topics: Topics,
     pub(crate) unroutable: Unroutable,
@@ -84,6 +84,7 @@ impl Relay {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RelayError> {
         let mut pacing = Pacing::new();
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_BACKOFF);
+        let mut trouble = Reminder::default();
         while !stop.is_cancelled() {
             let started = Instant::now();
             // A read may take long: whoever leaves does not wait for it.
@@ -92,7 +93,8 @@ impl Relay {
             };
             let pause = match stepped {
                 Ok(done) => {
-                    self.postgres.ready();
+                    self.wiring.health.postgres.clear(TASK);
+                    trouble.end();
                     backoff.reset();
                     match done {
                         Step::Dispatched(_) if self.unread => Duration::ZERO,
@@ -106,10 +108,10 @@ impl Relay {
                     }
                 }
                 Err(error) => {
-                    if self.postgres.is_ready() {
+                    if trouble.is_due(Instant::now()) {
                         warn!(%error, "cannot read the outbox; trying again");
                     }
-                    self.postgres.not_ready(error);
+                    self.wiring.health.postgres.report(TASK, error);
                     backoff.next_delay()
                 }
             };

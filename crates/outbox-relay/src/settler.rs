@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use service::Backoff;
+use service::{Backoff, Problems, Reminder};
 use storage::outbox::{Settled, settle, settle_unavailable};
 use storage::{OwnConnection, StorageError};
 use tokio::sync::mpsc;
@@ -19,6 +19,8 @@ const MAX_EVENTS: usize = 10_000;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Postgres being back, the next attempt must not be far: slots stand still until then.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+const TASK: &str = "recording published events";
 
 /// Events that Kafka has.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(crate) struct Settler {
     pub(crate) acknowledged: mpsc::Receiver<Acknowledged>,
     pub(crate) returned: mpsc::Sender<Returned>,
     pub(crate) partitions: Partitions,
+    /// Told while nothing can be recorded.
+    pub(crate) postgres: Problems,
     pub(crate) metrics: Metrics,
 }
 
@@ -78,6 +82,7 @@ impl Settler {
     /// Tries until it is done: there is nothing else to do with a fact.
     async fn settle(&mut self, fact: &mut Fact<'_>) {
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
+        let mut trouble = Reminder::default();
         loop {
             let started = Instant::now();
             match self.attempt(fact).await {
@@ -85,10 +90,16 @@ impl Settler {
                     let seconds = started.elapsed().as_secs_f64();
                     self.metrics.settle_seconds.observe(seconds);
                     self.metrics.published.inc_by(moved as u64);
+                    if trouble.end() {
+                        self.postgres.clear(TASK);
+                    }
                     return;
                 }
                 Err(error) => {
-                    warn!(%error, "cannot record published events; trying again");
+                    if trouble.is_due(Instant::now()) {
+                        warn!(%error, "cannot record published events; trying again");
+                    }
+                    self.postgres.report(TASK, error);
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
             }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use messaging::Cluster;
-use service::Readiness;
 use storage::lease::Leases;
 use storage::outbox::BatchLimits;
 use storage::{Database, OwnConnection, Session};
@@ -36,7 +35,6 @@ pub(crate) struct Wiring {
     pub(crate) routes: Routes,
     pub(crate) wake: Arc<Notify>,
     pub(crate) metrics: Metrics,
-    pub(crate) readiness: Readiness,
     pub(crate) health: Health,
     pub(crate) partitions: Partitions,
     pub(crate) waiting: Waiting,
@@ -57,6 +55,7 @@ impl Relay {
             acknowledged: acknowledged_receiver,
             returned: returned_sender.clone(),
             partitions: wiring.partitions.clone(),
+            postgres: wiring.health.postgres.clone(),
             metrics: wiring.metrics.clone(),
         };
         tasks.spawn(settler.run());
@@ -86,7 +85,6 @@ impl Relay {
         });
         let reader = Reader::new(own(), wiring.limits, wiring.metrics.clone());
         Self {
-            postgres: wiring.readiness.check("postgres"),
             reader,
             wiring,
             topics: Topics::default(),

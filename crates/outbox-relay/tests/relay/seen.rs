@@ -166,6 +166,43 @@ async fn it_tells_which_partition_stands_in_the_way_why_and_since_when() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn it_tells_what_postgres_refuses_to_record_and_since_when() {
+    let fixture = Fixture::new().await;
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    let ops = relay.ops_address(PATIENCE).await;
+    fixture.write(&["a"]).await;
+    fixture.until_published(1).await;
+    let other = fixture.database.connect().await;
+    // It can be read and not be written.
+    let lock = "begin; lock table outbox_published in share mode";
+    other.batch_execute(lock).await.unwrap();
+    fixture.write(&["a"]).await;
+    let reason = eventually("it to see the stall", Duration::from_mins(1), async || {
+        let progress = check(ops, "progress").await;
+        (progress["ready"] == false).then(|| progress["reason"].as_str().unwrap().to_owned())
+    })
+    .await;
+    for part in [
+        "nothing was published for 3",
+        "event 2 of",
+        "recording published events: ",
+        "timeout, since 20",
+    ] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
+    assert_eq!(check(ops, "postgres").await["ready"], false);
+    other.batch_execute("commit").await.unwrap();
+    fixture.until_published(2).await;
+    eventually("it to be ready again", PATIENCE, async || {
+        let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    let (_, copies) = fixture.published_by_key().await;
+    assert_eq!(copies, 0, "Kafka had it all the time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn retention_deletes_what_is_old_and_done() {
     let fixture = Fixture::new().await;
     let mut relay = Spawned::start(BINARY, &["run"], fixture.variables());
