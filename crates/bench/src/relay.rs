@@ -9,7 +9,7 @@ use crate::RelayArgs;
 use crate::check;
 use crate::cpu::{self, Cpu};
 use crate::process::Service;
-use crate::report::Report;
+use crate::report::{Aim, Report};
 use crate::seed::Bench;
 use crate::{bare, usual};
 
@@ -30,37 +30,67 @@ const PRODUCE: &str = "raw produce, 200 B";
 const MEMORY: &str = "memory of the relay while draining";
 const IDLE: &str = "idle relay";
 
-const RATIOS: [(&str, &str, &str, f64); 10] = [
-    ("relay / bare loop, 200 B", RELAY, BARE, 0.30),
-    ("relay / bare loop, 1 kB", RELAY_KB, BARE_KB, 0.30),
-    ("with as many published / clean", PUBLISHED, RELAY, 0.90),
-    ("beside an open transaction / clean", OPEN, RELAY, 0.60),
-    ("relay / usual outbox, 200 B", RELAY, USUAL, 2.0),
-    ("relay / usual outbox, 1 kB", RELAY_KB, USUAL_KB, 2.0),
-    (
-        "relay / usual outbox with an index by key, 200 B",
-        RELAY,
-        USUAL_BY_KEY,
-        2.0,
-    ),
-    (
-        "relay / usual outbox with an index by key, 1 kB",
-        RELAY_KB,
-        USUAL_BY_KEY_KB,
-        2.0,
-    ),
-    (
-        "relay / usual outbox, with as many published",
-        PUBLISHED,
-        USUAL_PUBLISHED,
-        2.0,
-    ),
-    (
-        "relay / usual outbox, beside an open transaction",
-        OPEN,
-        USUAL_OPEN,
-        2.0,
-    ),
+const AIMS: [Aim; 10] = [
+    Aim {
+        name: "relay / bare loop, 200 B",
+        of: RELAY,
+        to: BARE,
+        least: 0.30,
+    },
+    Aim {
+        name: "relay / bare loop, 1 kB",
+        of: RELAY_KB,
+        to: BARE_KB,
+        least: 0.30,
+    },
+    Aim {
+        name: "with as many published / clean",
+        of: PUBLISHED,
+        to: RELAY,
+        least: 0.90,
+    },
+    Aim {
+        name: "beside an open transaction / clean",
+        of: OPEN,
+        to: RELAY,
+        least: 0.60,
+    },
+    Aim {
+        name: "relay / usual outbox, 200 B",
+        of: RELAY,
+        to: USUAL,
+        least: 2.0,
+    },
+    Aim {
+        name: "relay / usual outbox, 1 kB",
+        of: RELAY_KB,
+        to: USUAL_KB,
+        least: 2.0,
+    },
+    Aim {
+        name: "relay / usual outbox with an index by key, 200 B",
+        of: RELAY,
+        to: USUAL_BY_KEY,
+        least: 2.0,
+    },
+    Aim {
+        name: "relay / usual outbox with an index by key, 1 kB",
+        of: RELAY_KB,
+        to: USUAL_BY_KEY_KB,
+        least: 2.0,
+    },
+    Aim {
+        name: "relay / usual outbox, with as many published",
+        of: PUBLISHED,
+        to: USUAL_PUBLISHED,
+        least: 2.0,
+    },
+    Aim {
+        name: "relay / usual outbox, beside an open transaction",
+        of: OPEN,
+        to: USUAL_OPEN,
+        least: 2.0,
+    },
 ];
 
 /// Runs all measurements in turn, round by round.
@@ -137,9 +167,9 @@ pub(crate) async fn bench(args: &RelayArgs) -> Result<()> {
             report.add(IDLE, idle(&bench).await?);
         }
     }
-    report.print(&RATIOS);
+    report.print(&AIMS);
     if let Some(file) = &args.json {
-        report.write(file)?;
+        report.write(file, &AIMS)?;
     }
     bench.stop()
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::cpu::Cpu;
 
@@ -24,6 +25,23 @@ struct Line {
     lowest: f64,
     highest: f64,
     rounds: Vec<f64>,
+}
+
+/// What a measurement should reach beside another one.
+pub(crate) struct Aim {
+    pub(crate) name: &'static str,
+    pub(crate) of: &'static str,
+    pub(crate) to: &'static str,
+    pub(crate) least: f64,
+}
+
+/// What became of an aim.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    name: &'static str,
+    ratio: f64,
+    at_least: f64,
+    reached: bool,
 }
 
 fn unit(name: &str) -> &'static str {
@@ -59,13 +77,8 @@ impl Report {
         }
     }
 
-    /// The ratio of the medians.
-    fn ratio(&self, of: &str, to: &str) -> Option<f64> {
-        Some(median(self.rounds.get(of)?) / median(self.rounds.get(to)?))
-    }
-
-    /// Prints medians, and the ratios `(name, of, to, at least)`.
-    pub(crate) fn print(&self, ratios: &[(&str, &str, &str, f64)]) {
+    /// Prints medians, and whether their ratios are what they should be.
+    pub(crate) fn print(&self, aims: &[Aim]) {
         let names = self.names.iter().map(|name| name.chars().count());
         let width = names.max().unwrap_or(0);
         println!(
@@ -79,17 +92,36 @@ impl Report {
             );
         }
         println!();
-        for (name, of, to, least) in ratios {
-            if let Some(ratio) = self.ratio(of, to) {
-                let verdict = if ratio >= *least { "reached" } else { "MISSED" };
-                println!("{name:<width$} {ratio:>12.2}   at least {least:.2}: {verdict}");
-            }
+        for Outcome {
+            name,
+            ratio,
+            at_least,
+            reached,
+        } in self.ratios(aims)
+        {
+            let verdict = if reached { "reached" } else { "MISSED" };
+            println!("{name:<width$} {ratio:>12.2}   at least {at_least:.2}: {verdict}");
         }
     }
 
-    pub(crate) fn write(&self, file: &Path) -> Result<()> {
-        std::fs::write(file, serde_json::to_string_pretty(&self.lines())?)?;
+    pub(crate) fn write(&self, file: &Path, aims: &[Aim]) -> Result<()> {
+        let all = json!({ "measurements": self.lines(), "ratios": self.ratios(aims) });
+        std::fs::write(file, serde_json::to_string_pretty(&all)?)?;
         Ok(())
+    }
+
+    /// Of the medians, where both were measured.
+    fn ratios(&self, aims: &[Aim]) -> Vec<Outcome> {
+        let ratio = |aim: &Aim| {
+            let ratio = median(self.rounds.get(aim.of)?) / median(self.rounds.get(aim.to)?);
+            Some(Outcome {
+                name: aim.name,
+                ratio,
+                at_least: aim.least,
+                reached: ratio >= aim.least,
+            })
+        };
+        aims.iter().filter_map(ratio).collect()
     }
 
     fn lines(&self) -> Vec<Line> {
