@@ -113,7 +113,7 @@ async fn p2_p4_a_killed_relays_slots_go_on_within_its_leases_time_and_a_second()
     killed.kill();
     let owners = "select count(distinct owner) from lease";
     eventually("one owner", PATIENCE, async || {
-        let owners: i64 = fixture.sql.query_one(owners, &[]).await.unwrap().get(0);
+        let owners = fixture.number(owners).await;
         (owners == 1).then_some(())
     })
     .await;
@@ -140,7 +140,7 @@ async fn p9_who_leaves_waits_for_no_read_that_hangs() {
     let hanging = "select count(*) from pg_stat_activity
                    where datname = current_database() and wait_event_type = 'Lock'";
     eventually("reads to hang", PATIENCE, async || {
-        let hanging: i64 = fixture.sql.query_one(hanging, &[]).await.unwrap().get(0);
+        let hanging = fixture.number(hanging).await;
         (hanging > 1).then_some(())
     })
     .await;
@@ -150,7 +150,7 @@ async fn p9_who_leaves_waits_for_no_read_that_hangs() {
     let took = asked.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
     let owned = "select count(*) from lease where owner is not null";
-    let owned: i64 = fixture.sql.query_one(owned, &[]).await.unwrap().get(0);
+    let owned = fixture.number(owned).await;
     assert_eq!(owned, 0);
 }
 

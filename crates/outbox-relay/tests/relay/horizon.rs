@@ -36,10 +36,6 @@ impl Fixture {
         published
     }
 
-    async fn number(&self, query: &str) -> i64 {
-        self.sql.query_one(query, &[]).await.unwrap().get(0)
-    }
-
     /// Records in the topic, by its offsets.
     async fn record_count(&self) -> i64 {
         let mut records = 0;

@@ -25,7 +25,7 @@ pub(crate) async fn metric(ops: SocketAddr, series: &str) -> usize {
 async fn assert_unharmed(fixture: &Fixture, mut relay: Spawned, ops: SocketAddr) {
     assert_eq!(metric(ops, "outbox_holds_total{cause=\"dead\"}").await, 0);
     let held = "select count(*) from outbox_held";
-    let held: i64 = fixture.sql.query_one(held, &[]).await.unwrap().get(0);
+    let held = fixture.number(held).await;
     assert_eq!(held, 0);
     relay.terminate();
     let code = relay.exit_code(Duration::from_secs(10)).await;

@@ -46,7 +46,7 @@ async fn p10_ten_thousand_events_of_a_megabyte_do_not_fill_memory() {
     println!("{} MiB at most", peak / 1024 / 1024);
     assert!(peak < BOUND, "{peak} bytes");
     let places = "select count(distinct (kafka_partition, kafka_offset)) from outbox_published";
-    let places: i64 = fixture.sql.query_one(places, &[]).await.unwrap().get(0);
+    let places = fixture.number(places).await;
     let mut records = 0;
     for partition in 0..PARTITIONS {
         let mut reader = PartitionReader::new(fixture.cluster.clone(), &fixture.topic, partition);

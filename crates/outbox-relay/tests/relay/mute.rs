@@ -59,7 +59,7 @@ async fn p7_requests_that_stay_unanswered_delay_work_by_their_deadline_and_no_mo
     let published = "select count(*) from outbox_published";
     let mut before = -1;
     eventually("everything to stand still", PATIENCE, async || {
-        let now: i64 = fixture.sql.query_one(published, &[]).await.unwrap().get(0);
+        let now = fixture.number(published).await;
         let still = now == before;
         before = now;
         tokio::time::sleep(Duration::from_millis(500)).await;

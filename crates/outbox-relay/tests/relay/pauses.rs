@@ -109,10 +109,10 @@ async fn p3_p4_p6_a_relay_that_slept_through_its_leases_changes_nothing_but_mark
         (held == poison).then_some(())
     })
     .await;
-    let forbidden: i64 = fixture.sql.query_one(FORBIDDEN, &[]).await.unwrap().get(0);
+    let forbidden = fixture.number(FORBIDDEN).await;
     assert_eq!(forbidden, 0);
     let holders = "select count(distinct who) from audit where what = 'hold' and who <> ''";
-    let holders: i64 = fixture.sql.query_one(holders, &[]).await.unwrap().get(0);
+    let holders = fixture.number(holders).await;
     assert_eq!(holders, 2, "both were watched");
 }
 

@@ -22,7 +22,7 @@ async fn sigterm_ends_it_with_status_0_and_hands_the_slots_over() {
         relay.log()
     );
     let owned = "select count(*) from lease where owner is not null";
-    let owned: i64 = fixture.sql.query_one(owned, &[]).await.unwrap().get(0);
+    let owned = fixture.number(owned).await;
     assert_eq!(owned, 0);
 }
 

@@ -128,6 +128,11 @@ impl Fixture {
         .await;
     }
 
+    /// What a query says in one row and column.
+    pub(crate) async fn number(&self, query: &str) -> i64 {
+        self.sql.query_one(query, &[]).await.unwrap().get(0)
+    }
+
     pub(crate) async fn count(&self, state: &str) -> i64 {
         self.sql
             .query_one("select count(*) from outbox where state = $1", &[&state])
