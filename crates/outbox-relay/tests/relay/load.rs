@@ -13,7 +13,7 @@ use crate::support::{Fixture, PARTITIONS, PATIENCE, assert_in_order};
 const PACE: Duration = Duration::from_millis(20);
 const AT_ONCE: i32 = 10;
 /// So many that each partition and each slot has some.
-const KEYS: i64 = 97;
+const KEYS: i64 = 149;
 
 /// Somebody who writes events all the time.
 pub(crate) struct Load {

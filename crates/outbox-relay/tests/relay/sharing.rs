@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use local_stack::testing::{Spawned, eventually};
+use local_stack::testing::{Spawned, TestDatabase, eventually};
 use outbox_relay::Step;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -10,7 +10,9 @@ use rand::{RngExt, SeedableRng};
 
 use crate::kafka_outage::metric;
 use crate::load::Load;
+use crate::own_postgres::OwnPostgres;
 use crate::process::BINARY;
+use crate::soak::alone;
 use crate::support::{Fixture, PATIENCE};
 
 /// What one relay of [`Fixture::start_relay`] can have in flight: eight events of each of 32 slots.
@@ -143,14 +145,14 @@ async fn p2_p3_p4_relays_that_crash_lose_nothing_and_double_what_was_in_flight()
     assert!(copies <= 4 * MOST_IN_FLIGHT, "{copies}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn p2_p3_p4_one_to_five_relays_own_fair_shares_whoever_was_killed_or_left() {
-    let fixture = Fixture::new().await;
+/// Keeps as many relays as `counts` says, one count after the other, under load: each time they own
+/// fair shares and all publish, and in the end everything has arrived in order.
+async fn share_while_members_change(fixture: &Fixture, counts: &[usize]) {
     let mut relays = vec![fixture.start_relay("3s")];
     fixture.until_shared_by(1).await;
-    let load = Load::of(&fixture, 40).await;
+    let load = Load::of(fixture, 40).await;
     let mut crashes = 0;
-    for members in [3, 5, 2, 4, 1, 5] {
+    for &members in counts {
         while relays.len() < members {
             relays.push(fixture.start_relay("3s"));
         }
@@ -170,6 +172,23 @@ async fn p2_p3_p4_one_to_five_relays_own_fair_shares_whoever_was_killed_or_left(
     let copies = fixture.assert_all_arrive_in_order(load).await;
     println!("{copies} copies after {crashes} crashes");
     assert!(copies <= crashes * MOST_IN_FLIGHT, "{copies}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_p3_p4_one_to_five_relays_own_fair_shares_whoever_was_killed_or_left() {
+    share_while_members_change(&Fixture::new().await, &[3, 5, 2, 4, 1, 5]).await;
+}
+
+/// One of `make soak`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "thirty-two processes"]
+async fn p2_p3_p4_up_to_thirty_two_relays_own_fair_shares_whoever_was_killed_or_left() {
+    let _alone = alone().await;
+    // Their connections are most of those that Postgres allows.
+    let postgres = OwnPostgres::start().await;
+    let database = TestDatabase::create_on(&postgres.stack).await;
+    let fixture = Fixture::in_database(database).await;
+    share_while_members_change(&fixture, &[32, 13, 27, 2, 32]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
