@@ -15,7 +15,7 @@ async fn command(database_url: &str, arguments: &[&str]) -> (i32, String) {
     (code.expect("no signal ended it"), process.log())
 }
 
-async fn told(fixture: &Fixture, line: &str) -> (i32, String) {
+pub(crate) async fn told(fixture: &Fixture, line: &str) -> (i32, String) {
     let arguments: Vec<&str> = line.split(' ').collect();
     command(fixture.database.url(), &arguments).await
 }
@@ -139,6 +139,47 @@ async fn a_dead_event_is_redriven_by_its_id_with_its_key() {
         (0, "redrove 1 event of 1 key, with 2 events behind\n")
     );
     assert_eq!(states(&fixture).await, "de pe be pe be pe pu");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_chosen_by_topic_by_key_or_all_of_them() {
+    let fixture = fixture().await;
+    // The same key of another topic.
+    fixture
+        .sql
+        .batch_execute(
+            "insert into outbox_event (event_id, topic, key, event_type, payload)
+             select gen_random_uuid(), 'other', 'a', 'T', '{}' from generate_series(8, 9);
+             with moved as (delete from outbox_pending where id > 7 returning slot, id)
+             insert into outbox_held (id, slot, topic, key, cause, behind)
+             select id, slot, 'other', 'a', case id when 8 then 'dead' else 'behind' end,
+                    nullif(8, id)
+             from moved",
+        )
+        .await
+        .unwrap();
+    let ids = async |of: &str| -> Vec<i64> {
+        let listed = json_of(&fixture, &format!("dead-letters list {of}")).await;
+        let items = listed["items"].as_array().unwrap();
+        items
+            .iter()
+            .map(|item| item["id"].as_i64().unwrap())
+            .collect()
+    };
+    assert_eq!(ids("--topic other").await, [8, 9]);
+    let of_both = format!("--topic {} --key b", fixture.topic);
+    assert_eq!(ids(&of_both).await, [2, 4, 6]);
+
+    let discard = async |what: &str| told(&fixture, &format!("dead-letters discard {what}")).await;
+    let said = |text: &str| (0, format!("{text}\n"));
+    let one = said("discarded 1 event of 1 key, returning to pending 1 event behind");
+    assert_eq!(discard("--topic other --key a").await, one);
+    assert_eq!(states(&fixture).await, "de de be be be be pu di pe");
+    let both = said("discarded 2 events of 2 keys, returning to pending 4 events behind");
+    assert_eq!(discard("--all").await, both);
+    assert_eq!(states(&fixture).await, "di di pe pe pe pe pu di pe");
+    let none = said("discarded 0 events of 0 keys, returning to pending 0 events behind");
+    assert_eq!(discard("--all").await, none);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,9 @@
 //! Events die in two ways: some are larger than the topic takes, and some are held by this test in
 //! the way a relay holds them, also while they are in flight.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use domain::EventId;
-use messaging::envelope;
 use outbox_relay::Step;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -17,43 +13,8 @@ use storage::outbox::{ReplayBounds, TopicKey, dead_keys, discard, redrive, repla
 use storage::{Connection, Database, Session, StorageError};
 use tokio_postgres::Client;
 
-use crate::support::{Fixture, PATIENCE, assert_in_order};
-
-const WRITERS: u64 = 4;
-const TRANSACTIONS: usize = 40;
-const KEYS: usize = 6;
-const TOO_LARGE: i32 = 1_100_000;
-
-/// One writer: each transaction writes one to four events of one key, serialised by its aggregate.
-async fn write(fixture: &Fixture, seed: u64) {
-    let mut sql = fixture.database.connect().await;
-    let mut random = StdRng::seed_from_u64(seed);
-    for _ in 0..TRANSACTIONS {
-        let key = format!("k{}", random.random_range(0..KEYS));
-        let transaction = sql.transaction().await.unwrap();
-        transaction
-            .execute("select from aggregate where key = $1 for update", &[&key])
-            .await
-            .unwrap();
-        for _ in 0..random.random_range(1..5) {
-            let size = if random.random_bool(0.04) {
-                TOO_LARGE
-            } else {
-                1
-            };
-            transaction
-                .execute(
-                    "insert into outbox_event (event_id, topic, key, event_type, payload)
-                     values (gen_random_uuid(), $1, $2, 'T', to_json(repeat('x', $3)))",
-                    &[&fixture.topic, &key, &size],
-                )
-                .await
-                .unwrap();
-        }
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..40))).await;
-        transaction.commit().await.unwrap();
-    }
-}
+use crate::support::{Fixture, PATIENCE};
+use crate::writers::{KEYS, Writers, assert_published_in_order};
 
 /// Holds some pending event of a key as dead, under the lock that such decisions take.
 async fn hold_one(sql: &mut Client, topic: &str, key: &str) {
@@ -141,8 +102,8 @@ impl Operator<'_> {
     }
 
     /// Acts until nobody writes any more.
-    async fn run(mut self, writers: Arc<AtomicUsize>) -> Self {
-        while writers.load(Ordering::SeqCst) > 0 {
+    async fn run(mut self, writers: &Writers) -> Self {
+        while writers.are_writing() {
             if let Err(error) = self.act().await {
                 // The relay held the key's lock for too long; that is no error of order.
                 assert!(error.to_string().contains("lock timeout"), "{error}");
@@ -157,59 +118,31 @@ impl Operator<'_> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn p3_p8_decisions_at_any_moment_lose_nothing_and_keep_order() {
     let fixture = Arc::new(Fixture::new().await);
-    fixture
-        .sql
-        .batch_execute(&format!(
-            "create table aggregate (key text primary key);
-             insert into aggregate select 'k' || n from generate_series(0, {KEYS} - 1) n"
-        ))
-        .await
-        .unwrap();
-    let seed = rand::random::<u64>() / 2;
+    let seed = rand::random();
     println!("seed {seed}");
-    let writing = Arc::new(AtomicUsize::new(usize::try_from(WRITERS).unwrap()));
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let (fixture, writing) = (Arc::clone(&fixture), Arc::clone(&writing));
-            tokio::spawn(async move {
-                write(&fixture, seed + writer).await;
-                writing.fetch_sub(1, Ordering::SeqCst);
-            })
-        })
-        .collect();
+    let writers = Writers::start(&fixture, seed, 40).await;
     let database: Database = fixture.database.url().parse().unwrap();
     let session = Session::unhurried("test").with_index_plans();
     let operator = Operator {
         fixture: &fixture,
         conn: database.connect(&session).await.unwrap(),
         sql: fixture.database.connect().await,
-        random: StdRng::seed_from_u64(seed + WRITERS),
+        random: StdRng::seed_from_u64(!seed),
         done: Done::default(),
     };
 
     let mut stepped = fixture.relay(3);
-    let acting = operator.run(Arc::clone(&writing));
+    let acting = operator.run(&writers);
     let relaying = async {
-        while writing.load(Ordering::SeqCst) > 0 {
+        while writers.are_writing() {
             stepped.relay.step().await.unwrap();
             tokio::task::yield_now().await;
         }
     };
     let both = tokio::time::timeout(PATIENCE * 2, async { tokio::join!(acting, relaying) });
     let (mut operator, ()) = Box::pin(both).await.expect("the writers end");
-    for writer in writers {
-        writer.await.unwrap();
-    }
+    writers.end(&fixture).await;
 
-    // The writer of the large ones sees to them, and everything goes out.
-    fixture
-        .sql
-        .execute(
-            "update outbox_event set payload = '{}' where octet_length(payload::text) > 1000",
-            &[],
-        )
-        .await
-        .unwrap();
     let ending = async {
         let open =
             "select (select count(*) from outbox_pending) + (select count(*) from outbox_held
@@ -218,7 +151,7 @@ async fn p3_p8_decisions_at_any_moment_lose_nothing_and_keep_order() {
             let step = stepped.relay.step().await.unwrap();
             if step == Step::Idle && stepped.metrics.in_flight.get() == 0 {
                 operator.redrive_all().await.unwrap();
-                let open: i64 = fixture.sql.query_one(open, &[]).await.unwrap().get(0);
+                let open = fixture.number(open).await;
                 if open == 0 {
                     break;
                 }
@@ -245,48 +178,4 @@ async fn p3_p8_decisions_at_any_moment_lose_nothing_and_keep_order() {
     let verified = verify(&mut operator.conn, 10).await.unwrap();
     assert_eq!(verified.offenders, []);
     assert_published_in_order(&fixture, verified.events - discarded).await;
-}
-
-/// Each event that was not given up is in Kafka where the outbox says, and first occurrences are
-/// in the order of ids. One that was given up may be there too: it was in flight when it was held.
-async fn assert_published_in_order(fixture: &Fixture, expected: i64) {
-    let rows = fixture
-        .sql
-        .query(
-            "select event_id::text, id, key, kafka_partition, kafka_offset from outbox",
-            &[],
-        )
-        .await
-        .unwrap();
-    let mut by_key: HashMap<String, Vec<i64>> = HashMap::new();
-    let mut known = HashMap::new();
-    let mut places = HashMap::new();
-    for row in &rows {
-        let id: i64 = row.get(1);
-        let event_id: EventId = row.get::<_, &str>(0).parse().unwrap();
-        known.insert(event_id, (id, row.get::<_, String>(2)));
-        if let Some(partition) = row.get::<_, Option<i32>>(3) {
-            places.insert((partition, row.get::<_, i64>(4)), id);
-        }
-    }
-    assert_eq!(i64::try_from(places.len()).unwrap(), expected);
-    for (partition, records) in fixture.records().await {
-        for record in records {
-            let event_id = envelope::decode(&record).unwrap().event_id;
-            let (id, key) = &known[&event_id];
-            if let Some(recorded) = places.remove(&(partition, record.offset)) {
-                assert_eq!(recorded, *id);
-            }
-            let ids = by_key.entry(key.clone()).or_default();
-            if !ids.contains(id) {
-                ids.push(*id);
-            }
-        }
-    }
-    assert_eq!(
-        places,
-        HashMap::new(),
-        "recorded as published, and not there"
-    );
-    assert_in_order(&by_key);
 }

@@ -5,6 +5,7 @@
 mod acls;
 mod admin;
 mod commands;
+mod commands_at_work;
 mod counted;
 mod decisions;
 mod full_speed;
@@ -35,4 +36,6 @@ mod soak;
 mod steps;
 mod support;
 mod topic_changes;
+mod unheard;
 mod wake_ups;
+mod writers;

@@ -1,4 +1,4 @@
-//! Notifications wake a relay. Every other test does without them.
+//! Notifications wake a relay.
 
 use local_stack::testing::{Spawned, eventually};
 

@@ -1,0 +1,90 @@
+//! The commands of the real executable at random moments, while writers write, and relays work of
+//! which one comes and goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use local_stack::testing::eventually;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use storage::Database;
+use storage::outbox::verify;
+
+use crate::commands::told;
+use crate::support::{Fixture, PATIENCE};
+use crate::writers::{KEYS, Writers, assert_published_in_order};
+
+/// Any of the commands that change something, about anything.
+fn any_command(fixture: &Fixture, random: &mut StdRng) -> String {
+    let of = format!(
+        "--topic {} --key k{}",
+        fixture.topic,
+        random.random_range(0..KEYS)
+    );
+    match random.random_range(0..6) {
+        0 => "dead-letters redrive --all".to_owned(),
+        1 | 2 => format!("dead-letters redrive {of}"),
+        3 => format!("dead-letters discard {of}"),
+        4 => format!("replay {of}"),
+        _ => {
+            let from = random.random_range(1..200);
+            format!("replay --from-id {from} --to-id {}", from + 20)
+        }
+    }
+}
+
+impl Fixture {
+    /// Runs it, which must succeed.
+    async fn must(&self, command: &str) -> String {
+        let (code, text) = told(self, command).await;
+        assert_eq!(code, 0, "{command}: {text}");
+        text
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_p8_commands_at_any_moment_beside_relays_lose_nothing_and_keep_order() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let fixture = Arc::new(Fixture::new().await);
+    let mut relays = [fixture.start_relay("3s"), fixture.start_relay("3s")];
+    fixture.until_shared_by(2).await;
+    let writers = Writers::start(&fixture, seed, 300).await;
+    let mut acted: Vec<String> = Vec::new();
+    while writers.are_writing() {
+        let command = any_command(&fixture, &mut random);
+        acted.push(fixture.must(&command).await);
+        fixture.must("status --verify").await;
+        if acted.len().is_multiple_of(10) {
+            relays.rotate_left(1);
+            relays[1].terminate();
+            assert_eq!(relays[1].exit_code(PATIENCE).await, Some(0));
+            relays[1] = fixture.start_relay("3s");
+        }
+        let pause = random.random_range(0..30);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    writers.end(&fixture).await;
+    eventually("nothing to stay behind", PATIENCE, async || {
+        fixture.must("dead-letters redrive --all").await;
+        let open = "select (select count(*) from outbox_pending)
+                         + (select count(*) from outbox_held where discarded_at is null)";
+        (fixture.number(open).await == 0).then_some(())
+    })
+    .await;
+    for verb in ["redrove", "discarded", "replayed"] {
+        let done = |text: &&String| text.starts_with(verb) && !text.contains(" 0 events");
+        let times = acted.iter().filter(done).count();
+        println!("{verb} something {times} times");
+        assert!(times > 0, "{verb}");
+    }
+    let database: Database = fixture.database.url().parse().unwrap();
+    let session = storage::Session::unhurried("test").with_index_plans();
+    let mut conn = database.connect(&session).await.unwrap();
+    let verified = verify(&mut conn, 10).await.unwrap();
+    assert_eq!(verified.offenders, []);
+    let discarded = "select count(*) from outbox_held where discarded_at is not null";
+    let discarded = fixture.number(discarded).await;
+    assert_published_in_order(&fixture, verified.events - discarded).await;
+}
