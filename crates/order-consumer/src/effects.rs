@@ -3,12 +3,10 @@
 //! Runs inside the caller's transaction and never ends it.
 
 use std::collections::HashSet;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use diesel_async::AsyncConnection;
 use domain::{OrderCreated, Received};
-use futures::FutureExt;
 use storage::{Connection, StorageError, TransactionError, fault};
 
 use crate::handlers::{Handler, HandlerError, registered};
@@ -98,16 +96,13 @@ impl Effects {
             return Ok(());
         }
         for handler in self.0.iter() {
-            // Whatever it left half done is undone with the transaction.
-            let applied = AssertUnwindSafe(async { handler.apply(conn, events).await });
-            let applied = applied.catch_unwind().await.unwrap_or_else(|panic| {
-                let message = service::panic_message(panic.as_ref());
-                Err(HandlerError::Panicked(message.to_owned()))
-            });
-            applied.map_err(|source| EffectError::Handler {
-                handler: handler.name(),
-                source,
-            })?;
+            handler
+                .apply(conn, events)
+                .await
+                .map_err(|source| EffectError::Handler {
+                    handler: handler.name(),
+                    source,
+                })?;
         }
         Ok(())
     }

@@ -59,7 +59,6 @@ pub use runtime::{block_on, launch};
 pub use settings::{
     Problem, Reader, Secret, SettingsError, Source, WorkerSettings, exit_code_for_settings,
 };
-pub use tasks::panic_message;
 pub use telemetry::{LogFormat, TelemetrySettings};
 pub use tokio_util::sync::{CancellationToken, DropGuard};
 pub use trace::{TraceParent, Tracer};

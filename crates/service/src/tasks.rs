@@ -1,6 +1,5 @@
 //! The running tasks of a process, and what the end of one means while it runs and while it stops.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::error::Error;
 use std::pin::Pin;
@@ -170,18 +169,17 @@ impl Failure {
         match self {
             Failure::Returned(error) => describe(error.as_ref()),
             Failure::Died(error) => match error.try_into_panic() {
-                Ok(payload) => format!("panic: {}", panic_message(payload.as_ref())),
+                Ok(payload) => {
+                    let message = payload
+                        .downcast_ref::<&str>()
+                        .map(|text| (*text).to_owned())
+                        .or_else(|| payload.downcast_ref::<String>().cloned());
+                    format!("panic: {}", message.as_deref().unwrap_or("not a text"))
+                }
                 Err(cancelled) => cancelled.to_string(),
             },
         }
     }
-}
-
-/// What a panic said.
-pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("not a text")
 }
 
 /// An error and its causes on one line. A cause that its error quotes already is not repeated.

@@ -41,9 +41,6 @@ pub enum HandlerError {
     /// A statement failed; whether an event is to blame, its [`Fault`] says.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The handler panicked: another attempt at the same event would do so again.
-    #[error("panic: {0}")]
-    Panicked(String),
 }
 
 impl HandlerError {
@@ -51,7 +48,7 @@ impl HandlerError {
     /// Postgres' messages can be relied on; when they cannot, only what is certain is blamed.
     pub fn blames_an_event(&self, english: bool) -> bool {
         match self {
-            Self::Refused(_) | Self::Panicked(_) => true,
+            Self::Refused(_) => true,
             Self::Storage(error) => match error.fault() {
                 Fault::Statement => true,
                 Fault::LikelyStatement => english,

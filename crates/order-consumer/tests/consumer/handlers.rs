@@ -55,31 +55,6 @@ impl Refusing {
     }
 }
 
-/// Panics over events whose quantity is this, in the middle of its work.
-pub(crate) struct Panicking(pub(crate) i64);
-
-impl Handler for Panicking {
-    fn name(&self) -> &'static str {
-        "panicking"
-    }
-
-    fn apply<'a>(
-        &'a self,
-        conn: &'a mut Connection,
-        events: &'a [Received<OrderCreated>],
-    ) -> BoxFuture<'a, Result<(), HandlerError>> {
-        async move {
-            Journal.apply(conn, events).await?;
-            for received in events {
-                let quantity = i64::from(received.event.quantity);
-                assert_ne!(quantity, self.0, "nobody thought of this quantity");
-            }
-            Ok(())
-        }
-        .boxed()
-    }
-}
-
 impl Handler for Refusing {
     fn name(&self) -> &'static str {
         "refusing"

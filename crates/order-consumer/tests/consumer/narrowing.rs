@@ -9,7 +9,7 @@ use order_consumer::wiring::Wiring;
 use service::CancellationToken;
 use storage::Session;
 
-use crate::handlers::{JOURNAL, Panicking, Refusing};
+use crate::handlers::Refusing;
 use crate::support::{Fixture, drain, next_of_key, order};
 
 const BAD: i64 = 13;
@@ -69,33 +69,6 @@ async fn p8_an_event_that_a_handler_refuses_stops_its_key_alone() {
         .produce(0, vec![order("P-1", 1), next_of_key(&records[7], "P-1", 1)])
         .await;
     assert_eq!(drain(&mut consumer).await, 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn p8_an_event_that_a_handler_panics_over_stops_its_key_alone() {
-    let fixture = Fixture::new().await;
-    let (_keeper, leases) = fixture.owner().await;
-    fixture.sql.batch_execute(JOURNAL).await.unwrap();
-    let effects = Effects::new(vec![Box::new(ProductSales), Box::new(Panicking(BAD))]);
-    let (mut consumer, _) = fixture.consumer_with(0, &leases, effects);
-    let mut records: Vec<_> = (0..10).map(|_| order("P-1", 1)).collect();
-    records[4] = order("P-1", BAD);
-    records[7] = next_of_key(&records[4], "P-1", 1);
-    fixture.produce(0, records).await;
-    let (failures, step) = insist(&mut consumer).await;
-    assert_eq!(failures, 3);
-    let Step::Applied(applied) = step else {
-        panic!("{step:?}")
-    };
-    assert_eq!((applied.new, applied.parked), (8, 1));
-    let [(4, reason)] = &applied.dead[..] else {
-        panic!("{:?}", applied.dead)
-    };
-    assert!(reason.starts_with("panicking: panic: "), "{reason}");
-    assert!(reason.contains("nobody thought of this"), "{reason}");
-    assert_eq!(fixture.sales("P-1").await, (8, 8));
-    let written = "select count(*)::text from journal";
-    assert_eq!(fixture.text(written).await, "8");
 }
 
 #[tokio::test(flavor = "multi_thread")]
