@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use diesel_async::SimpleAsyncConnection;
+use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use domain::{OrderCreated, Received};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use order_consumer::handlers::{Handler, HandlerError};
-use storage::{Connection, StorageError};
+use storage::{Connection, StorageError, TransactionError};
 
 pub(crate) const JOURNAL: &str =
     "create table journal (place bigserial, product_id text not null, event_id uuid primary key)";
@@ -71,6 +71,31 @@ impl Handler for Refusing {
                 return Err(HandlerError::Refused("a bad quantity".to_owned()));
             }
             Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// Panics in a transaction of its own, whatever comes.
+pub(crate) struct Panicking;
+
+impl Handler for Panicking {
+    fn name(&self) -> &'static str {
+        "panicking"
+    }
+
+    fn apply<'a>(
+        &'a self,
+        conn: &'a mut Connection,
+        _: &'a [Received<OrderCreated>],
+    ) -> BoxFuture<'a, Result<(), HandlerError>> {
+        async move {
+            let nested = async |_: &mut Connection| -> Result<(), TransactionError> {
+                panic!("a bug of the handler")
+            };
+            conn.transaction(nested)
+                .await
+                .map_err(|error| StorageError::from(error).into())
         }
         .boxed()
     }

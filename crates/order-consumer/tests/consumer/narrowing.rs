@@ -9,7 +9,7 @@ use order_consumer::wiring::Wiring;
 use service::CancellationToken;
 use storage::Session;
 
-use crate::handlers::Refusing;
+use crate::handlers::{Panicking, Refusing};
 use crate::support::{Fixture, drain, next_of_key, order};
 
 const BAD: i64 = 13;
@@ -94,6 +94,25 @@ async fn p8_an_event_that_the_database_refuses_stops_its_key_alone() {
     let reasons: Vec<&str> = applied.dead.iter().map(|(_, why)| why.as_str()).collect();
     assert!(reasons[0].contains("not this one"), "{reasons:?}");
     assert!(reasons[1].contains("product_sales"), "{reasons:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_a_handler_that_panics_ends_its_consumer_and_nothing_of_the_batch_stays() {
+    let fixture = Fixture::new().await;
+    let (_keeper, leases) = fixture.owner().await;
+    let effects = Effects::new(vec![Box::new(ProductSales), Box::new(Panicking)]);
+    let (mut panicking, _) = fixture.consumer_with(0, &leases, effects);
+    fixture
+        .produce(0, (0..9).map(|_| order("P-1", 1)).collect())
+        .await;
+    let ended = tokio::spawn(async move { panicking.step(&CancellationToken::new()).await }).await;
+    assert!(ended.unwrap_err().is_panic());
+    let held = "select count(*)::text from inbox_dead_letter";
+    assert_eq!(fixture.text(held).await, "0");
+    // The next process, whose handlers are mended.
+    let (mut mended, _) = fixture.consumer(0, &leases);
+    assert_eq!(drain(&mut mended).await, 9);
+    assert_eq!(fixture.sales("P-1").await, (9, 9));
 }
 
 #[tokio::test(flavor = "multi_thread")]
