@@ -27,7 +27,7 @@ pub fn encode(event: &OutboxEvent) -> OutgoingRecord {
     let time = event
         .created_at
         .format(&Rfc3339)
-        .expect("Postgres' times lie within the years of RFC 3339");
+        .expect("the schema keeps times within the years of RFC 3339");
     let mut headers: BTreeMap<String, Vec<u8>> = event
         .headers
         .iter()

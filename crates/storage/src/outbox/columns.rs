@@ -9,6 +9,7 @@ use diesel::sql_types::{
     BigInt, Json, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
 };
 use domain::OutboxEvent;
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -68,22 +69,27 @@ impl FromSql<Jsonb, Pg> for TextHeaders {
         // One byte names the version of the format, text follows (`jsonb_send`).
         match value.as_bytes() {
             [1, b'{', b'}'] => Ok(Self(BTreeMap::new())),
-            [1, text @ ..] => Ok(Self(text_headers(serde_json::from_slice(text)?))),
+            [1, text @ ..] => Ok(Self(text_headers(text)?)),
             _ => Err("unknown version of jsonb".into()),
         }
     }
 }
 
-/// Foreign writers may put any JSON value behind a header's name; all but text goes out as JSON.
-fn text_headers(headers: serde_json::Value) -> BTreeMap<String, String> {
-    let serde_json::Value::Object(headers) = headers else {
-        return BTreeMap::new();
-    };
+/// Foreign writers may put any JSON value behind a header's name; all but text goes out as JSON, as
+/// Postgres phrases it: numbers and depths that no type of ours has room for must not keep other
+/// events from being read.
+fn text_headers(json: &[u8]) -> serde_json::Result<BTreeMap<String, String>> {
+    let headers: BTreeMap<String, &RawValue> = serde_json::from_slice(json)?;
     headers
         .into_iter()
-        .map(|(name, value)| match value {
-            serde_json::Value::String(text) => (name, text),
-            other => (name, other.to_string()),
+        .map(|(name, value)| {
+            let json = value.get();
+            let text = if json.starts_with('"') {
+                serde_json::from_str(json)?
+            } else {
+                json.to_owned()
+            };
+            Ok((name, text))
         })
         .collect()
 }

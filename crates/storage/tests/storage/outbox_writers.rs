@@ -38,6 +38,46 @@ async fn events_keep_the_order_and_the_bytes_they_were_appended_with() {
 }
 
 #[tokio::test]
+async fn headers_of_any_json_go_out_as_text() {
+    let fixture = Fixture::new().await;
+    fixture
+        .run(
+            r#"insert into outbox_event (event_id, topic, key, event_type, payload, headers)
+               select gen_random_uuid(), 't', 'k', 'T', '{}', headers
+               from (values (1, '{"text": "\"ä\"", "number": 1.10, "null": null}'::jsonb),
+                   (2, jsonb_build_object('large', 1e400)),
+                   (3, jsonb_build_object('deep',
+                       (repeat('[', 1000) || repeat(']', 1000))::jsonb))) h(n, headers)
+               order by n"#,
+        )
+        .await;
+    let mut conn = fixture.connect().await;
+    let read = read_all(&mut conn).await;
+    let header = |place: usize, name: &str| read[place].event.headers[name].clone();
+    assert_eq!(header(0, "text"), "\"ä\"");
+    assert_eq!(header(0, "number"), "1.10");
+    assert_eq!(header(0, "null"), "null");
+    assert_eq!(header(1, "large"), format!("1{}", "0".repeat(400)));
+    assert_eq!(header(2, "deep").len(), 2_000);
+}
+
+#[tokio::test]
+async fn the_first_and_the_last_year_are_read() {
+    let fixture = Fixture::new().await;
+    fixture
+        .run(
+            "insert into outbox_event (event_id, topic, key, event_type, payload, created_at)
+             values (gen_random_uuid(), 't', 'k', 'T', '{}', '0001-01-01 00:00 UTC'),
+                    (gen_random_uuid(), 't', 'k', 'T', '{}', '9999-12-31 23:59:59.999999 UTC')",
+        )
+        .await;
+    let mut conn = fixture.connect().await;
+    let read = read_all(&mut conn).await;
+    let years: Vec<i32> = read.iter().map(|p| p.event.created_at.year()).collect();
+    assert_eq!(years, [1, 9999]);
+}
+
+#[tokio::test]
 async fn every_way_to_insert_queues() {
     let fixture = Fixture::new().await;
     fixture
@@ -119,6 +159,20 @@ async fn what_no_relay_could_handle_is_refused_by_name() {
     let mut broken = event("k");
     broken.payload = "{".to_owned();
     assert!(append(&mut conn, &[event("k"), broken]).await.is_err());
+    let mut nowhere = event("k");
+    nowhere.topic = "t".repeat(250);
+    let error = append(&mut conn, &[nowhere]).await.unwrap_err();
+    assert!(error.is_permanent());
+    assert!(error.to_string().contains("outbox_event_topic_fits_kafka"));
+    for created_at in ["infinity", "-infinity", "0001-01-01 BC", "10000-01-01"] {
+        let write = format!(
+            "insert into outbox_event (event_id, topic, key, event_type, payload, created_at)
+             values (gen_random_uuid(), 't', 'k', 'T', '{{}}', '{created_at}')"
+        );
+        let error = fixture.sql.execute(&write, &[]).await.unwrap_err();
+        let error = error.as_db_error().unwrap().to_string();
+        assert!(error.contains("outbox_event_created_at"), "{error}");
+    }
     let mut long = event("k");
     long.key = "x".repeat(2_049);
     let error = append(&mut conn, &[long]).await.unwrap_err();
