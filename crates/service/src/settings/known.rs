@@ -116,7 +116,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "RELAY__BATCH_BYTES_PER_SLOT",
-        meaning: "Bytes of one slot in flight; the event that crosses it still goes",
+        meaning: "Bytes of one slot in flight, three times as many while an old snapshot makes reads slow; the event that crosses it still goes",
         expected: "a whole number of bytes from 1",
         default: Some("393216"),
         services: &[RELAY],
