@@ -151,8 +151,9 @@ async fn share_while_members_change(fixture: &Fixture, counts: &[usize]) {
     let mut relays = vec![fixture.start_relay("3s")];
     fixture.until_shared_by(1).await;
     let load = Load::of(fixture, 40).await;
-    let mut crashes = 0;
+    let mut rounds = 0;
     for &members in counts {
+        rounds += usize::from(members < relays.len());
         while relays.len() < members {
             relays.push(fixture.start_relay("3s"));
         }
@@ -160,7 +161,6 @@ async fn share_while_members_change(fixture: &Fixture, counts: &[usize]) {
         for (gone, mut relay) in relays.drain(..relays.len() - members).enumerate() {
             if gone % 2 == 0 {
                 relay.kill();
-                crashes += 1;
             } else {
                 relay.terminate();
                 assert_eq!(relay.exit_code(PATIENCE).await, Some(0), "{}", relay.log());
@@ -170,8 +170,10 @@ async fn share_while_members_change(fixture: &Fixture, counts: &[usize]) {
         fixture.assert_all_work(&relays).await;
     }
     let copies = fixture.assert_all_arrive_in_order(load).await;
-    println!("{copies} copies after {crashes} crashes");
-    assert!(copies <= crashes * MOST_IN_FLIGHT, "{copies}");
+    println!("{copies} copies after {rounds} rounds of crashes");
+    // Those who are killed in a round own all slots at most, and few do so twice: who takes one over
+    // waits for its lease to run out.
+    assert!(copies <= 2 * rounds * MOST_IN_FLIGHT, "{copies}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
