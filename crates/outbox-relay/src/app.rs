@@ -158,6 +158,7 @@ impl Assembly {
                 topics: routes.topics.clone(),
                 partitions: partitions.clone(),
                 waiting: waiting.clone(),
+                failing: health.failing.clone(),
                 probes,
                 wake: Arc::clone(&wake),
             },

@@ -45,11 +45,11 @@ impl Health {
             return;
         }
         let seconds = stalled.as_secs();
-        let why = self
-            .failing
-            .summary()
-            .or_else(|| self.postgres.summary())
-            .unwrap_or_else(|| "neither a partition nor Postgres fails".to_owned());
+        let fails = [self.failing.summary(), self.postgres.summary()];
+        let mut why = fails.into_iter().flatten().collect::<Vec<_>>().join("; ");
+        if why.is_empty() {
+            "neither a partition nor Postgres fails".clone_into(&mut why);
+        }
         self.progress.not_ready(format!(
             "nothing was published for {seconds} s although {first} waits; {why}"
         ));

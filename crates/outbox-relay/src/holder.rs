@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use service::Backoff;
+use service::{Backoff, Problems, Reminder};
 use storage::OwnConnection;
 use storage::lease::MemberId;
 use storage::outbox::{Hold, hold};
@@ -17,6 +17,9 @@ use crate::waiting::Waiting;
 /// Events per transaction at most: each key of them is a lock.
 const MAX_EVENTS: usize = 500;
 const DEADLINE: Duration = Duration::from_secs(10);
+/// With nothing to hold for this long, that it could not be done is of no matter any more.
+const QUIET: Duration = Duration::from_secs(10);
+const TASK: &str = "holding events";
 
 pub(crate) struct Holder {
     pub(crate) connection: OwnConnection,
@@ -25,6 +28,8 @@ pub(crate) struct Holder {
     pub(crate) returned: mpsc::Sender<Returned>,
     /// Told where unavailable events lie now.
     pub(crate) waiting: Waiting,
+    /// Told while nothing can be held.
+    pub(crate) postgres: Problems,
     pub(crate) metrics: Metrics,
 }
 
@@ -32,7 +37,8 @@ impl Holder {
     /// Holds until all who ask are gone.
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        while let Some(mut holds) = self.holds.recv().await {
+        let mut trouble = Reminder::default();
+        while let Some(mut holds) = self.next(&mut trouble).await {
             while holds.len() < MAX_EVENTS {
                 let Ok(more) = self.holds.try_recv() else {
                     break;
@@ -40,7 +46,7 @@ impl Holder {
                 holds.extend(more);
             }
             for part in holds.chunks(MAX_EVENTS) {
-                self.hold(part, &mut backoff).await;
+                self.hold(part, &mut backoff, &mut trouble).await;
                 // Held or not: what is not stays pending, and is read again.
                 let returned = Returned::slots(part.iter().map(|hold| hold.slot));
                 if self.returned.send(returned).await.is_err() {
@@ -50,13 +56,30 @@ impl Holder {
         }
     }
 
-    async fn hold(&mut self, holds: &[Hold], backoff: &mut Backoff) {
+    async fn next(&mut self, trouble: &mut Reminder) -> Option<Vec<Hold>> {
+        if trouble.is_there() {
+            if let Ok(next) = tokio::time::timeout(QUIET, self.holds.recv()).await {
+                return next;
+            }
+            self.end(trouble);
+        }
+        self.holds.recv().await
+    }
+
+    fn end(&self, trouble: &mut Reminder) {
+        if trouble.end() {
+            self.postgres.clear(TASK);
+        }
+    }
+
+    async fn hold(&mut self, holds: &[Hold], backoff: &mut Backoff, trouble: &mut Reminder) {
         let started = Instant::now();
         let member = self.member;
         let held = async |conn: &mut _| hold(conn, LEASE_SCOPE, member, holds).await;
         match self.connection.call(DEADLINE, held).await {
             Ok(held) => {
                 backoff.reset();
+                self.end(trouble);
                 self.metrics.held(&held);
                 self.waiting.note(holds);
                 self.metrics
@@ -64,7 +87,10 @@ impl Holder {
                     .observe(started.elapsed().as_secs_f64());
             }
             Err(error) => {
-                warn!(%error, events = holds.len(), "cannot hold events; they stay pending");
+                if trouble.is_due(Instant::now()) {
+                    warn!(%error, events = holds.len(), "cannot hold events; they stay pending");
+                }
+                self.postgres.report(TASK, error);
                 // Read again at once they would only come back here.
                 tokio::time::sleep(backoff.next_delay()).await;
             }

@@ -70,6 +70,12 @@ impl Partitions {
         self.states().get(partition).copied()
     }
 
+    pub(crate) fn set_aside(&self) -> Vec<Partition> {
+        let states = self.states();
+        let set_aside = states.iter().filter(|(_, s)| **s == State::SetAside);
+        set_aside.map(|(partition, _)| partition.clone()).collect()
+    }
+
     /// Whether Kafka takes anything at all, as far as is known.
     pub(crate) fn any_writable(&self) -> bool {
         self.states()

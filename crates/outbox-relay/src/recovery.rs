@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use domain::{OutboxEvent, Slot};
 use messaging::envelope;
-use service::{CancellationToken, Reminder};
+use service::{CancellationToken, Problems, Reminder};
 use storage::lease::Leases;
 use storage::outbox::{Unavailable, move_back, probe_events, unavailable};
 use storage::{Connection, OwnConnection, StorageError, within};
@@ -62,6 +62,8 @@ pub(crate) struct Recovery {
     pub(crate) topics: watch::Receiver<Topics>,
     pub(crate) partitions: Partitions,
     pub(crate) waiting: Waiting,
+    /// By partition, as the senders tell.
+    pub(crate) failing: Problems,
     pub(crate) probes: mpsc::Sender<Probe>,
     /// Told when something is pending again.
     pub(crate) wake: Arc<Notify>,
@@ -71,6 +73,7 @@ impl Recovery {
     /// Looks again and again until `stop`.
     pub(crate) async fn run(mut self, stop: &CancellationToken) {
         let mut known = HashMap::new();
+        let mut idle = HashSet::new();
         let mut trouble = Reminder::default();
         let pause = || tokio::time::sleep(LOOK_INTERVAL);
         while stop.run_until_cancelled(pause()).await.is_some() {
@@ -82,6 +85,7 @@ impl Recovery {
                 Some(Err(_)) | None => {}
                 Some(Ok(())) => {
                     trouble.end();
+                    self.clear_what_nobody_waits_for(&mut idle);
                 }
             }
         }
@@ -120,6 +124,23 @@ impl Recovery {
         }
         self.connection.keep(conn);
         Ok(())
+    }
+
+    /// A partition that is set aside and has no events here is not probed: whether it works is for
+    /// others to say, and the next event of it. `idle` are those of the look before: the events of
+    /// one that was just set aside may not be noted yet.
+    fn clear_what_nobody_waits_for(&self, idle: &mut HashSet<Partition>) {
+        let set_aside = self.partitions.set_aside();
+        let places = self.waiting.places();
+        let waited_for: HashSet<&str> = places.keys().map(|(_, topic)| topic.as_str()).collect();
+        let now = set_aside.into_iter();
+        let now: HashSet<Partition> = now
+            .filter(|(topic, _)| !waited_for.contains(topic.as_str()))
+            .collect();
+        for (topic, partition) in now.intersection(idle) {
+            self.failing.clear(format_args!("{topic}/{partition}"));
+        }
+        *idle = now;
     }
 
     /// What the slot's owners before us left.

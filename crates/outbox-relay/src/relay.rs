@@ -92,6 +92,12 @@ impl Relay {
                 break;
             };
             let pause = match stepped {
+                // Nobody asked Postgres anything.
+                Ok(Step::NothingOwned) if self.wiring.leases.ownership().has_run_out() => {
+                    let postgres = &self.wiring.health.postgres;
+                    postgres.report(TASK, "the leases have run out and are not renewed");
+                    LONGEST_PAUSE
+                }
                 Ok(done) => {
                     self.wiring.health.postgres.clear(TASK);
                     trouble.end();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use messaging::{Cluster, Failure, KafkaError, partition_of};
-use service::{Backoff, CancellationToken, Check, WorkerSettings};
+use service::{Backoff, CancellationToken, Check, Reminder, WorkerSettings};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
@@ -89,6 +89,8 @@ pub(crate) struct RouteKeeper {
     settings: WorkerSettings,
     topics: watch::Sender<Topics>,
     wanted: mpsc::Receiver<String>,
+    /// Topics cannot be looked up.
+    trouble: Reminder,
 }
 
 impl RouteKeeper {
@@ -104,6 +106,7 @@ impl RouteKeeper {
             settings,
             topics,
             wanted,
+            trouble: Reminder::default(),
         };
         (keeper, routes)
     }
@@ -165,7 +168,11 @@ impl RouteKeeper {
 
     /// Creates what is missing and looks up all there is. What could not be created stays missing.
     /// Returns whether something was created.
-    async fn learn(&self, missing: &mut Missing, impossible: &mut HashMap<String, String>) -> bool {
+    async fn learn(
+        &mut self,
+        missing: &mut Missing,
+        impossible: &mut HashMap<String, String>,
+    ) -> bool {
         let mut any_created = false;
         let mut existing = Vec::new();
         for topic in missing.due(Instant::now()) {
@@ -188,6 +195,7 @@ impl RouteKeeper {
         }
         match self.refresh(impossible, missing.refusals()).await {
             Ok(()) => {
+                self.trouble.end();
                 let known = &self.topics.borrow().0;
                 for topic in &existing {
                     if !known.counts.contains_key(topic) && missing.hidden(topic, Instant::now()) {
@@ -198,7 +206,10 @@ impl RouteKeeper {
                     known.counts.contains_key(topic) || known.impossible.contains_key(topic)
                 });
             }
-            Err(error) => warn!(%error, "cannot look up the topics"),
+            Err(error) if self.trouble.is_due(Instant::now()) => {
+                warn!(%error, "cannot look up the topics; trying again");
+            }
+            Err(_) => {}
         }
         any_created
     }

@@ -80,7 +80,10 @@ pub(crate) struct Sender {
 impl Sender {
     /// Sends until the relay is gone.
     pub(crate) async fn run(self) {
+        let (failing, name) = (self.health.failing.clone(), self.name());
         Delivery::new(self).run().await;
+        // Whatever its latest probe met.
+        failing.clear(name);
     }
 
     pub(crate) fn name(&self) -> String {

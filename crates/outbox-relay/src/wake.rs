@@ -1,10 +1,10 @@
 //! Listens for wake-ups. Without them everything works, at the pace of polling.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use service::{Backoff, CancellationToken};
+use service::{Backoff, CancellationToken, Reminder};
 use storage::notify::{Channel, listen, wake_ups};
 use storage::{Database, Session, StorageError};
 use tokio::sync::Notify;
@@ -21,8 +21,14 @@ impl Listener {
     /// Listens until `stop`, connecting anew whenever the connection breaks.
     pub(crate) async fn run(self, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        while let Some(outcome) = stop.run_until_cancelled(self.listen(&mut backoff)).await {
-            if let Err(error) = outcome {
+        let mut trouble = Reminder::default();
+        while let Some(outcome) = stop
+            .run_until_cancelled(self.listen(&mut backoff, &mut trouble))
+            .await
+        {
+            if let Err(error) = outcome
+                && trouble.is_due(Instant::now())
+            {
                 warn!(%error, "wake-ups are lost; polling until they are back");
             }
             let pause = tokio::time::sleep(backoff.next_delay());
@@ -30,10 +36,15 @@ impl Listener {
         }
     }
 
-    async fn listen(&self, backoff: &mut Backoff) -> Result<(), StorageError> {
+    async fn listen(
+        &self,
+        backoff: &mut Backoff,
+        trouble: &mut Reminder,
+    ) -> Result<(), StorageError> {
         let mut conn = self.database.connect(&self.session).await?;
         listen(&mut conn, &[Channel::Outbox]).await?;
         backoff.reset();
+        trouble.end();
         // What was committed before we listened told nobody.
         self.wake.notify_one();
         let mut wake_ups = std::pin::pin!(wake_ups(&mut conn));

@@ -65,6 +65,7 @@ impl Relay {
             holds: hold_receiver,
             returned: returned_sender.clone(),
             waiting: wiring.waiting.clone(),
+            postgres: wiring.health.postgres.clone(),
             metrics: wiring.metrics.clone(),
         };
         tasks.spawn(holder.run());

@@ -22,6 +22,11 @@ impl Reminder {
         due
     }
 
+    /// Whether there is any trouble.
+    pub fn is_there(&self) -> bool {
+        self.last.is_some()
+    }
+
     /// The trouble is over. True when there was any.
     pub fn end(&mut self) -> bool {
         self.last.take().is_some()
@@ -36,13 +41,13 @@ mod tests {
     fn it_is_due_at_once_then_once_a_minute_and_anew_after_the_end() {
         let start = Instant::now();
         let mut reminder = Reminder::default();
-        assert!(!reminder.end());
+        assert!(!reminder.is_there() && !reminder.end());
         let due: Vec<u64> = (0..130)
             .filter(|second| reminder.is_due(start + Duration::from_secs(*second)))
             .collect();
         assert_eq!(due, [0, 60, 120]);
-        assert!(reminder.end());
-        assert!(!reminder.end());
+        assert!(reminder.is_there() && reminder.end());
+        assert!(!reminder.is_there() && !reminder.end());
         assert!(reminder.is_due(start + Duration::from_secs(131)));
     }
 }

@@ -1,12 +1,13 @@
 //! What an operator sees of a running relay: metrics, readiness, and what retention leaves.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use local_stack::testing::{Fault, KafkaProxy, Spawned, eventually};
+use local_stack::testing::{Fault, KafkaProxy, Spawned, TestDatabase, eventually};
 use messaging::partition_of;
 use serde_json::Value;
 
+use crate::own_postgres::OwnPostgres;
 use crate::support::{Fixture, PARTITIONS, PATIENCE};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
@@ -38,6 +39,22 @@ pub(crate) async fn check(ops: SocketAddr, name: &str) -> Value {
         .find(|check| check["name"] == name)
         .cloned()
         .unwrap_or_default()
+}
+
+async fn reason_of_stall(ops: SocketAddr) -> String {
+    eventually("it to see the stall", Duration::from_mins(1), async || {
+        let progress = check(ops, "progress").await;
+        (progress["ready"] == false).then(|| progress["reason"].as_str().unwrap().to_owned())
+    })
+    .await
+}
+
+async fn until_ready(ops: SocketAddr) {
+    eventually("it to be ready", PATIENCE, async || {
+        let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
+        answer.status().is_success().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,11 +122,7 @@ async fn it_is_not_ready_when_nothing_moves_and_only_then() {
         (progress["ready"] == true).then_some(())
     })
     .await;
-    let reason = eventually("it to see the stall", Duration::from_mins(1), async || {
-        let progress = check(stuck_ops, "progress").await;
-        (progress["ready"] == false).then(|| progress["reason"].as_str().unwrap().to_owned())
-    })
-    .await;
+    let reason = reason_of_stall(stuck_ops).await;
     for part in [
         "nothing was published for 3",
         "event 1 of",
@@ -139,11 +152,7 @@ async fn it_tells_which_partition_stands_in_the_way_why_and_since_when() {
     assert_eq!(check(ops, "kafka").await["ready"], true);
     proxy.set(&fixture.topic, Some(Fault::Refuse));
     fixture.write(&["a"]).await;
-    let reason = eventually("it to see the stall", Duration::from_mins(1), async || {
-        let progress = check(ops, "progress").await;
-        (progress["ready"] == false).then(|| progress["reason"].as_str().unwrap().to_owned())
-    })
-    .await;
+    let reason = reason_of_stall(ops).await;
     let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
     assert_eq!(answer.status(), 503);
     let partition = partition_of(b"a", PARTITIONS);
@@ -157,11 +166,7 @@ async fn it_tells_which_partition_stands_in_the_way_why_and_since_when() {
         assert!(reason.contains(part), "{part} in {reason}");
     }
     proxy.set(&fixture.topic, None);
-    eventually("it to be ready again", PATIENCE, async || {
-        let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
-        answer.status().is_success().then_some(())
-    })
-    .await;
+    until_ready(ops).await;
     assert_eq!(fixture.count("published").await, 2);
 }
 
@@ -177,11 +182,7 @@ async fn it_tells_what_postgres_refuses_to_record_and_since_when() {
     let lock = "begin; lock table outbox_published in share mode";
     other.batch_execute(lock).await.unwrap();
     fixture.write(&["a"]).await;
-    let reason = eventually("it to see the stall", Duration::from_mins(1), async || {
-        let progress = check(ops, "progress").await;
-        (progress["ready"] == false).then(|| progress["reason"].as_str().unwrap().to_owned())
-    })
-    .await;
+    let reason = reason_of_stall(ops).await;
     for part in [
         "nothing was published for 3",
         "event 2 of",
@@ -193,13 +194,51 @@ async fn it_tells_what_postgres_refuses_to_record_and_since_when() {
     assert_eq!(check(ops, "postgres").await["ready"], false);
     other.batch_execute("commit").await.unwrap();
     fixture.until_published(2).await;
-    eventually("it to be ready again", PATIENCE, async || {
-        let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
-        answer.status().is_success().then_some(())
-    })
-    .await;
+    until_ready(ops).await;
     let (_, copies) = fixture.published_by_key().await;
     assert_eq!(copies, 0, "Kafka had it all the time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_tells_what_postgres_refuses_to_hold_and_since_when() {
+    let fixture = Fixture::new().await;
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    let ops = relay.ops_address(PATIENCE).await;
+    let other = fixture.database.connect().await;
+    let lock = "begin; lock table outbox_held in share mode";
+    other.batch_execute(lock).await.unwrap();
+    // Larger than a topic takes.
+    fixture.write_sized(&[("a", 1_200_000)]).await;
+    let reason = reason_of_stall(ops).await;
+    for part in ["event 1 of", "holding events: ", "timeout, since 20"] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
+    other.batch_execute("commit").await.unwrap();
+    fixture.until("dead", 1).await;
+    until_ready(ops).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_relay_is_not_ready_for_as_long_as_postgres_is_away() {
+    let own = OwnPostgres::start().await;
+    let fixture = Fixture::in_database(TestDatabase::create_on(&own.stack).await).await;
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    let ops = relay.ops_address(PATIENCE).await;
+    until_ready(ops).await;
+    own.stop().await;
+    eventually("it to notice", PATIENCE, async || {
+        (check(ops, "postgres").await["ready"] == false).then_some(())
+    })
+    .await;
+    let noticed = Instant::now();
+    // Its leases, of two seconds, run out meanwhile.
+    while noticed.elapsed() < Duration::from_secs(6) {
+        let postgres = check(ops, "postgres").await;
+        assert_eq!(postgres["ready"], false, "{postgres}\n{}", relay.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    own.start_again().await;
+    until_ready(ops).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

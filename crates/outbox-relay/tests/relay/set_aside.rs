@@ -6,6 +6,7 @@ use local_stack::testing::{Fault, KafkaProxy, Spawned, eventually, unique_topic}
 
 use crate::load::Load;
 use crate::process::BINARY;
+use crate::seen::check;
 use crate::support::{Fixture, PARTITIONS, PATIENCE, assert_in_order};
 
 impl Fixture {
@@ -103,6 +104,31 @@ async fn p3_a_partition_that_cannot_be_written_is_set_aside_and_comes_back_in_or
     proxy.set(&name, None);
     let copies = fixture.assert_all_arrive_in_order(load).await;
     assert_eq!(copies, 0, "{}", relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_set_aside_is_no_trouble_once_nothing_waits_for_it() {
+    let mut fixture = Fixture::new().await;
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    proxy.set(&fixture.topic, Some(Fault::Refuse));
+    let mut variables = fixture.variables();
+    variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    let ops = relay.ops_address(PATIENCE).await;
+    fixture.write(&["a"]).await;
+    fixture.with_another_topic().await;
+    fixture.write(&["a"]).await;
+    fixture.until("unavailable", 1).await;
+    fixture.until("published", 1).await;
+    assert_eq!(check(ops, "kafka").await["ready"], false);
+    // As when its slot goes to another relay, which can write there.
+    let publish = "with moved as (delete from outbox_held returning id)
+                   insert into outbox_published select id, 0, 0 from moved";
+    fixture.sql.batch_execute(publish).await.unwrap();
+    eventually("it to be ready", PATIENCE, async || {
+        (check(ops, "kafka").await["ready"] == true).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

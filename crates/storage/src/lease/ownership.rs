@@ -25,14 +25,19 @@ pub struct Ownership {
 impl Ownership {
     /// The epoch a unit is owned under, `None` when it is not owned or the time has run out.
     pub fn epoch(&self, unit: i32) -> Option<i64> {
-        (Instant::now() < self.valid_until)
+        (!self.has_run_out())
             .then(|| self.units.get(&unit).map(|tenure| tenure.epoch))
             .flatten()
     }
 
+    /// Whether nothing is known to be owned any more, since nobody could renew it.
+    pub fn has_run_out(&self) -> bool {
+        Instant::now() >= self.valid_until
+    }
+
     /// All units owned, none when the time has run out.
     pub fn units(&self) -> impl Iterator<Item = (i32, Tenure)> + '_ {
-        let valid = Instant::now() < self.valid_until;
+        let valid = !self.has_run_out();
         self.units
             .iter()
             .filter(move |_| valid)
