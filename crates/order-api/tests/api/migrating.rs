@@ -21,7 +21,10 @@ async fn migrating_again_or_twice_at_once_applies_everything_once() {
     let (first, second) = tokio::join!(migrate(), migrate());
     let mut applied = [first.unwrap().len(), second.unwrap().len()];
     applied.sort_unstable();
-    assert_eq!(applied, [0, 4]);
+    let sql = database.connect().await;
+    let all = "select count(*) from public.__diesel_schema_migrations";
+    let all: i64 = sql.query_one(all, &[]).await.unwrap().get(0);
+    assert_eq!(applied, [0, usize::try_from(all).unwrap()]);
     assert_eq!(migrate().await.unwrap().len(), 0);
 }
 

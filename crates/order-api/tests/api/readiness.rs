@@ -24,7 +24,9 @@ async fn an_unmigrated_database_is_told_apart_and_migrating_it_is_enough() {
     assert!(reason.contains("00000000000001") && reason.contains("order-api migrate"));
 
     let applied = migrate_within(&url.parse().unwrap(), Duration::ZERO).await;
-    assert_eq!(applied.unwrap().len(), 4);
+    let all = "select count(*) from public.__diesel_schema_migrations";
+    let applied = i64::try_from(applied.unwrap().len()).unwrap();
+    assert_eq!(applied, app.number(all).await);
     fresh.until_ready().await;
     fresh.post(r#"{"productId":"P"}"#).await.order_id();
     assert_eq!(app.number("select count(*) from fresh.orders").await, 1);
