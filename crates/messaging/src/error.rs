@@ -38,6 +38,14 @@ pub enum Failure {
 }
 
 impl KafkaError {
+    /// Of a topic that need not be created and is not listed.
+    pub fn hidden_topic() -> Self {
+        Self::Broker {
+            code: ProtocolError::UnknownTopicOrPartition,
+            detail: Some("it exists, and Kafka does not show it to this client".to_owned()),
+        }
+    }
+
     /// See [`Failure`].
     pub fn failure(&self) -> Failure {
         use ProtocolError as P;

@@ -176,8 +176,12 @@ async fn partition_count(
         );
     }
     let counts = cluster.partition_counts().await?;
-    // Just created it may not show yet; its count is known all the same.
-    Ok(counts.get(topic).copied().unwrap_or(topic_partitions))
+    match counts.get(topic) {
+        Some(count) => Ok(*count),
+        // It may not show yet; its count is known all the same.
+        None if created => Ok(topic_partitions),
+        None => Err(KafkaError::hidden_topic()),
+    }
 }
 
 /// Looks until it is dropped.
@@ -195,7 +199,7 @@ async fn watch_growth(
         match partition_count(cluster, topic, worker).await {
             Ok(count) => {
                 kafka.clear(topic);
-                leases.grow(count).await;
+                leases.resize(count).await;
                 pause = GROWTH_INTERVAL;
             }
             Err(error) => {

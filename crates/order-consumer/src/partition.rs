@@ -90,8 +90,10 @@ impl PartitionConsumer {
                 Err(error) => {
                     match &error {
                         StepError::Storage(_) => self.wiring.postgres.report(&name, &error),
+                        // Postgres was asked before.
                         StepError::Kafka(_) | StepError::Place(_) => {
                             self.wiring.kafka.report(&name, &error);
+                            self.wiring.postgres.clear(&name);
                         }
                         // Not a word of the process' own health, unless it stays so: see standing.
                         StepError::Handler { .. } | StepError::Undecided(_) => {
@@ -107,6 +109,9 @@ impl PartitionConsumer {
                     stop.run_until_cancelled(pause).await;
                 }
             }
+        }
+        if !stop.is_cancelled() {
+            self.wiring.metrics.fenced.inc();
         }
         self.wiring.kafka.clear(&name);
         self.wiring.postgres.clear(&name);
@@ -160,7 +165,8 @@ impl PartitionConsumer {
             self.batch = Some(InHand::new(fetched));
         }
         if !self.wiring.owned() {
-            return Ok(self.drop_batch());
+            self.drop_batch();
+            return Ok(Step::Fenced);
         }
         let started = Instant::now();
         match self.apply().await? {
@@ -172,7 +178,14 @@ impl PartitionConsumer {
                 self.pass(applied.progress.next_offset);
                 Ok(Step::Applied(applied))
             }
-            Outcome::Fenced => Ok(self.drop_batch()),
+            Outcome::Fenced => {
+                // Without a lease its end is counted.
+                if self.wiring.owned() {
+                    self.wiring.metrics.fenced.inc();
+                }
+                self.drop_batch();
+                Ok(Step::Fenced)
+            }
         }
     }
 
@@ -184,11 +197,9 @@ impl PartitionConsumer {
         }
     }
 
-    fn drop_batch(&mut self) -> Step {
-        self.wiring.metrics.fenced.inc();
+    fn drop_batch(&mut self) {
         self.batch = None;
         self.prefetch = None;
-        Step::Fenced
     }
 
     /// Looks up where the group stands, makes sure that it is still the same partition, and begins
@@ -196,7 +207,15 @@ impl PartitionConsumer {
     async fn open(&mut self) -> Result<Prefetch, StepError> {
         let mut reader = self.wiring.reader();
         let mut conn = self.connection.take().await?;
-        let next_offset = place::find(&mut conn, &mut reader, &self.wiring.stream).await?;
+        let Wiring {
+            stream, standings, ..
+        } = &self.wiring;
+        let known = place::known(&mut conn, stream).await?;
+        if let Some(progress) = &known {
+            // Also when it is not to be found there: then the lag tells.
+            standings.begin(stream.partition, progress.next_offset, Instant::now());
+        }
+        let next_offset = place::find(&mut conn, &mut reader, stream, known).await?;
         self.connection.keep(conn);
         Ok(Prefetch::start(reader, next_offset))
     }

@@ -41,7 +41,19 @@ pub enum PlaceError {
     },
 }
 
-/// Where the group stands; at the partition's beginning if it never was here.
+/// What was recorded last.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub(crate) async fn known(
+    conn: &mut Connection,
+    stream: &Stream,
+) -> Result<Option<Progress>, StorageError> {
+    within(DEADLINE, inbox::progress(conn, stream)).await
+}
+
+/// Where the group stands according to what was recorded; at the partition's beginning if it never
+/// was here.
 ///
 /// # Errors
 /// When Kafka or Postgres cannot be asked, or the partition is another one than it was.
@@ -49,8 +61,8 @@ pub(crate) async fn find(
     conn: &mut Connection,
     reader: &mut PartitionReader,
     stream: &Stream,
+    known: Option<Progress>,
 ) -> Result<i64, StepError> {
-    let known = within::<_, StorageError>(DEADLINE, inbox::progress(conn, stream)).await?;
     if let Some(progress) = known {
         recognise(reader, stream, progress).await?;
         return Ok(progress.next_offset);

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use messaging::{Cluster, KafkaError, PartitionReader};
+use service::Reminder;
 use storage::inbox_retention::{Sweep, sweep, unpublished_older_than};
 use storage::lease::Leases;
 use storage::{Connection, Database, Session, StorageError, within};
@@ -67,14 +68,21 @@ impl Cleaner {
     /// Cleans until it is dropped.
     pub(crate) async fn run(mut self) -> Infallible {
         let between_passes = (self.retention / 20).min(Duration::from_mins(10));
+        let mut trouble = Reminder::default();
         loop {
             let started = Instant::now();
-            let pause = match self.step().await {
+            let step = self.step().await;
+            if step.is_ok() {
+                trouble.end();
+            }
+            let pause = match step {
                 Ok(Cleaning::NotOurs | Cleaning::Waiting | Cleaning::Done) => between_passes,
                 // A tenth of the time at most.
                 Ok(Cleaning::Swept { .. }) => started.elapsed() * 9,
                 Err(error) => {
-                    warn!(%error, "cannot clean the inbox; trying again later");
+                    if trouble.is_due(Instant::now()) {
+                        warn!(%error, "cannot clean the inbox; trying again later");
+                    }
                     self.pass = Pass::default();
                     between_passes.max(Duration::from_secs(5))
                 }

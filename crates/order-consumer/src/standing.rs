@@ -62,6 +62,20 @@ impl Standings {
         watched.standing = standing;
     }
 
+    /// A partition begins here, of which nothing else is known yet.
+    pub fn begin(&self, partition: i32, next_offset: i64, now: Instant) {
+        self.lock().entry(partition).or_insert_with(|| Watched {
+            standing: Standing {
+                next_offset,
+                high_watermark: next_offset,
+                stable_offset: next_offset,
+                oldest: None,
+            },
+            moved_at: now,
+            trouble: None,
+        });
+    }
+
     /// Records up to here are there by now.
     pub fn grown(&self, partition: i32, high_watermark: i64) {
         if let Some(watched) = self.lock().get_mut(&partition) {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use service::CancellationToken;
+use service::{CancellationToken, Reminder};
 use storage::lease::Leases;
 use storage::outbox::{
     Backlog, HeldCounts, HorizonHolder, Sendable, backlog, first_sendable, held_counts,
@@ -49,7 +49,7 @@ struct Seen {
 impl Observer {
     /// Looks every five seconds until `stop`.
     pub(crate) async fn run(mut self, stop: &CancellationToken) {
-        let mut failing = false;
+        let mut trouble = Reminder::default();
         let (mut horizon, mut stall) = (Horizon::default(), Stall::default());
         loop {
             let started = Instant::now();
@@ -57,16 +57,15 @@ impl Observer {
             let look = async |conn: &mut _| look(conn, &owned).await;
             match self.connection.call(DEADLINE, look).await {
                 Ok(seen) => {
-                    failing = false;
+                    trouble.end();
                     self.tell(&seen, &mut horizon, &mut stall);
                 }
                 Err(error) => {
                     // What happened meanwhile is not known: an outage of Postgres is no stall.
                     stall = Stall::default();
-                    if !failing {
+                    if trouble.is_due(started) {
                         warn!(%error, "cannot look at the backlog; its metrics stand still");
                     }
-                    failing = true;
                 }
             }
             let pause = tokio::time::sleep(INTERVAL.max(started.elapsed() * SHARE));

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use service::{Backoff, CancellationToken};
+use service::{Backoff, CancellationToken, Reminder};
 use storage::outbox::{Done, clean};
 use storage::{Connection, Database, Session, StorageError, within};
 use tracing::{info, warn};
@@ -31,22 +31,21 @@ impl Cleaner {
     /// Cleans every minute until `stop`.
     pub(crate) async fn run(self, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_secs(1), INTERVAL);
-        let mut failing = false;
+        let mut trouble = Reminder::default();
         while let Some(passed) = stop.run_until_cancelled(self.pass()).await {
             let pause = match passed {
                 Ok(deleted) => {
                     if deleted > 0 {
                         info!(deleted, "deleted old events");
                     }
-                    failing = false;
+                    trouble.end();
                     backoff.reset();
                     INTERVAL
                 }
                 Err(error) => {
-                    if !failing {
+                    if trouble.is_due(Instant::now()) {
                         warn!(%error, "cannot delete old events; trying again");
                     }
-                    failing = true;
                     backoff.next_delay()
                 }
             };

@@ -21,8 +21,8 @@ pub enum Fault {
     Trouble,
 }
 
-/// Messages of errors that come and go by themselves: classes 53, 55, 57 and 58 of SQLSTATE, and
-/// deadlocks.
+/// How messages of errors begin that come and go by themselves: classes 53, 55, 57 and 58 of
+/// SQLSTATE, and deadlocks.
 const TROUBLE: &[&str] = &[
     "canceling statement",
     "canceling authentication",
@@ -33,7 +33,8 @@ const TROUBLE: &[&str] = &[
     "the database system is",
     "out of memory",
     "out of shared memory",
-    "too many",
+    "sorry, too many clients already",
+    "too many connections for",
     "remaining connection slots",
     "could not extend",
     "could not write",
@@ -42,8 +43,6 @@ const TROUBLE: &[&str] = &[
     "could not access",
     "could not fsync",
     "could not resize",
-    "No space left",
-    "cannot execute",
     "cached plan must not change",
     "current transaction is aborted",
     "permission denied",
@@ -59,7 +58,7 @@ impl StorageError {
             Self::Query(DieselError::DatabaseError(DatabaseErrorKind::Unknown, information))
                 if !TROUBLE
                     .iter()
-                    .any(|trouble| information.message().contains(trouble)) =>
+                    .any(|trouble| information.message().starts_with(trouble)) =>
             {
                 Fault::LikelyStatement
             }
@@ -106,6 +105,7 @@ mod tests {
             "deadlock detected",
             "terminating connection due to administrator command",
             "could not extend file \"base/1\": No space left on device",
+            "sorry, too many clients already",
         ] {
             assert_eq!(unknown(trouble), Fault::Trouble, "{trouble}");
         }
@@ -122,6 +122,13 @@ mod tests {
             Box::new("violates".to_owned()),
         );
         assert_eq!(StorageError::Query(violated).fault(), Fault::Statement);
-        assert_eq!(unknown("bigint out of range"), Fault::LikelyStatement);
+        for said in [
+            "bigint out of range",
+            "there are too many units in this order",
+            "too many units",
+            "the courier could not open the door",
+        ] {
+            assert_eq!(unknown(said), Fault::LikelyStatement, "{said}");
+        }
     }
 }

@@ -1,11 +1,16 @@
 //! A place that is no longer what it was stops the partition until somebody decides.
 
+use std::time::{Duration, Instant};
+
+use local_stack::testing::eventually;
 use order_consumer::partition::{PartitionConsumer, StepError};
 use order_consumer::place::PlaceError;
 use service::CancellationToken;
 use storage::inbox::{self, Stream};
 
 use crate::support::{Fixture, GROUP, drain, order};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn place_error(consumer: &mut PartitionConsumer) -> PlaceError {
     match consumer.step(&CancellationToken::new()).await {
@@ -50,6 +55,22 @@ async fn a_topic_made_anew_stops_the_partition_until_its_offset_is_reset() {
         assert!(error.to_string().contains("offsets reset"), "{error}");
     }
     assert_eq!(fixture.sales("P-2").await, (0, 0));
+    let (wiring, _) = fixture.wiring(0, &leases);
+    let (standings, stop) = (wiring.standings.clone(), CancellationToken::new());
+    let running = tokio::spawn(PartitionConsumer::new(wiring).run(stop.clone()));
+    let halt = eventually("its halt to be seen", PATIENCE, async || {
+        let in_a_minute = Instant::now() + Duration::from_mins(1);
+        standings
+            .stalled(in_a_minute, Duration::from_secs(30))
+            .pop()
+    })
+    .await;
+    assert_eq!(halt.0, 0);
+    for part in ["2 behind", "no step from offset 3", "offsets reset"] {
+        assert!(halt.1.contains(part), "{part} in {}", halt.1);
+    }
+    stop.cancel();
+    running.await.unwrap();
     let stream = Stream {
         group: GROUP.to_owned(),
         topic: fixture.topic.clone(),

@@ -125,7 +125,7 @@ pub const KNOWN: &[Setting] = &[
     Setting {
         name: "LEASE_TTL",
         meaning: "How long the work of a process that vanished stays with it",
-        expected: "a duration such as 500ms or 10s",
+        expected: "a duration from 1s to 5m",
         default: Some("10s"),
         services: &[RELAY, CONSUMER],
         secret: false,

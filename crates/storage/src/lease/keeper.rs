@@ -35,7 +35,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper for one scope whose units are `0..unit_count`; [`Leases::grow`] adds some.
+    /// A keeper for one scope whose units are `0..unit_count`; [`Leases::resize`] changes that.
     /// Nothing happens before it is driven.
     pub fn new(
         database: Database,
@@ -124,13 +124,19 @@ impl Keeper {
         let unit_count = self.unit_count;
         let ensure = unit_count > self.ensured_units;
         let conn = self.connected().await?;
-        let (owned, decision, survey) = within(limit, async {
+        let (owned, decision, members) = within(limit, async {
             if ensure {
                 ensure_units(conn, &scope, unit_count).await?;
             }
             let mut owned = renew(conn, &scope, member, ttl).await?;
-            let survey = survey(conn, &scope).await?;
-            let decision = decide(&survey, member);
+            let mut survey = survey(conn, &scope).await?;
+            // Rows of units that are no more stay, in case these come back.
+            survey.units.retain(|unit| unit.number < unit_count);
+            let mut decision = decide(&survey, member);
+            let beyond = owned.iter().map(|claim| claim.unit);
+            decision
+                .give_up
+                .extend(beyond.filter(|unit| *unit >= unit_count));
             if !decision.take.is_empty() {
                 owned.extend(claim(conn, &scope, member, &decision.take).await?);
             }
@@ -138,15 +144,14 @@ impl Keeper {
                 // The others may owe us a share.
                 notify(conn, Channel::Lease).await?;
             }
-            Ok::<_, StorageError>((owned, decision, survey))
+            Ok::<_, StorageError>((owned, decision, survey.members))
         })
         .await?;
         self.ensured_units = unit_count;
         self.publish(&owned, &decision.give_up, sent + ttl * 4 / 5);
         // A member that will be dead before our next beat has missed one of its own: look again
         // as soon as its units are free.
-        let next_death = survey
-            .members
+        let next_death = members
             .iter()
             .filter(|m| m.id != member)
             .map(|m| m.expires_in + Duration::from_millis(50))
@@ -211,7 +216,7 @@ impl Keeper {
         while let Some(request) = next {
             match request {
                 Request::Release(unit) => units.push(unit),
-                Request::Grow(count) => self.unit_count = self.unit_count.max(count),
+                Request::Resize(count) => self.unit_count = count,
             }
             next = self.requests.try_recv().ok();
         }

@@ -58,7 +58,7 @@ pub struct Leases {
 pub(super) enum Request {
     Release(i32),
     /// The scope has this many units now.
-    Grow(i32),
+    Resize(i32),
 }
 
 impl Leases {
@@ -91,9 +91,10 @@ impl Leases {
         let _ = self.requests.send(Request::Release(unit)).await;
     }
 
-    /// Tells the keeper that the scope has `count` units now; fewer than before changes nothing.
-    pub async fn grow(&self, count: i32) {
-        // The keeper being gone, there is nobody to own more.
-        let _ = self.requests.send(Request::Grow(count)).await;
+    /// Tells the keeper that the scope has `count` units now. What is owned beyond them is wanted
+    /// back.
+    pub async fn resize(&self, count: i32) {
+        // The keeper being gone, there is nobody to own more or less.
+        let _ = self.requests.send(Request::Resize(count)).await;
     }
 }

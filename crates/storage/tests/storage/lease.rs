@@ -92,6 +92,41 @@ async fn a_heartbeat_from_the_future_is_a_dead_one() {
     );
 }
 
+#[tokio::test]
+async fn units_that_are_no_more_are_wanted_back_and_count_for_nobodys_share() {
+    let fixture = Fixture::new().await;
+    let ttl = Duration::from_mins(1);
+    let ((mut first_keeper, first), (mut second_keeper, second)) =
+        (keeper(&fixture, ttl), keeper(&fixture, ttl));
+    first_keeper.beat().await.unwrap();
+    assert_eq!(owned(&first), (0..8).collect());
+    first.resize(2).await;
+    second.resize(2).await;
+    for keeper in [&mut first_keeper, &mut second_keeper] {
+        keeper.answer_requests().await.unwrap();
+        keeper.beat().await.unwrap();
+    }
+    first_keeper.beat().await.unwrap();
+    let leaving = first.ownership();
+    let leaving = leaving.units().filter(|(_, tenure)| tenure.leaving);
+    let leaving: BTreeSet<i32> = leaving.map(|(unit, _)| unit).collect();
+    assert_eq!(leaving, (1..8).collect());
+    for unit in leaving {
+        first.release(unit).await;
+    }
+    first_keeper.answer_requests().await.unwrap();
+    for keeper in [&mut first_keeper, &mut second_keeper] {
+        keeper.beat().await.unwrap();
+    }
+    assert_eq!(owned(&first), BTreeSet::from([0]));
+    assert_eq!(owned(&second), BTreeSet::from([1]));
+    // They may come back.
+    first.resize(4).await;
+    first_keeper.answer_requests().await.unwrap();
+    first_keeper.beat().await.unwrap();
+    assert_eq!(owned(&first).len(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go_and_every_unit_is_owned_once() {
     let fixture = Fixture::new().await;
