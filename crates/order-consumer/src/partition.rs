@@ -19,6 +19,9 @@ use crate::wiring::Wiring;
 /// Beyond what the session allows a transaction on the server's side.
 const APPLY_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a stop, or another owner, waits for a batch that is being applied.
+const FINISH_DEADLINE: Duration = Duration::from_secs(5);
+
 /// What one [`PartitionConsumer::step`] did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
@@ -78,9 +81,20 @@ impl PartitionConsumer {
         let mut trouble = Reminder::default();
         let (partition, name) = (self.wiring.stream.partition, self.wiring.name());
         while !stop.is_cancelled() && self.wiring.owned() {
-            // A step in the middle of its transaction is left to end: to drop it would be safe too,
-            // but it would waste the batch.
-            match self.step(&stop).await {
+            // A step in the middle of its transaction is left to end, for a while: to drop it is
+            // safe, but it wastes the batch.
+            let too_late = async {
+                stop.cancelled().await;
+                tokio::time::sleep(FINISH_DEADLINE).await;
+            };
+            let stepped = tokio::select! {
+                stepped = self.step(&stop) => stepped,
+                () = too_late => {
+                    self.connection.cancel().await;
+                    break;
+                }
+            };
+            match stepped {
                 Ok(_) => {
                     self.wiring.kafka.clear(&name);
                     self.wiring.postgres.clear(&name);
@@ -255,7 +269,10 @@ impl PartitionConsumer {
                 },
             )) => return Err(error.into()),
             Ok(Err(error)) => return Err(StepError::Undecided(error)),
-            Err(_) => return Err(StorageError::Deadline(APPLY_DEADLINE).into()),
+            Err(_) => {
+                self.connection.cancel().await;
+                return Err(StorageError::Deadline(APPLY_DEADLINE).into());
+            }
         };
         self.connection.keep(conn);
         Ok(outcome)

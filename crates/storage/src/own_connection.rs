@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
+use tokio_postgres::{CancelToken, NoTls};
 
 use crate::connection::{Database, Session};
 use crate::error::{StorageError, within};
+
+/// How long asking Postgres to cancel a statement may take.
+const CANCEL_WITHIN: Duration = Duration::from_secs(1);
 
 /// Made when it is first used, and anew after a call that failed, ran out of time or was dropped
 /// midway: nobody knows what such a connection would answer next.
@@ -13,6 +17,8 @@ pub struct OwnConnection {
     database: Database,
     session: Session,
     connection: Option<AsyncPgConnection>,
+    /// Of the connection that was taken last.
+    cancel: Option<CancelToken>,
 }
 
 impl OwnConnection {
@@ -22,6 +28,7 @@ impl OwnConnection {
             database,
             session,
             connection: None,
+            cancel: None,
         }
     }
 
@@ -56,10 +63,23 @@ impl OwnConnection {
     /// # Errors
     /// When none can be made.
     pub async fn take(&mut self) -> Result<AsyncPgConnection, StorageError> {
-        match self.connection.take() {
-            Some(conn) => Ok(conn),
+        let conn = match self.connection.take() {
+            Some(conn) => conn,
             // Rare, and much larger than the calls that wait for it.
-            None => Box::pin(self.database.connect(&self.session)).await,
+            None => Box::pin(self.database.connect(&self.session)).await?,
+        };
+        self.cancel = Some(conn.cancel_token());
+        Ok(conn)
+    }
+
+    /// Ends what the connection that was taken last still does: a statement that waits for a lock does
+    /// not notice that nobody waits for it, and keeps the locks it has. As good as Postgres can be
+    /// asked.
+    pub async fn cancel(&mut self) {
+        if self.connection.is_none()
+            && let Some(token) = self.cancel.take()
+        {
+            let _ = tokio::time::timeout(CANCEL_WITHIN, token.cancel_query(NoTls)).await;
         }
     }
 

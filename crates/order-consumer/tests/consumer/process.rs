@@ -81,6 +81,38 @@ async fn sigterm_ends_it_with_status_0_and_hands_the_partitions_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p5_sigterm_ends_it_in_time_also_while_a_batch_waits_for_a_lock() {
+    let fixture = Fixture::on_the_real_topic().await;
+    let product = Uuid::now_v7().to_string();
+    let mut variables = fixture.variables();
+    variables.retain(|(name, _)| *name != "LEASE_TTL");
+    // Nothing of the session's own ends the wait.
+    variables.push(("LEASE_TTL", "1m".to_owned()));
+    let mut consumer = Spawned::start(BINARY, &["run"], variables);
+    let other = fixture.test.connect().await;
+    other
+        .batch_execute("begin; lock table product_sales in share mode")
+        .await
+        .unwrap();
+    fixture.place(&product, 10).await;
+    let waiting = "select count(*)::text from pg_stat_activity
+                   where datname = current_database() and wait_event_type = 'Lock'
+                       and query ilike '%product_sales%'";
+    eventually("a batch to wait", PATIENCE, async || {
+        (fixture.text(waiting).await != "0").then_some(())
+    })
+    .await;
+    consumer.terminate();
+    let ended = consumer.exit_code(Duration::from_secs(10)).await;
+    assert_eq!(ended, Some(0), "{}", consumer.log());
+    let owned = "select count(*)::text from lease where owner is not null";
+    assert_eq!(fixture.text(owned).await, "0");
+    other.batch_execute("commit").await.unwrap();
+    let _successor = fixture.start();
+    fixture.until_sold(&product, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p5_killed_again_and_again_each_effect_happens_once() {
     let fixture = Fixture::on_the_real_topic().await;
     let product = Uuid::now_v7().to_string();
