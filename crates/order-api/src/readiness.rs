@@ -14,10 +14,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// What a look at Postgres found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// It answers and has the schema.
+    /// It answers, has the schema and can be written to.
     Ready,
     /// It answers and lacks these migrations.
     SchemaIncomplete(Vec<String>),
+    /// It answers and takes no order.
+    ReadOnly,
     /// It does not answer, and why.
     Away(String),
 }
@@ -31,6 +33,9 @@ impl Finding {
                 "schema is not migrated: missing {}; run order-api migrate",
                 missing.join(", ")
             )),
+            Self::ReadOnly => Some(
+                "Postgres cannot be written to: it is a standby, or set to read only".to_owned(),
+            ),
             Self::Away(reason) => Some(format!("waiting for Postgres: {reason}")),
         }
     }
@@ -64,7 +69,11 @@ pub async fn watch(store: Store, check: Check, stop: CancellationToken) {
 /// Looks once and reports to `check`.
 pub async fn step(store: &Store, check: &Check) -> Finding {
     let finding = match store.missing_migrations().await {
-        Ok(missing) if missing.is_empty() => Finding::Ready,
+        Ok(missing) if missing.is_empty() => match store.is_read_only().await {
+            Ok(false) => Finding::Ready,
+            Ok(true) => Finding::ReadOnly,
+            Err(error) => Finding::Away(error.to_string()),
+        },
         Ok(missing) | Err(StoreError::SchemaIncomplete(missing)) => {
             Finding::SchemaIncomplete(missing)
         }

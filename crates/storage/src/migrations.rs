@@ -108,6 +108,24 @@ pub async fn missing(conn: &mut AsyncPgConnection) -> Result<Vec<String>, Storag
         .collect())
 }
 
+/// Whether nothing can be written over this connection: the server is a standby, or it or the
+/// database is set so.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn is_read_only(conn: &mut AsyncPgConnection) -> Result<bool, StorageError> {
+    #[derive(QueryableByName)]
+    struct Setting {
+        #[diesel(sql_type = Bool)]
+        read_only: bool,
+    }
+    let setting: Setting =
+        sql_query("select current_setting('transaction_read_only')::bool as read_only")
+            .get_result(conn)
+            .await?;
+    Ok(setting.read_only)
+}
+
 /// A database that cannot be worked on yet.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {

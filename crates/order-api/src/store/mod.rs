@@ -214,6 +214,17 @@ impl Store {
         .await
     }
 
+    /// Whether orders can only be read: the server is a standby, or set so.
+    ///
+    /// # Errors
+    /// Postgres cannot answer.
+    pub async fn is_read_only(&self) -> Result<bool, StoreError> {
+        self.with_connection(move |conn, limit| {
+            async move { Ok(within(limit, migrations::is_read_only(conn)).await?) }.boxed()
+        })
+        .await
+    }
+
     /// Runs `work` on the main runtime with a connection and the time it may take.
     async fn with_connection<T, W>(&self, work: W) -> Result<T, StoreError>
     where

@@ -32,3 +32,19 @@ async fn an_unmigrated_database_is_told_apart_and_migrating_it_is_enough() {
     assert_eq!(app.number("select count(*) from fresh.orders").await, 1);
     assert_eq!(app.stored().await, (0, 0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_cannot_be_written_to_is_told() {
+    let app = TestApp::start().await;
+    let read_only = "options=-c%20default_transaction_read_only%3Don";
+    let api = Api::start(&format!("{}?{read_only}", app.database.url()), &[]);
+    let answer = api.post(r#"{"productId":"P"}"#).await;
+    answer.expect_unavailable("database-unavailable");
+    eventually("the reason", DEADLINE, async || {
+        let (ready, reason) = api.readiness().await;
+        assert!(!ready, "{reason}");
+        reason.contains("cannot be written to").then_some(())
+    })
+    .await;
+    assert_eq!(app.stored().await, (0, 0, 0));
+}
