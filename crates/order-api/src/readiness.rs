@@ -2,9 +2,9 @@
 //! requests use, and reports it as the check "postgres". Never ends the process: what is missing
 //! may come.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use service::{CancellationToken, Check};
+use service::{CancellationToken, Check, Reminder};
 
 use crate::store::{Store, StoreError};
 
@@ -47,19 +47,23 @@ impl Finding {
 
 /// Looks until `stop` is cancelled.
 pub async fn watch(store: Store, check: Check, stop: CancellationToken) {
-    let mut last = None;
+    let mut last = Finding::Ready;
+    let mut reminder = Reminder::default();
     let looking = async {
         loop {
             let was_ready = check.is_ready();
             let finding = step(&store, &check).await;
-            // The check logs its own changes; this one is between two reasons for not being ready.
-            if !was_ready
-                && let Some(reason) = finding.reason()
-                && !last.is_some_and(|last| finding.is_alike(&last))
+            if was_ready || !finding.is_alike(&last) {
+                reminder.end();
+            }
+            if let Some(reason) = finding.reason()
+                && reminder.is_due(Instant::now())
+                // Said by the check, which logs its own changes.
+                && !was_ready
             {
                 tracing::warn!(reason, "orders are refused");
             }
-            last = Some(finding);
+            last = finding;
             tokio::time::sleep(INTERVAL).await;
         }
     };

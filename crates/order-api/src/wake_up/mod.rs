@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use service::{Backoff, CancellationToken};
+use service::{Backoff, CancellationToken, Reminder};
 use storage::notify::{Channel, notify};
 use storage::{Database, OwnConnection, Session, StorageError};
 use tokio::sync::Notify;
@@ -44,10 +44,10 @@ pub struct Sender {
     outage: Outage,
 }
 
-/// The current run of failures: its back-off, and whether it was logged.
+/// The current run of failures.
 struct Outage {
     backoff: Backoff,
-    logged: bool,
+    reminder: Reminder,
 }
 
 impl Sender {
@@ -60,7 +60,7 @@ impl Sender {
             pacing: Pacing::default(),
             outage: Outage {
                 backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
-                logged: false,
+                reminder: Reminder::default(),
             },
         }
     }
@@ -113,8 +113,7 @@ impl Sender {
 
 impl Outage {
     async fn wait(&mut self, error: &StorageError) {
-        if !self.logged {
-            self.logged = true;
+        if self.reminder.is_due(std::time::Instant::now()) {
             tracing::warn!(%error, "wake-ups cannot be sent, the relay finds orders by looking");
         }
         tokio::time::sleep(self.backoff.next_delay()).await;
@@ -122,7 +121,7 @@ impl Outage {
 
     fn end(&mut self) {
         self.backoff.reset();
-        if std::mem::take(&mut self.logged) {
+        if self.reminder.end() {
             tracing::info!("wake-ups are sent again");
         }
     }
