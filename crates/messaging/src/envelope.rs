@@ -217,6 +217,7 @@ mod tests {
             value: Some(sent.value),
             headers: sent.headers,
             odd_headers: Vec::new(),
+            omitted_bytes: None,
         }
     }
 

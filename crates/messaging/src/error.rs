@@ -16,9 +16,14 @@ pub enum KafkaError {
     /// No usable answer: the connection could not be made, broke, or carried nonsense.
     #[error("kafka: {0}")]
     Connection(String),
-    /// The partition holds bytes at this offset that are no records.
+    /// The partition holds bytes at this offset that are no records. The next batch begins at `end`,
+    /// where that much can be read.
     #[error("kafka: the record batch at offset {offset} cannot be read: {reason}")]
-    Unreadable { offset: i64, reason: String },
+    Unreadable {
+        offset: i64,
+        end: Option<i64>,
+        reason: String,
+    },
     /// No answer in time; whether the request took effect is unknown.
     #[error("kafka gave no answer within {0:?}")]
     Deadline(Duration),

@@ -4,13 +4,14 @@
 //! Kafka 0.11 speaks. No deadlines here; see [`crate::reader`].
 
 use std::io;
+use std::ops::Range;
 
 use rskafka::client::error::ProtocolError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::error::KafkaError;
-use crate::record_batch::{Aborted, Records, read};
+use crate::record_batch::{Aborted, Batches, read};
 use crate::wire::{Bytes, Malformed, put_text};
 
 const FETCH: i16 = 1;
@@ -24,10 +25,25 @@ const MAX_FRAME_BYTES: i32 = 64 * 1024 * 1024;
 
 /// What one fetch brought, and where the partition ends.
 pub(crate) struct Answer {
-    pub(crate) records: Records,
+    frame: Vec<u8>,
+    /// Where in the frame the batches are.
+    batches: Range<usize>,
+    aborted: Vec<Aborted>,
     pub(crate) high_watermark: i64,
     /// Below it every transaction has ended; nothing is delivered from it on.
     pub(crate) stable_offset: i64,
+}
+
+impl Answer {
+    /// Reads what was fetched from `offset` on.
+    pub(crate) fn read(&self, offset: i64) -> Result<Batches, KafkaError> {
+        let batches = &self.frame[self.batches.clone()];
+        read(batches, offset, &self.aborted).map_err(|unreadable| KafkaError::Unreadable {
+            offset: unreadable.offset,
+            end: unreadable.end,
+            reason: unreadable.reason.to_string(),
+        })
+    }
 }
 
 /// A connection to one broker.
@@ -171,14 +187,12 @@ impl Connection {
                 first_offset,
             });
         }
-        let batches = bytes.bytes()?.unwrap_or_default();
-        let records =
-            read(batches, offset, &aborted).map_err(|(offset, error)| KafkaError::Unreadable {
-                offset,
-                reason: error.to_string(),
-            })?;
+        let batches = bytes.bytes()?.unwrap_or_default().len();
+        let end = frame.len() - bytes.0.len();
         Ok(Answer {
-            records,
+            batches: end - batches..end,
+            frame,
+            aborted,
             high_watermark,
             stable_offset,
         })

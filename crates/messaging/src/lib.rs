@@ -20,5 +20,5 @@ pub use cluster::{Brokers, Cluster};
 pub use envelope::{Envelope, InvalidEnvelope};
 pub use error::{Failure, KafkaError};
 pub use partitioner::partition_of;
-pub use reader::{Fetched, IncomingRecord, PartitionReader};
+pub use reader::{Fetched, IncomingRecord, LARGEST_RECORD, PartitionReader};
 pub use writer::{OutgoingRecord, PartitionWriter};

@@ -9,9 +9,12 @@ use time::OffsetDateTime;
 
 use crate::cluster::Cluster;
 use crate::error::{KafkaError, within};
-use crate::fetch::{Answer, Connection};
+use crate::fetch::Connection;
 
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// In bytes, unpacked. Of a larger record only what identifies it is read.
+pub const LARGEST_RECORD: usize = 16 * 1024 * 1024;
 
 /// A record as Kafka has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,16 +29,30 @@ pub struct IncomingRecord {
     /// Headers that `headers` cannot hold: earlier ones of a name that comes again, names that are
     /// not UTF-8, headers without a value.
     pub odd_headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Size of a record that is larger than [`LARGEST_RECORD`]: it comes without value and headers,
+    /// and without a key of tens of kilobytes.
+    pub omitted_bytes: Option<usize>,
 }
 
 impl IncomingRecord {
-    /// Every header in bytes; one without a value has an empty one.
-    pub fn all_headers(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let odd = self.odd_headers.iter();
-        let odd = odd.map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()));
+    /// Adds a header behind the others.
+    pub fn push_header(&mut self, name: &[u8], value: Option<Vec<u8>>) {
+        match (std::str::from_utf8(name), value) {
+            (Ok(text), Some(value)) => {
+                if let Some(earlier) = self.headers.insert(text.to_owned(), value) {
+                    self.odd_headers.push((name.to_vec(), Some(earlier)));
+                }
+            }
+            (_, value) => self.odd_headers.push((name.to_vec(), value)),
+        }
+    }
+
+    /// Every header in bytes. Given to [`Self::push_header`] in this order they make the same
+    /// `headers`.
+    pub fn all_headers(&self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let named = self.headers.iter();
-        odd.chain(named.map(|(name, value)| (name.clone().into_bytes(), value.clone())))
-            .collect()
+        let named = named.map(|(name, value)| (name.clone().into_bytes(), Some(value.clone())));
+        self.odd_headers.iter().cloned().chain(named).collect()
     }
 }
 
@@ -75,8 +92,9 @@ impl PartitionReader {
     }
 
     /// Fetches from `offset` on: as soon as there is a record, or after `max_wait` with none.
-    /// About `max_bytes` at most; one larger record still comes whole. Records of transactions that
-    /// are open or were aborted are not delivered.
+    /// About `max_bytes` of what Kafka stores at most, and some megabytes of what is unpacked; one
+    /// larger record still comes whole, up to [`LARGEST_RECORD`]. Records of transactions that are
+    /// open or were aborted are not delivered.
     ///
     /// # Errors
     /// [`crate::Failure::OutOfRange`] when the partition does not have `offset`.
@@ -108,11 +126,12 @@ impl PartitionReader {
             .await
             .unwrap_or(Err(KafkaError::Deadline(limit)))?;
         self.connection = Some(connection);
-        let Answer {
-            records,
-            high_watermark,
-            stable_offset,
-        } = answer;
+        let (high_watermark, stable_offset) = (answer.high_watermark, answer.stable_offset);
+        // Unpacking may take long enough to keep others from their work.
+        let reading = tokio::task::spawn_blocking(move || answer.read(offset));
+        let records = reading
+            .await
+            .map_err(|error| KafkaError::Connection(format!("reading has ended: {error}")))??;
         Ok(Fetched {
             next_offset: records.next_offset,
             records: records.records,

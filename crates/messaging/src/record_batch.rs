@@ -6,12 +6,20 @@
 //! hands out the records of aborted transactions, and hides how far a fetch reached.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::{self, BufRead, Read};
 
 use time::OffsetDateTime;
 
-use crate::compression::{CannotUnpack, unpack};
-use crate::reader::IncomingRecord;
+use crate::compression::unpacking;
+use crate::reader::{IncomingRecord, LARGEST_RECORD};
 use crate::wire::{Bytes, Malformed};
+
+/// What is read at once, in bytes and in records, and one record more: packed, a few kilobytes may
+/// hold very much. What is left is read by the next fetch.
+const ENOUGH_BYTES: usize = 4 * 1024 * 1024;
+const ENOUGH_RECORDS: usize = 10_000;
+/// What is read of a record that is larger than [`LARGEST_RECORD`]: its key, as a rule.
+const HEAD: usize = 64 * 1024;
 
 /// Why batches cannot be read. The same bytes never read otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -22,16 +30,39 @@ pub(crate) enum InvalidBatch {
     Format(i8),
     #[error("its checksum does not match")]
     Checksum,
-    #[error(transparent)]
-    Packed(#[from] CannotUnpack),
+    #[error("its records are not in the order of their offsets")]
+    Order,
+    #[error("it cannot be unpacked: {0}")]
+    Unpacking(io::Error),
+}
+
+impl From<io::Error> for InvalidBatch {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Malformed::Short.into(),
+            _ => Self::Unpacking(error),
+        }
+    }
+}
+
+/// A batch that cannot be read.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    /// From where on.
+    pub(crate) offset: i64,
+    /// Beyond the batch, if that much can be read.
+    pub(crate) end: Option<i64>,
+    pub(crate) reason: InvalidBatch,
 }
 
 /// What a fetch brought.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Records {
+pub(crate) struct Batches {
     pub(crate) records: Vec<IncomingRecord>,
-    /// Beyond the last whole batch: where to fetch next.
+    /// Where to fetch next: beyond the last whole batch, or in the midst of one that has more.
     pub(crate) next_offset: i64,
+    /// What the records take.
+    bytes: usize,
 }
 
 /// A transaction that was aborted: its records are from `first_offset` to its producer's marker.
@@ -41,42 +72,104 @@ pub(crate) struct Aborted {
     pub(crate) first_offset: i64,
 }
 
-/// Reads batches from the one that holds `offset` on; what is cut off at the end is left for the
-/// next fetch. Records below `offset`, markers, and records of aborted transactions are left out.
-pub(crate) fn read(
-    bytes: &[u8],
-    offset: i64,
-    aborted: &[Aborted],
-) -> Result<Records, (i64, InvalidBatch)> {
-    let mut read = Records {
-        records: Vec::new(),
+/// Reads batches from the one that holds `offset` on, until there is enough; what is cut off at the
+/// end is left for the next fetch. Batches below `offset`, markers, and records of aborted
+/// transactions are left out. What comes before a batch that cannot be read is delivered first.
+pub(crate) fn read(bytes: &[u8], offset: i64, aborted: &[Aborted]) -> Result<Batches, Unreadable> {
+    let mut read = Batches {
         next_offset: offset,
+        ..Batches::default()
     };
-    let mut pending: Vec<Aborted> = aborted.to_vec();
-    let mut aborting: HashSet<i64> = HashSet::new();
+    let mut transactions = Transactions {
+        to_come: aborted.to_vec(),
+        aborting: HashSet::new(),
+    };
     let mut bytes = Bytes(bytes);
-    while let Some(batch) = next_batch(&mut bytes) {
-        let wrong = |error| (read.next_offset, error);
-        let batch = batch.map_err(wrong)?;
-        let end = batch.base_offset + i64::from(batch.last_offset_delta) + 1;
-        pending.retain(|transaction| {
-            let begun = transaction.first_offset < end;
+    while !read.is_enough()
+        && let Some(batch) = next_batch(&mut bytes)
+    {
+        let end = batch.as_ref().ok().map(RawBatch::end);
+        let taken = batch.and_then(|batch| {
+            if transactions.hide(&batch) {
+                read.pass(&batch);
+                return Ok(());
+            }
+            read.take(&batch)
+        });
+        match taken {
+            Ok(()) => {}
+            Err(_) if read.next_offset > offset => break,
+            Err(reason) => {
+                return Err(Unreadable {
+                    offset,
+                    end,
+                    reason,
+                });
+            }
+        }
+    }
+    Ok(read)
+}
+
+/// Aborted transactions, while batches pass by.
+struct Transactions {
+    to_come: Vec<Aborted>,
+    /// Producers whose records are of one.
+    aborting: HashSet<i64>,
+}
+
+impl Transactions {
+    /// Whether the batch is not to be delivered: a marker, or of an aborted transaction.
+    fn hide(&mut self, batch: &RawBatch<'_>) -> bool {
+        self.to_come.retain(|transaction| {
+            let begun = transaction.first_offset < batch.end();
             if begun {
-                aborting.insert(transaction.producer_id);
+                self.aborting.insert(transaction.producer_id);
             }
             !begun
         });
         if batch.is_control() {
             // Whichever way the transaction ended, what its producer writes next is another one.
-            aborting.remove(&batch.producer_id);
-        } else if !(batch.is_transactional() && aborting.contains(&batch.producer_id)) {
-            batch
-                .records(read.next_offset, &mut read.records)
-                .map_err(|error| (read.next_offset, error))?;
+            self.aborting.remove(&batch.producer_id);
+            return true;
         }
-        read.next_offset = end.max(read.next_offset);
+        batch.is_transactional() && self.aborting.contains(&batch.producer_id)
     }
-    Ok(read)
+}
+
+impl Batches {
+    fn is_enough(&self) -> bool {
+        self.bytes >= ENOUGH_BYTES || self.records.len() >= ENOUGH_RECORDS
+    }
+
+    /// Takes the records of a batch, one by one, as far as there is not enough.
+    fn take(&mut self, batch: &RawBatch<'_>) -> Result<(), InvalidBatch> {
+        let mut unpacked = unpacking(batch.attributes & 0x07, batch.body)?;
+        let mut buffer = Vec::new();
+        let mut lowest = batch.base_offset;
+        for number in 0..batch.count {
+            let (record, bytes) = batch.record(number, &mut unpacked, &mut buffer)?;
+            if !(lowest..batch.end()).contains(&record.offset) {
+                return Err(InvalidBatch::Order);
+            }
+            lowest = record.offset + 1;
+            if record.offset < self.next_offset {
+                continue;
+            }
+            self.next_offset = lowest;
+            self.bytes += bytes;
+            self.records.push(record);
+            if self.is_enough() {
+                return Ok(());
+            }
+        }
+        self.pass(batch);
+        Ok(())
+    }
+
+    fn pass(&mut self, batch: &RawBatch<'_>) {
+        self.next_offset = batch.end().max(self.next_offset);
+    }
 }
 
 struct RawBatch<'a> {
@@ -86,7 +179,7 @@ struct RawBatch<'a> {
     first_timestamp: i64,
     max_timestamp: i64,
     producer_id: i64,
-    count: usize,
+    count: i32,
     body: &'a [u8],
 }
 
@@ -126,7 +219,7 @@ fn raw_batch(base_offset: i64, mut bytes: Bytes<'_>) -> Result<RawBatch<'_>, Inv
         first_timestamp,
         max_timestamp,
         producer_id,
-        count: bytes.count()?,
+        count: bytes.i32()?,
         body: bytes.0,
     })
 }
@@ -144,61 +237,109 @@ impl RawBatch<'_> {
         self.attributes & 0x08 != 0
     }
 
-    fn records(&self, from: i64, out: &mut Vec<IncomingRecord>) -> Result<(), InvalidBatch> {
-        let unpacked;
-        let mut bytes = match self.attributes & 0x07 {
-            0 => Bytes(self.body),
-            compression => {
-                unpacked = unpack(compression, self.body)?;
-                Bytes(&unpacked)
-            }
-        };
-        for _ in 0..self.count {
-            let length = bytes.varint()?;
-            let length = usize::try_from(length).map_err(|_| Malformed::Length(length))?;
-            let record = self.record(Bytes(bytes.take(length)?))?;
-            if record.offset >= from {
-                out.push(record);
-            }
-        }
-        Ok(())
+    fn end(&self) -> i64 {
+        self.base_offset
+            .saturating_add(self.last_offset_delta.into())
+            .saturating_add(1)
     }
 
-    fn record(&self, mut bytes: Bytes<'_>) -> Result<IncomingRecord, InvalidBatch> {
+    /// Reads one record; returns its size too.
+    fn record(
+        &self,
+        number: i32,
+        unpacked: &mut dyn BufRead,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(IncomingRecord, usize), InvalidBatch> {
+        let length = varint(unpacked)?;
+        let length = usize::try_from(length).map_err(|_| Malformed::Length(length))?;
+        let record = if length <= LARGEST_RECORD {
+            fill(buffer, length, unpacked)?;
+            let mut bytes = Bytes(buffer);
+            let mut record = self.head(number, &mut bytes)?;
+            record.key = bytes.varint_bytes()?.map(<[u8]>::to_vec);
+            record.value = bytes.varint_bytes()?.map(<[u8]>::to_vec);
+            headers(&mut record, &mut bytes)?;
+            record
+        } else {
+            fill(buffer, HEAD, unpacked)?;
+            skip(length - HEAD, unpacked)?;
+            let mut bytes = Bytes(buffer);
+            let mut record = self.head(number, &mut bytes)?;
+            record.key = bytes.varint_bytes().ok().flatten().map(<[u8]>::to_vec);
+            record.omitted_bytes = Some(length);
+            record
+        };
+        Ok((record, length))
+    }
+
+    /// What comes before a record's key.
+    fn head(&self, number: i32, bytes: &mut Bytes<'_>) -> Result<IncomingRecord, InvalidBatch> {
         let _attributes = bytes.i8()?;
         let timestamp_delta = bytes.varint()?;
-        let offset = self.base_offset.saturating_add(bytes.varint()?);
-        let key = bytes.varint_bytes()?.map(<[u8]>::to_vec);
-        let value = bytes.varint_bytes()?.map(<[u8]>::to_vec);
-        let mut headers = BTreeMap::new();
-        let mut odd_headers = Vec::new();
-        for _ in 0..bytes.varint()? {
-            let name = bytes.varint_bytes()?.unwrap_or_default();
-            let value = bytes.varint_bytes()?;
-            match (std::str::from_utf8(name), value) {
-                (Ok(text), Some(value)) => {
-                    if let Some(earlier) = headers.insert(text.to_owned(), value.to_vec()) {
-                        odd_headers.push((name.to_vec(), Some(earlier)));
-                    }
-                }
-                (_, value) => odd_headers.push((name.to_vec(), value.map(<[u8]>::to_vec))),
-            }
-        }
+        let offset_delta = bytes.varint()?;
+        // As brokers take a batch it has no gaps, and they do not look at what its records say.
+        // Only compaction makes gaps.
+        let has_gaps = i64::from(self.count) != i64::from(self.last_offset_delta) + 1;
+        let delta = if has_gaps {
+            offset_delta
+        } else {
+            number.into()
+        };
         let millis = if self.has_append_time() {
             self.max_timestamp
         } else {
             self.first_timestamp.saturating_add(timestamp_delta)
         };
         Ok(IncomingRecord {
-            offset,
+            offset: self.base_offset.saturating_add(delta),
             timestamp: OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000)
                 .unwrap_or(OffsetDateTime::UNIX_EPOCH),
-            key,
-            value,
-            headers,
-            odd_headers,
+            key: None,
+            value: None,
+            headers: BTreeMap::new(),
+            odd_headers: Vec::new(),
+            omitted_bytes: None,
         })
     }
+}
+
+fn headers(record: &mut IncomingRecord, bytes: &mut Bytes<'_>) -> Result<(), InvalidBatch> {
+    for _ in 0..bytes.varint()? {
+        let name = bytes.varint_bytes()?.unwrap_or_default();
+        let value = bytes.varint_bytes()?.map(<[u8]>::to_vec);
+        record.push_header(name, value);
+    }
+    Ok(())
+}
+
+fn varint(unpacked: &mut dyn BufRead) -> Result<i64, InvalidBatch> {
+    let mut bytes = [0; 10];
+    let mut length = 0;
+    loop {
+        unpacked.read_exact(&mut bytes[length..=length])?;
+        length += 1;
+        if bytes[length - 1] & 0x80 == 0 || length == bytes.len() {
+            return Ok(Bytes(&bytes[..length]).varint()?);
+        }
+    }
+}
+
+/// Does not allocate by the length it was told: there may be less.
+fn fill(buffer: &mut Vec<u8>, length: usize, from: &mut dyn BufRead) -> Result<(), InvalidBatch> {
+    buffer.clear();
+    let read = from.take(length as u64).read_to_end(buffer)?;
+    if read < length {
+        return Err(Malformed::Short.into());
+    }
+    Ok(())
+}
+
+fn skip(length: usize, from: &mut dyn BufRead) -> Result<(), InvalidBatch> {
+    let skipped = io::copy(&mut from.take(length as u64), &mut io::sink())?;
+    if skipped < length as u64 {
+        return Err(Malformed::Short.into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -220,46 +361,67 @@ mod tests {
         out.extend(bytes.unwrap_or_default());
     }
 
-    /// A batch of records with these values; `attributes` as in the format.
-    fn batch(base: i64, attributes: i16, producer: i64, values: &[&str]) -> Vec<u8> {
-        let mut body = Vec::new();
-        for (delta, value) in values.iter().enumerate() {
-            let mut record = vec![0];
-            put_varint(&mut record, 5);
-            put_varint(&mut record, i64::try_from(delta).unwrap());
-            put_bytes(&mut record, None);
-            put_bytes(&mut record, Some(value.as_bytes()));
-            put_varint(&mut record, 4);
-            for (name, value) in [
-                (&b"a"[..], Some(&b"1"[..])),
-                (b"a", Some(b"2")),
-                (b"none", None),
-                (b"\xff", Some(b"3")),
-            ] {
-                put_bytes(&mut record, Some(name));
-                put_bytes(&mut record, value);
-            }
-            put_varint(&mut body, i64::try_from(record.len()).unwrap());
-            body.extend(record);
+    fn put_record(out: &mut Vec<u8>, delta: usize, key: Option<&[u8]>, value: &[u8]) {
+        let mut record = vec![0];
+        put_varint(&mut record, 5);
+        put_varint(&mut record, i64::try_from(delta).unwrap());
+        put_bytes(&mut record, key);
+        put_bytes(&mut record, Some(value));
+        put_varint(&mut record, 4);
+        for (name, value) in [
+            (&b"a"[..], Some(&b"1"[..])),
+            (b"a", Some(b"2")),
+            (b"none", None),
+            (b"\xff", Some(b"3")),
+        ] {
+            put_bytes(&mut record, Some(name));
+            put_bytes(&mut record, value);
         }
+        put_bytes(out, Some(&record));
+    }
+
+    /// A batch of so many records, without gaps; `attributes` as in the format.
+    fn sealed(base: i64, attributes: i16, producer: i64, count: usize, body: &[u8]) -> Vec<u8> {
         let mut checked = attributes.to_be_bytes().to_vec();
-        checked.extend(i32::try_from(values.len() - 1).unwrap().to_be_bytes());
+        checked.extend(i32::try_from(count - 1).unwrap().to_be_bytes());
         checked.extend(1_000_i64.to_be_bytes());
         checked.extend(9_000_i64.to_be_bytes());
         checked.extend(producer.to_be_bytes());
         checked.extend([0; 6]);
-        checked.extend(i32::try_from(values.len()).unwrap().to_be_bytes());
+        checked.extend(i32::try_from(count).unwrap().to_be_bytes());
         checked.extend(body);
         let mut batch = base.to_be_bytes().to_vec();
         batch.extend(i32::try_from(checked.len() + 9).unwrap().to_be_bytes());
         batch.extend(0_i32.to_be_bytes());
         batch.push(2);
-        batch.extend(crc32c::crc32c(&checked).to_be_bytes());
+        batch.extend([0; 4]);
         batch.extend(checked);
+        check(&mut batch);
         batch
     }
 
-    fn values(records: &Records) -> Vec<(i64, String)> {
+    /// Sets the checksum.
+    fn check(batch: &mut [u8]) {
+        let checksum = crc32c::crc32c(&batch[21..]);
+        batch[17..21].copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    /// A batch of records with these values.
+    fn batch(base: i64, attributes: i16, producer: i64, values: &[&str]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for (delta, value) in values.iter().enumerate() {
+            put_record(&mut body, delta, None, value.as_bytes());
+        }
+        sealed(base, attributes, producer, values.len(), &body)
+    }
+
+    const ZSTD: i16 = 4;
+
+    fn packed(body: &[u8]) -> Vec<u8> {
+        zstd::encode_all(body, 0).unwrap()
+    }
+
+    fn values(records: &Batches) -> Vec<(i64, String)> {
         let text = |value: &Option<Vec<u8>>| String::from_utf8(value.clone().unwrap()).unwrap();
         records
             .records
@@ -317,8 +479,108 @@ mod tests {
     fn a_flipped_bit_is_found() {
         let mut bytes = batch(0, 0, -1, &["x"]);
         *bytes.last_mut().unwrap() ^= 1;
-        let (offset, error) = read(&bytes, 0, &[]).unwrap_err();
-        assert!(matches!((offset, error), (0, InvalidBatch::Checksum)));
+        let unreadable = read(&bytes, 0, &[]).unwrap_err();
+        assert!(matches!(unreadable.reason, InvalidBatch::Checksum));
+        assert_eq!((unreadable.offset, unreadable.end), (0, None));
+    }
+
+    #[test]
+    fn very_many_records_are_read_in_parts() {
+        let mut body = Vec::new();
+        for delta in 0..25_000 {
+            put_record(&mut body, delta, None, b"");
+        }
+        let mut bytes = sealed(100, ZSTD, -1, 25_000, &packed(&body));
+        bytes.extend(batch(25_100, 0, -1, &["behind"]));
+        let (mut from, mut parts) = (100, Vec::new());
+        while from < 25_101 {
+            let part = read(&bytes, from, &[]).unwrap();
+            let offsets = part.records.iter().map(|record| record.offset);
+            assert!(offsets.eq(from..part.next_offset), "from {from}");
+            parts.push(part.records.len());
+            from = part.next_offset;
+        }
+        assert_eq!(parts, [10_000, 10_000, 5_001]);
+    }
+
+    #[test]
+    fn large_records_are_read_one_by_one_and_a_larger_one_in_outline() {
+        let mut body = Vec::new();
+        let large = vec![0; 5 * 1024 * 1024];
+        let larger = vec![0; LARGEST_RECORD + 1];
+        put_record(&mut body, 0, Some(b"k"), &large);
+        put_record(&mut body, 1, Some(b"k"), &larger);
+        put_record(&mut body, 2, Some(&larger), b"of a key that is not kept");
+        put_record(&mut body, 3, Some(b"k"), b"behind");
+        let bytes = sealed(0, ZSTD, -1, 4, &packed(&body));
+        let parts: Vec<Batches> = (0..4)
+            .map(|from| read(&bytes, from, &[]).unwrap())
+            .collect();
+        for (part, next_offset) in parts.iter().zip(1..) {
+            assert_eq!((part.records.len(), part.next_offset), (1, next_offset));
+        }
+        let record = |number: usize| &parts[number].records[0];
+        assert!(record(0).value.as_ref() == Some(&large) && record(0).omitted_bytes.is_none());
+        let outlined =
+            |record: &IncomingRecord| record.value.is_none() && record.headers.is_empty();
+        assert!(outlined(record(1)) && record(1).key.as_deref() == Some(b"k"));
+        assert!(record(1).omitted_bytes.unwrap() > LARGEST_RECORD);
+        assert!(outlined(record(2)) && record(2).key.is_none() && record(2).offset == 2);
+        assert_eq!(values(&parts[3]), [(3, "behind".to_owned())]);
+    }
+
+    #[test]
+    fn records_are_numbered_by_their_place_whatever_they_say() {
+        let mut body = Vec::new();
+        for (delta, value) in [(0, "a"), (0, "b"), (7, "c")] {
+            put_record(&mut body, delta, None, value.as_bytes());
+        }
+        let all = read(&sealed(10, 0, -1, 3, &body), 10, &[]).unwrap();
+        let numbered = [(10, "a"), (11, "b"), (12, "c")].map(|(at, v)| (at, v.to_owned()));
+        assert_eq!(values(&all), numbered);
+        // With gaps only the records can tell.
+        let mut compacted = sealed(10, 0, -1, 9, &body);
+        compacted[57..61].copy_from_slice(&3_i32.to_be_bytes());
+        check(&mut compacted);
+        let unreadable = read(&compacted, 11, &[]).unwrap_err();
+        assert!(matches!(unreadable.reason, InvalidBatch::Order));
+        assert_eq!((unreadable.offset, unreadable.end), (11, Some(19)));
+    }
+
+    #[test]
+    fn what_comes_before_damage_is_delivered_first() {
+        let mut body = Vec::new();
+        put_record(&mut body, 0, None, b"whole");
+        body.extend([40, 0]);
+        let mut bytes = batch(4, 0, -1, &["before"]);
+        bytes.extend(sealed(5, 0, -1, 2, &body));
+        let first = read(&bytes, 4, &[]).unwrap();
+        assert_eq!(
+            values(&first),
+            [(4, "before".to_owned()), (5, "whole".to_owned())]
+        );
+        assert_eq!(first.next_offset, 6);
+        let unreadable = read(&bytes, 6, &[]).unwrap_err();
+        assert_eq!((unreadable.offset, unreadable.end), (6, Some(7)));
+    }
+
+    #[test]
+    fn bytes_behind_the_last_record_are_no_matter() {
+        let mut body = Vec::new();
+        put_record(&mut body, 0, None, b"x");
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        io::Write::write_all(&mut gzip, &body).unwrap();
+        let packed = [
+            (1, gzip.finish().unwrap()),
+            (ZSTD, packed(&body)),
+            (0, body),
+        ];
+        for (compression, mut packed) in packed {
+            packed.extend([0, 1, 2, 3]);
+            let all = read(&sealed(0, compression, -1, 1, &packed), 0, &[]).unwrap();
+            assert_eq!(values(&all), [(0, "x".to_owned())], "{compression}");
+            assert_eq!(all.next_offset, 1);
+        }
     }
 
     proptest! {
@@ -330,8 +592,7 @@ mod tests {
             batch.truncate(batch.len() - cut.min(batch.len() - 21));
             let length = i32::try_from(batch.len() - 12).unwrap();
             batch[8..12].copy_from_slice(&length.to_be_bytes());
-            let checksum = crc32c::crc32c(&batch[21..]);
-            batch[17..21].copy_from_slice(&checksum.to_be_bytes());
+            check(&mut batch);
             let _ = read(&batch, 0, &[]);
         }
     }
