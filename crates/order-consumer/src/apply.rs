@@ -251,11 +251,11 @@ async fn bury(
     stream: &Stream,
     parts: &mut Parts,
 ) -> Result<(), EffectError> {
+    if let Some(offset) = dead_letters::hold(conn, stream, &parts.letters).await? {
+        return Err(EffectError::PlaceTaken(offset));
+    }
     let mut events: Vec<NewEvent> = Vec::new();
     for letter in &parts.letters {
-        if !dead_letters::hold(conn, stream, letter).await? {
-            return Err(EffectError::PlaceTaken(letter.offset));
-        }
         match letter.cause {
             Cause::Behind => parts.applied.parked += 1,
             Cause::Dead => {

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use domain::{EventId, OrderCreated, Received};
+use messaging::IncomingRecord;
 use storage::dead_letters::{Cause, DeadLetter, HeldBefore};
 
 use crate::decode::Decoded;
@@ -39,7 +40,7 @@ pub(crate) fn sort(
         let record = &decoded.record;
         let same = held_before
             .get(&record.offset)
-            .is_some_and(|row| row.key == record.key && row.value == record.value);
+            .is_some_and(|row| is_same(row, record));
         if same {
             sorted.settled += 1;
             continue;
@@ -63,6 +64,23 @@ pub(crate) fn sort(
     sorted.newest = newest.into_iter().collect();
     sorted.newest.sort_unstable();
     sorted
+}
+
+fn is_same(row: &HeldBefore, record: &IncomingRecord) -> bool {
+    let headers = row.header_names.iter().zip(&row.header_values);
+    row.key == record.key
+        && row.value == record.value
+        && row.omitted_bytes == omitted_bytes(record)
+        && headers.eq(record
+            .all_headers()
+            .iter()
+            .map(|(name, value)| (name, value)))
+}
+
+fn omitted_bytes(record: &IncomingRecord) -> Option<i64> {
+    record
+        .omitted_bytes
+        .map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
 /// Which events the inbox did not have before.
@@ -132,6 +150,7 @@ pub(crate) fn letter(decoded: &Decoded, cause: Cause, reason: String, attempts: 
         key: record.key.clone(),
         value: record.value.clone(),
         headers: record.all_headers(),
+        omitted_bytes: omitted_bytes(record),
         cause,
         reason,
         attempts,

@@ -1,7 +1,7 @@
 //! From a record's bytes to a domain type, or to the reason why there is none. Never panics.
 
 use domain::{EventId, OrderCreated, Received};
-use messaging::{IncomingRecord, envelope};
+use messaging::{IncomingRecord, LARGEST_RECORD, envelope};
 use time::OffsetDateTime;
 
 /// Characters of a reason: it quotes what it complains of, which may be as large as a record.
@@ -21,16 +21,22 @@ pub struct Decoded {
 
 /// Reads a record.
 pub fn decode(record: IncomingRecord) -> Decoded {
+    let nothing = |record, reason| Decoded {
+        record,
+        event_id: None,
+        time: None,
+        event: Err(brief(reason)),
+    };
+    if let Some(bytes) = record.omitted_bytes {
+        let reason = format!(
+            "the record has {bytes} bytes, which is more than {LARGEST_RECORD}: its value and \
+             headers were not kept"
+        );
+        return nothing(record, reason);
+    }
     let envelope = match envelope::decode(&record) {
         Ok(envelope) => envelope,
-        Err(invalid) => {
-            return Decoded {
-                record,
-                event_id: None,
-                time: None,
-                event: Err(brief(invalid.to_string())),
-            };
-        }
+        Err(invalid) => return nothing(record, invalid.to_string()),
     };
     let event = if envelope.event_type != OrderCreated::TYPE {
         Err(format!("unknown event type {:?}", envelope.event_type))
@@ -84,6 +90,7 @@ mod tests {
                 .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
                 .into(),
             odd_headers: Vec::new(),
+            omitted_bytes: None,
         }
     }
 

@@ -6,11 +6,37 @@ use crate::prefetch::FetchedBatch;
 
 /// How often a batch is tried again before an event of it is blamed.
 const RETRIES: i32 = 3;
-/// Records applied in one transaction, which must end in time: compressed, one fetch may bring very
-/// many. As a rule it does not bring as many as these.
-const WHOLE_RECORDS: usize = 10_000;
 /// Records narrowed down in one transaction: even if each of them fails, it ends in time.
 const NARROW_RECORDS: usize = 64;
+
+/// How many records are applied in one transaction, which must end in time: as many as one fetch
+/// brings, unless handlers are too slow for that, or Postgres is. Which of these or of many other
+/// things has ended a transaction cannot be told, so after each trouble there are fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Portion(usize);
+
+impl Default for Portion {
+    fn default() -> Self {
+        Self(Self::MOST)
+    }
+}
+
+impl Portion {
+    /// No fetch brings more.
+    const MOST: usize = 10_000;
+
+    /// So many were too many, perhaps.
+    pub(crate) fn shrink(&mut self, records: usize) {
+        self.0 = (self.0.min(records) / 2).max(1);
+    }
+
+    /// So many went well. Grows slowly: what is too much costs all the time there is.
+    pub(crate) fn grow(&mut self, records: usize) {
+        if records >= self.0 {
+            self.0 = (self.0 + self.0 / 16 + 1).min(Self::MOST);
+        }
+    }
+}
 
 /// See the module.
 pub(crate) struct InHand {
@@ -44,16 +70,19 @@ impl InHand {
 
     /// How it is to be tried, and which of its records: hopefully, or, once that has failed too
     /// often, the first ones for good.
-    pub(crate) fn attempt(&self) -> (Attempt, Batch<'_>) {
+    pub(crate) fn attempt(&self, portion: Portion) -> (Attempt, Batch<'_>) {
         let whole = Batch {
             records: &self.fetched.records,
             next_offset: self.fetched.next_offset,
         };
         if self.hopeful() {
-            return (Attempt::Hopeful, whole.first(WHOLE_RECORDS));
+            return (Attempt::Hopeful, whole.first(portion.0));
         }
         let attempts = self.failures + 1;
-        (Attempt::Last { attempts }, whole.first(NARROW_RECORDS))
+        (
+            Attempt::Last { attempts },
+            whole.first(portion.0.min(NARROW_RECORDS)),
+        )
     }
 
     fn hopeful(&self) -> bool {
@@ -95,6 +124,7 @@ mod tests {
             value: None,
             headers: BTreeMap::new(),
             odd_headers: Vec::new(),
+            omitted_bytes: None,
         };
         InHand::new(FetchedBatch {
             from: offsets.start,
@@ -106,7 +136,7 @@ mod tests {
     }
 
     fn tried(in_hand: &InHand) -> (Attempt, usize, i64) {
-        let (attempt, batch) = in_hand.attempt();
+        let (attempt, batch) = in_hand.attempt(Portion::default());
         (attempt, batch.records.len(), batch.next_offset)
     }
 
@@ -126,6 +156,26 @@ mod tests {
         let batch = batch.after(138).unwrap();
         assert_eq!(tried(&batch), (last, 12, 153));
         assert!(batch.after(153).is_none());
+    }
+
+    #[test]
+    fn after_trouble_there_are_fewer_down_to_one_and_slowly_more_again() {
+        let batch = in_hand(0..140, 140);
+        let tried = |portion| batch.attempt(portion).1.records.len();
+        let mut portion = Portion::default();
+        assert_eq!(tried(portion), 140);
+        for half in [70, 35, 17, 8, 4, 2, 1, 1] {
+            portion.shrink(tried(portion));
+            assert_eq!(tried(portion), half);
+        }
+        portion.grow(0);
+        assert_eq!(portion, Portion(1), "nothing was learnt");
+        let mut turns = 0;
+        while portion != Portion::default() {
+            portion.grow(portion.0);
+            turns += 1;
+        }
+        assert!((100..200).contains(&turns), "{turns}");
     }
 
     #[test]

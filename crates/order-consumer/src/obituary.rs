@@ -36,12 +36,15 @@ struct Payload<'a> {
     /// Size of the headers, names and values, when all of them are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     headers_omitted_bytes: Option<usize>,
+    /// Size of a record that was too large to be held: value and headers are missing everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record_omitted_bytes: Option<i64>,
 }
 
 #[derive(Serialize)]
 struct Header {
     name: String,
-    value: String,
+    value: Option<String>,
 }
 
 /// What is left of [`ROOM`].
@@ -66,13 +69,15 @@ impl Room {
 
     fn headers_or_size(&mut self, letter: &DeadLetter) -> (Vec<Header>, Option<usize>) {
         let sizes = letter.headers.iter();
-        let size = sizes.map(|(name, value)| name.len() + value.len()).sum();
+        let size = sizes
+            .map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len))
+            .sum();
         if !self.take(size + letter.headers.len() * PER_HEADER) {
             return (Vec::new(), Some(size));
         }
         let headers = letter.headers.iter().map(|(name, value)| Header {
             name: text(name),
-            value: text(value),
+            value: value.as_ref().map(text),
         });
         (headers.collect(), None)
     }
@@ -101,6 +106,7 @@ pub(crate) fn obituary(group: &str, position: &Position, letter: &DeadLetter) ->
         value_omitted_bytes,
         headers,
         headers_omitted_bytes,
+        record_omitted_bytes: letter.omitted_bytes,
     };
     NewEvent {
         event_id: EventId::generate(),

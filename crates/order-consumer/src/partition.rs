@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use messaging::{Failure, KafkaError, PartitionReader};
 use service::{Backoff, CancellationToken, Reminder};
-use storage::{OwnConnection, StorageError, inbox};
+use storage::inbox::{self, Progress};
+use storage::{OwnConnection, StorageError};
 use tracing::warn;
 
 use crate::apply::{Applied, Fence, Outcome, apply};
 use crate::effects::EffectError;
 use crate::handlers::HandlerError;
-use crate::in_hand::InHand;
+use crate::in_hand::{InHand, Portion};
 use crate::observe::{observe, standing};
 use crate::place::{self, PlaceError};
 use crate::prefetch::{FetchedBatch, Prefetch};
@@ -21,6 +22,9 @@ const APPLY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a stop, or another owner, waits for a batch that is being applied.
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Time between two looks at where the group stands, while nothing comes.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What one [`PartitionConsumer::step`] did.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,6 +63,9 @@ pub struct PartitionConsumer {
     prefetch: Option<Prefetch>,
     /// Kept while Postgres is away.
     batch: Option<InHand>,
+    portion: Portion,
+    /// When it was last known that the group stands where this consumer does.
+    confirmed: Instant,
     /// Asked how long the partition has become, while no batch tells.
     end: PartitionReader,
 }
@@ -72,6 +79,8 @@ impl PartitionConsumer {
             wiring,
             prefetch: None,
             batch: None,
+            portion: Portion::default(),
+            confirmed: Instant::now(),
         }
     }
 
@@ -169,12 +178,15 @@ impl PartitionConsumer {
                         let described = stop.run_until_cancelled(self.out_of_range()).await;
                         return described.map_or(Ok(Step::Empty), |place| Err(place?.into()));
                     }
-                    return Err(error.into());
+                    return Err(match place::unreadable(&self.wiring.stream, &error) {
+                        Some(place) => place.into(),
+                        None => error.into(),
+                    });
                 }
             };
             self.stand_at(fetched.from, &fetched);
             if fetched.next_offset == fetched.from {
-                return Ok(Step::Empty);
+                return self.idle(fetched.from, stop).await;
             }
             self.batch = Some(InHand::new(fetched));
         }
@@ -201,6 +213,34 @@ impl PartitionConsumer {
                 Ok(Step::Fenced)
             }
         }
+    }
+
+    /// Makes sure, now and then, that the group still stands at `next_offset`: where nothing comes
+    /// no batch meets a fence, and a reset would go unnoticed.
+    async fn idle(
+        &mut self,
+        next_offset: i64,
+        stop: &CancellationToken,
+    ) -> Result<Step, StepError> {
+        if self.confirmed.elapsed() < CONFIRM_INTERVAL {
+            return Ok(Step::Empty);
+        }
+        let Some(progress) = stop.run_until_cancelled(self.progress()).await else {
+            return Ok(Step::Empty);
+        };
+        if progress?.next_offset == next_offset {
+            return Ok(Step::Empty);
+        }
+        self.drop_batch();
+        Ok(Step::Fenced)
+    }
+
+    async fn progress(&mut self) -> Result<Progress, StepError> {
+        let stream = &self.wiring.stream;
+        let look = async |conn: &mut _| inbox::progress(conn, stream).await;
+        let progress = self.connection.call(APPLY_DEADLINE, look).await?;
+        self.confirmed = Instant::now();
+        Ok(progress.unwrap_or_default())
     }
 
     /// Leaves what lies before `next_offset`: all of the batch, or the part that was narrowed down.
@@ -244,7 +284,8 @@ impl PartitionConsumer {
             epoch: self.wiring.epoch,
             expected_offset: batch.fetched().from,
         };
-        let (attempt, records) = batch.attempt();
+        let (attempt, records) = batch.attempt(self.portion);
+        let count = records.records.len();
         let Wiring {
             stream, effects, ..
         } = &self.wiring;
@@ -267,23 +308,26 @@ impl PartitionConsumer {
                     source: HandlerError::Storage(error),
                     ..
                 },
-            )) => return Err(error.into()),
+            )) => {
+                self.portion.shrink(count);
+                return Err(error.into());
+            }
             Ok(Err(error)) => return Err(StepError::Undecided(error)),
             Err(_) => {
+                self.portion.shrink(count);
                 self.connection.cancel().await;
                 return Err(StorageError::Deadline(APPLY_DEADLINE).into());
             }
         };
         self.connection.keep(conn);
+        self.portion.grow(count);
+        self.confirmed = Instant::now();
         Ok(outcome)
     }
 
     async fn out_of_range(&mut self) -> Result<PlaceError, StepError> {
         let mut reader = self.wiring.reader();
-        let stream = &self.wiring.stream;
-        let look = async |conn: &mut _| inbox::progress(conn, stream).await;
-        let next_offset = self.connection.call(APPLY_DEADLINE, look).await?;
-        let next_offset = next_offset.unwrap_or_default().next_offset;
+        let next_offset = self.progress().await?.next_offset;
         Ok(place::out_of_range(&mut reader, &self.wiring.stream, next_offset).await?)
     }
 

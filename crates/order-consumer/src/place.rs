@@ -39,6 +39,19 @@ pub enum PlaceError {
         expected: EventId,
         found: String,
     },
+    #[error(
+        "the record batch at offset {offset} of {topic}/{partition} cannot be read: {reason}; \
+         nothing is skipped, the partition stands still until `order-consumer offsets \
+         reset`{}", behind.map(|end| format!(", to {end} if the batch is to be passed over")).unwrap_or_default()
+    )]
+    Unreadable {
+        topic: String,
+        partition: i32,
+        offset: i64,
+        /// Where the next batch begins, if that is known.
+        behind: Option<i64>,
+        reason: String,
+    },
 }
 
 /// What was recorded last.
@@ -103,6 +116,25 @@ async fn recognise(
         expected,
         found,
     }))
+}
+
+/// The place, if what is there cannot be read.
+pub(crate) fn unreadable(stream: &Stream, error: &KafkaError) -> Option<PlaceError> {
+    let KafkaError::Unreadable {
+        offset,
+        end,
+        reason,
+    } = error
+    else {
+        return None;
+    };
+    Some(PlaceError::Unreadable {
+        topic: stream.topic.clone(),
+        partition: stream.partition,
+        offset: *offset,
+        behind: *end,
+        reason: reason.clone(),
+    })
 }
 
 /// Describes a place that Kafka does not have.

@@ -265,23 +265,17 @@ impl Held<'_> {
 
 /// The record as Kafka had it, but for its time, which nothing relies on where `ce_time` is.
 fn record(stored: &Stored) -> IncomingRecord {
-    let mut headers = BTreeMap::new();
-    let mut odd_headers = Vec::new();
-    for (name, value) in stored.header_names.iter().zip(&stored.header_values) {
-        let earlier = match std::str::from_utf8(name) {
-            Ok(name) => headers.insert(name.to_owned(), value.clone()),
-            Err(_) => Some(value.clone()),
-        };
-        if let Some(earlier) = earlier {
-            odd_headers.push((name.clone(), Some(earlier)));
-        }
-    }
-    IncomingRecord {
+    let mut record = IncomingRecord {
         offset: stored.offset,
         timestamp: stored.held_at,
         key: stored.key.clone(),
         value: stored.value.clone(),
-        headers,
-        odd_headers,
+        headers: BTreeMap::new(),
+        odd_headers: Vec::new(),
+        omitted_bytes: stored.omitted_bytes.and_then(|bytes| bytes.try_into().ok()),
+    };
+    for (name, value) in stored.header_names.iter().zip(&stored.header_values) {
+        record.push_header(name, value.clone());
     }
+    record
 }

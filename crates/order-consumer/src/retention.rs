@@ -1,4 +1,5 @@
-//! Removes inbox rows after their time, beside the work and never in its way.
+//! Removes inbox rows and settled dead letters after their time, beside the work and never in its
+//! way.
 //!
 //! The owner of partition 0 does it for the whole topic, a few rows at a time.
 
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use messaging::{Cluster, KafkaError, PartitionReader};
 use service::Reminder;
-use storage::inbox_retention::{Sweep, sweep, unpublished_older_than};
+use storage::inbox_retention::{Sweep, sweep, sweep_dead_letters, unpublished_older_than};
 use storage::lease::Leases;
 use storage::{Connection, Database, Session, StorageError, within};
 use tracing::{info, warn};
@@ -129,18 +130,20 @@ impl Cleaner {
         self.metrics
             .cleaned
             .inc_by(u64::try_from(swept.deleted).unwrap_or(0));
+        let mut deleted = swept.deleted;
         if swept.reached.is_none() {
-            self.pass = Pass::default();
-            return Ok(Cleaning::Done);
+            deleted = within(DEADLINE, sweep_dead_letters(&mut conn, &part)).await?;
+            if deleted < ROWS {
+                self.pass = Pass::default();
+                return Ok(Cleaning::Done);
+            }
         }
         self.pass = Pass {
-            after: swept.reached,
+            after: swept.reached.or(self.pass.after),
             log_starts: Some(log_starts),
             connection: Some(conn),
         };
-        Ok(Cleaning::Swept {
-            deleted: swept.deleted,
-        })
+        Ok(Cleaning::Swept { deleted })
     }
 
     async fn log_starts(&self) -> Result<Vec<(i32, i64)>, KafkaError> {

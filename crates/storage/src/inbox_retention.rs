@@ -1,4 +1,5 @@
-//! Removing inbox rows that no copy of their event can meet any more.
+//! Removing inbox rows that no copy of their event can meet any more, and dead letters that are
+//! settled.
 
 use std::time::Duration;
 
@@ -71,6 +72,40 @@ pub async fn sweep(conn: &mut AsyncPgConnection, sweep: &Sweep<'_>) -> Result<Sw
         .bind::<Double, _>(sweep.older_than.as_secs_f64())
         .get_result(conn)
         .await?)
+}
+
+const SWEEP_DEAD_LETTERS: &str = r#"
+with old as (
+    select d.partition, d."offset" from unnest($3, $4) s(partition, log_start)
+    join inbox_dead_letter d
+      on d.consumer_group = $1 and d.topic = $2 and d.partition = s.partition
+     and d."offset" < s.log_start
+    where d.settled_at < now() - make_interval(secs => $5)
+    limit $6 for update of d skip locked)
+delete from inbox_dead_letter d using old
+where d.consumer_group = $1 and d.topic = $2 and d.partition = old.partition
+  and d."offset" = old."offset""#;
+
+/// Deletes dead letters that were settled long ago and that Kafka no longer has, as many as the
+/// sweep is limited to; returns how many.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn sweep_dead_letters(
+    conn: &mut AsyncPgConnection,
+    sweep: &Sweep<'_>,
+) -> Result<i64, StorageError> {
+    let (partitions, log_starts): (Vec<i32>, Vec<i64>) = sweep.log_starts.iter().copied().unzip();
+    let deleted = sql_query(SWEEP_DEAD_LETTERS)
+        .bind::<Text, _>(sweep.group)
+        .bind::<Text, _>(sweep.topic)
+        .bind::<Array<Integer>, _>(partitions)
+        .bind::<Array<BigInt>, _>(log_starts)
+        .bind::<Double, _>(sweep.older_than.as_secs_f64())
+        .bind::<BigInt, _>(sweep.limit)
+        .execute(conn)
+        .await?;
+    Ok(i64::try_from(deleted).unwrap_or(i64::MAX))
 }
 
 /// The oldest pending event of each slot, and the oldest that is held: lowest ids, which were drawn

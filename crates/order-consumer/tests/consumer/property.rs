@@ -69,6 +69,7 @@ fn record(key: usize, id: EventId, quantity: i64, broken: bool) -> IncomingRecor
             .map(|(name, value)| (name.to_owned(), value.into_bytes()))
             .into(),
         odd_headers: Vec::new(),
+        omitted_bytes: None,
     }
 }
 

@@ -32,6 +32,7 @@ fn batch(padding: usize, from: i64) -> Vec<Decoded> {
                 value: Some(record.value),
                 headers: record.headers,
                 odd_headers: Vec::new(),
+                omitted_bytes: None,
             })
         })
         .collect()

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use uuid::Uuid;
 
 use super::lock::{By, lock};
 use super::{DeadLetter, storable};
@@ -74,12 +73,16 @@ pub struct HeldBefore {
     pub key: Option<Vec<u8>>,
     #[diesel(sql_type = Nullable<Binary>)]
     pub value: Option<Vec<u8>>,
-    #[diesel(sql_type = Bool)]
-    pub settled: bool,
+    #[diesel(sql_type = Array<Binary>)]
+    pub header_names: Vec<Vec<u8>>,
+    #[diesel(sql_type = Array<Nullable<Binary>>)]
+    pub header_values: Vec<Option<Vec<u8>>>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub omitted_bytes: Option<i64>,
 }
 
 const HELD_BEFORE: &str = r#"
-select "offset", key, value, settled_at is not null as settled from inbox_dead_letter
+select "offset", key, value, header_names, header_values, omitted_bytes from inbox_dead_letter
 where consumer_group = ? and topic = ? and partition = ? and "offset" between ? and ?"#;
 
 /// The records at the offsets `first..=last` of the partition that were held before, settled or not.
@@ -104,43 +107,65 @@ pub async fn held_before(
 /// A settled row gives way: it speaks of another record, of a topic that was made anew since.
 const HOLD: &str = r#"
 insert into inbox_dead_letter as d (consumer_group, topic, partition, "offset", event_id, key, value,
-                                    header_names, header_values, cause, reason, attempts)
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                    header_names, header_values, omitted_bytes, cause, reason,
+                                    attempts)
+select ?, ?, ?, l.at, l.event_id, l.key, l.value, coalesce(h.names, '{}'), coalesce(h.values, '{}'),
+       l.omitted_bytes, l.cause, l.reason, l.attempts
+from unnest(?, ?, ?, ?, ?, ?, ?, ?)
+     l(at, event_id, key, value, omitted_bytes, cause, reason, attempts)
+left join (select at, array_agg(name order by nth) as names, array_agg(value order by nth) as values
+           from unnest(?, ?, ?) with ordinality u(at, name, value, nth) group by at) h using (at)
+order by l.at
 on conflict (consumer_group, topic, partition, "offset") do update
 set event_id = excluded.event_id, key = excluded.key, value = excluded.value,
     header_names = excluded.header_names, header_values = excluded.header_values,
-    cause = excluded.cause, reason = excluded.reason, attempts = excluded.attempts,
-    held_at = now(), settled_at = null, settled_as = null
-where d.settled_at is not null"#;
+    omitted_bytes = excluded.omitted_bytes, cause = excluded.cause, reason = excluded.reason,
+    attempts = excluded.attempts, held_at = now(), settled_at = null, settled_as = null
+where d.settled_at is not null
+returning "offset""#;
 
-/// Holds a record; false when one is held at its offset already.
+/// Holds records, no two of the same offset. Returns the first offset at which another one is held
+/// already: the transaction is to be rolled back then.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn hold(
     conn: &mut AsyncPgConnection,
     stream: &Stream,
-    letter: &DeadLetter,
-) -> Result<bool, StorageError> {
-    let (names, values): (Vec<&[u8]>, Vec<&[u8]>) = letter
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_slice(), value.as_slice()))
-        .unzip();
-    let rows = cached(HOLD)
+    letters: &[DeadLetter],
+) -> Result<Option<i64>, StorageError> {
+    #[derive(QueryableByName)]
+    struct Held {
+        #[diesel(sql_type = BigInt)]
+        offset: i64,
+    }
+    fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
+        rows.iter().map(value).collect()
+    }
+    if letters.is_empty() {
+        return Ok(None);
+    }
+    let offsets = column(letters, |letter| letter.offset);
+    let headers = letters.iter();
+    let headers = headers.flat_map(|letter| letter.headers.iter().map(|h| (letter.offset, h)));
+    let headers: Vec<_> = headers.collect();
+    let held: Vec<Held> = cached(HOLD)
         .bind::<Text, _>(&stream.group)
         .bind::<Text, _>(&stream.topic)
         .bind::<Integer, _>(stream.partition)
-        .bind::<BigInt, _>(letter.offset)
-        .bind::<Nullable<SqlUuid>, _>(letter.event_id as Option<Uuid>)
-        .bind::<Nullable<Binary>, _>(letter.key.as_deref())
-        .bind::<Nullable<Binary>, _>(letter.value.as_deref())
-        .bind::<Array<Binary>, _>(names)
-        .bind::<Array<Binary>, _>(values)
-        .bind::<Text, _>(letter.cause.as_str())
-        .bind::<Text, _>(storable(&letter.reason))
-        .bind::<Integer, _>(letter.attempts)
-        .execute(conn)
+        .bind::<Array<BigInt>, _>(&offsets)
+        .bind::<Array<Nullable<SqlUuid>>, _>(column(letters, |letter| letter.event_id))
+        .bind::<Array<Nullable<Binary>>, _>(column(letters, |letter| letter.key.as_deref()))
+        .bind::<Array<Nullable<Binary>>, _>(column(letters, |letter| letter.value.as_deref()))
+        .bind::<Array<Nullable<BigInt>>, _>(column(letters, |letter| letter.omitted_bytes))
+        .bind::<Array<Text>, _>(column(letters, |letter| letter.cause.as_str()))
+        .bind::<Array<Text>, _>(column(letters, |letter| storable(&letter.reason)))
+        .bind::<Array<Integer>, _>(column(letters, |letter| letter.attempts))
+        .bind::<Array<BigInt>, _>(column(&headers, |(offset, _)| *offset))
+        .bind::<Array<Binary>, _>(column(&headers, |(_, (name, _))| name.as_slice()))
+        .bind::<Array<Nullable<Binary>>, _>(column(&headers, |(_, (_, value))| value.as_deref()))
+        .load(conn)
         .await?;
-    Ok(rows == 1)
+    let held: HashSet<i64> = held.into_iter().map(|row| row.offset).collect();
+    Ok(offsets.into_iter().find(|offset| !held.contains(offset)))
 }

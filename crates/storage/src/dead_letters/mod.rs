@@ -36,15 +36,17 @@ impl Cause {
     }
 }
 
-/// A record to be held, byte for byte.
+/// A record to be held, byte for byte unless it was too large.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     pub offset: i64,
     pub event_id: Option<Uuid>,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
-    /// Names and values, in order. A header without a value is stored with an empty one.
-    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Names and values, in order.
+    pub headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Size of a record that was too large: then value and headers are missing.
+    pub omitted_bytes: Option<i64>,
     pub cause: Cause,
     /// For whoever decides what to do with it.
     pub reason: String,

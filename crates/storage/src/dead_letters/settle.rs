@@ -29,7 +29,7 @@ impl Ending {
     }
 }
 
-/// A record that is held, byte for byte.
+/// A record that is held, byte for byte unless it was too large.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct Stored {
     #[diesel(sql_type = Integer)]
@@ -42,8 +42,10 @@ pub struct Stored {
     pub value: Option<Vec<u8>>,
     #[diesel(sql_type = Array<Binary>)]
     pub header_names: Vec<Vec<u8>>,
-    #[diesel(sql_type = Array<Binary>)]
-    pub header_values: Vec<Vec<u8>>,
+    #[diesel(sql_type = Array<Nullable<Binary>>)]
+    pub header_values: Vec<Option<Vec<u8>>>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub omitted_bytes: Option<i64>,
     /// `dead` or `behind`.
     #[diesel(sql_type = Text)]
     pub cause: String,
@@ -54,7 +56,8 @@ pub struct Stored {
 macro_rules! stored {
     ($rest:literal) => {
         concat!(
-            r#"select partition, "offset", key, value, header_names, header_values, cause, held_at
+            r#"select partition, "offset", key, value, header_names, header_values,
+                  omitted_bytes, cause, held_at
             from inbox_dead_letter
             where consumer_group = $1 and topic = $2 and settled_at is null and "#,
             $rest,
@@ -109,7 +112,8 @@ pub async fn unsettled_without_key(
     position: &Position,
 ) -> Result<Option<Stored>, StorageError> {
     Ok(sql_query(
-        r#"select partition, "offset", key, value, header_names, header_values, cause, held_at
+        r#"select partition, "offset", key, value, header_names, header_values,
+                  omitted_bytes, cause, held_at
            from inbox_dead_letter
            where consumer_group = $1 and topic = $2 and partition = $3 and "offset" = $4
              and settled_at is null and key is null for update"#,

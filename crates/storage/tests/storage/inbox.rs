@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use diesel_async::SimpleAsyncConnection;
 use domain::EventId;
-use storage::dead_letters::{Cause, DeadLetter, held_keys, hold};
+use storage::dead_letters::{Cause, DeadLetter, held_before, held_keys, hold};
 use storage::inbox::{Progress, Stream, advance, begin_at, fence, follow_copies, progress, record};
 use storage::lease::{MemberId, claim, ensure_units, release, renew};
 
@@ -139,20 +139,43 @@ async fn any_bytes_can_be_held_and_hold_back_their_key() {
     let mut conn = fixture.connect().await;
     let key = vec![0_u8, 255, 1];
     let huge = vec![7_u8; 100_000];
-    for (offset, key) in [(1, Some(key.clone())), (2, None), (3, Some(huge.clone()))] {
-        let letter = DeadLetter {
-            offset,
-            event_id: None,
-            key,
-            value: Some(vec![0; 3]),
-            headers: vec![(b"h\0".to_vec(), vec![0, 200])],
-            cause: Cause::Dead,
-            reason: "a NUL: \0".to_owned(),
-            attempts: 1,
-        };
-        assert!(hold(&mut conn, &stream(), &letter).await.unwrap());
-        assert!(!hold(&mut conn, &stream(), &letter).await.unwrap());
-    }
+    let headers = [
+        ("none", None),
+        ("h\0", Some(vec![0, 200])),
+        ("none", Some(vec![])),
+    ];
+    let headers = headers.map(|(name, value)| (name.as_bytes().to_vec(), value));
+    let letter = |(offset, key)| DeadLetter {
+        offset,
+        event_id: None,
+        key,
+        value: Some(vec![0; 3]),
+        headers: headers[..usize::try_from(offset).unwrap() - 1].to_vec(),
+        omitted_bytes: None,
+        cause: Cause::Dead,
+        reason: "a NUL: \0".to_owned(),
+        attempts: 1,
+    };
+    let keys = [Some(key.clone()), None, Some(huge.clone())];
+    let letters: Vec<DeadLetter> = (1..).zip(keys).map(letter).collect();
+    let mut put = async |letters| hold(&mut conn, &stream(), letters).await.unwrap();
+    assert_eq!(put(&letters[..2]).await, None);
+    assert_eq!(put(&letters).await, Some(1), "two are held already");
+    let rows = held_before(&mut conn, &stream(), (1, 3)).await.unwrap();
+    let stored: Vec<_> = rows
+        .into_iter()
+        .map(|row| {
+            (
+                row.key,
+                row.header_names
+                    .into_iter()
+                    .zip(row.header_values)
+                    .collect(),
+            )
+        })
+        .collect();
+    let expected = letters.iter().map(|l| (l.key.clone(), l.headers.clone()));
+    assert_eq!(stored, expected.collect::<Vec<_>>());
     let free = b"free".as_slice();
     let held = held_keys(&mut conn, &stream(), &[&key, free, &huge])
         .await

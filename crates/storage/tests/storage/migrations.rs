@@ -81,6 +81,7 @@ async fn every_table_says_what_it_is_for() {
 async fn the_way_back_leaves_nothing() {
     let fixture = Fixture::new().await;
     for folder in [
+        "00000000000006_dead_letters_in_outline",
         "00000000000005_outbox_limits",
         "00000000000004_inbox",
         "00000000000003_leases",
