@@ -35,6 +35,7 @@ pub mod healthcheck;
 pub mod heartbeat;
 pub mod listener;
 pub mod ops;
+pub mod output;
 pub mod problems;
 pub mod process;
 pub mod readiness;

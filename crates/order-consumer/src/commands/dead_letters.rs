@@ -8,17 +8,21 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use domain::Position;
 use serde::Serialize;
+use service::output::{print, print_json, printable, table};
 use storage::dead_letters::{self, Filter, Listed};
 use storage::{Connection, Fault};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Context, TOPIC, key_text, print_json, print_table};
+use super::{Context, TOPIC, key_text};
 use crate::effects::{EffectError, Effects};
 use crate::redrive::{Decided, Decision, DecisionError, decide};
 
 /// A decision that met a deadlock or a full lock table is made again.
 const TRIES: u32 = 5;
+
+/// Characters of a key or a reason that people are shown; `--json` has all.
+const LONGEST: usize = 120;
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
@@ -140,13 +144,15 @@ async fn list(context: &Context, filter: Filter, json: bool) -> anyhow::Result<E
                 [
                     format!("{}/{}", row.partition, row.offset),
                     row.settled_as.unwrap_or(row.cause),
-                    row.key.unwrap_or_else(|| "-".to_owned()),
+                    row.key
+                        .map_or("-".to_owned(), |key| printable(&key, LONGEST)),
                     row.event_id.map_or("-".to_owned(), |id| id.to_string()),
-                    row.reason,
+                    printable(&row.reason, LONGEST),
                 ]
             })
             .collect();
-        print_table(["PLACE", "STATE", "KEY", "EVENT", "REASON"], &cells);
+        let headings = ["PLACE", "STATE", "KEY", "EVENT", "REASON"];
+        print(&table(headings, &cells))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -185,6 +191,7 @@ async fn settle(context: &Context, decision: Decision, which: Which) -> anyhow::
             Err(error) => return Err(error).with_context(|| position.to_string()),
         };
         if let Some((position, reason)) = &decided.stuck {
+            let reason = printable(reason, LONGEST);
             eprintln!("{position} still cannot be applied: {reason}");
             stuck += 1;
         }
@@ -193,10 +200,10 @@ async fn settle(context: &Context, decision: Decision, which: Which) -> anyhow::
         total.discarded += decided.discarded;
     }
     let would = if which.dry_run { "would be " } else { "" };
-    println!(
-        "{would}applied: {}, applied before: {}, {would}discarded: {}, keys still held: {stuck}",
+    print(&format!(
+        "{would}applied: {}, applied before: {}, {would}discarded: {}, keys still held: {stuck}\n",
         total.applied, total.duplicates, total.discarded
-    );
+    ))?;
     Ok(if stuck == 0 {
         ExitCode::SUCCESS
     } else {

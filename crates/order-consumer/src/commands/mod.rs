@@ -61,31 +61,6 @@ where
     })
 }
 
-/// Prints rows under their heads, as wide as need be.
-fn print_table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) {
-    let widths: [usize; N] = std::array::from_fn(|column| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([heads[column].len()]).max().unwrap_or(0)
-    });
-    let print = |cells: [&str; N]| {
-        let line: Vec<String> = cells
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        println!("{}", line.join("  ").trim_end());
-    };
-    print(heads);
-    for row in rows {
-        print(std::array::from_fn(|column| row[column].as_str()));
-    }
-}
-
-fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
-}
-
 /// A key for people: as text where it is text, else in base64 behind `base64:`.
 fn key_text(key: &[u8]) -> String {
     use base64::Engine;

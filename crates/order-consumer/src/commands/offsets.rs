@@ -7,12 +7,13 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use diesel_async::AsyncConnection;
 use messaging::PartitionReader;
+use service::output::{print, table};
 use storage::inbox::{self, Stream};
 use storage::{Connection, StorageError};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Context, TOPIC, print_table};
+use super::{Context, TOPIC};
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
@@ -117,7 +118,7 @@ pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         .await?;
     }
     let after = if reset.dry_run { "WOULD BE" } else { "NOW" };
-    print_table(["PARTITION", "BEFORE", after], &rows);
+    print(&table(["PARTITION", "BEFORE", after], &rows))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use messaging::PartitionReader;
 use serde::Serialize;
+use service::output::{self, print_json, table};
 use storage::dead_letters::{self, Counts};
 use storage::inbox::{self, Stream};
 use storage::lease;
 use uuid::Uuid;
 
-use super::{Context, TOPIC, print_json, print_table};
+use super::{Context, TOPIC};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -82,14 +83,14 @@ pub(crate) async fn run(context: Context, json: bool) -> anyhow::Result<ExitCode
 fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> anyhow::Result<()> {
     let lag = partitions.iter().map(|partition| partition.lag).sum();
     if json {
-        return print_json(&Status {
+        return Ok(print_json(&Status {
             group: context.group(),
             topic: TOPIC,
             lag,
             partitions,
-        });
+        })?);
     }
-    println!("group {}, topic {TOPIC}, lag {lag}", context.group());
+    let group = context.group();
     let dash = || "-".to_owned();
     let cells: Vec<[String; 8]> = partitions
         .into_iter()
@@ -116,6 +117,7 @@ fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> any
         "DEAD",
         "BEHIND",
     ];
-    print_table(heads, &cells);
-    Ok(())
+    let table = table(heads, &cells);
+    let text = format!("group {group}, topic {TOPIC}, lag {lag}\n{table}");
+    Ok(output::print(&text)?)
 }

@@ -5,7 +5,6 @@
 //! JSON; what went wrong is one line on standard error.
 
 mod dead_letters;
-mod output;
 mod replay;
 mod status;
 
@@ -130,4 +129,9 @@ async fn patiently<T>(
 async fn wake_relays(conn: &mut Connection) {
     // They look anyway, within a second or two.
     let _ = within(Duration::from_secs(1), notify(conn, Channel::Outbox)).await;
+}
+
+/// `1 event`, `2 events`.
+fn events(count: i64) -> String {
+    format!("{count} event{}", if count == 1 { "" } else { "s" })
 }

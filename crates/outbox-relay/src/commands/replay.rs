@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
+use service::output::{print, print_json};
 use storage::outbox::{ReplayBounds, database_time, replay, replayable};
 use storage::{Connection, Database, StorageError, within};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::output::{events, print, print_json};
+use super::events;
 use super::{CommandError, DEADLINE, connect, patiently, wake_relays, working};
 
 /// Ids looked at per statement.

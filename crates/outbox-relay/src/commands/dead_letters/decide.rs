@@ -5,12 +5,13 @@ use std::fmt::{self, Display, Formatter};
 use clap::Args;
 use domain::EventId;
 use serde_json::json;
+use service::output::{print, print_json};
 use storage::outbox::{
     Discarded, Redriven, TopicKey, dead_keys, discard, discardable, held_event, redrivable, redrive,
 };
 use storage::{Connection, StorageError, within};
 
-use crate::commands::output::{events, print, print_json};
+use crate::commands::events;
 use crate::commands::{CommandError, DEADLINE, patiently, wake_relays};
 
 /// Keys per transaction.

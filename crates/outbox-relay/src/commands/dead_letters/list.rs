@@ -2,11 +2,11 @@
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use service::output::{print, print_json, printable, table, time};
 use storage::outbox::{HeldEvent, HeldFilter, held};
 use storage::{Connection, within};
 use uuid::Uuid;
 
-use crate::commands::output::{print, print_json, printable, table, time};
 use crate::commands::{CommandError, DEADLINE};
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use domain::Slot;
 use serde::Serialize;
+use service::output::{print, print_json};
 use storage::outbox::{
     HeldCounts, HorizonHolder, Offender, SlotStatus, Verified, backlog, held_counts,
     horizon_holders, published_count, slots, verify,
@@ -14,7 +15,6 @@ use storage::outbox::{
 use storage::{Connection, Database, Session, StorageError, within};
 use uuid::Uuid;
 
-use super::output::{print, print_json};
 use super::{CommandError, DEADLINE, connect, working};
 use crate::app::{LEASE_SCOPE, NAME};
 

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use service::output::table;
 use uuid::Uuid;
 
 use super::{Answer, BOUND, Count, Horizon, SlotAnswer, VerifiedAnswer};
-use crate::commands::output::{events, table};
+use crate::commands::events;
 
 impl Count {
     fn text(self) -> String {

@@ -1,4 +1,4 @@
-//! How answers look.
+//! How the answers of commands look.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Rows under headings, in columns as wide as they need to be.
-pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
+pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.max().unwrap_or(0).max(headings[column].len())
@@ -29,7 +29,7 @@ pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -
 }
 
 /// Text from the database on one line: a key may hold anything, also what steers a terminal.
-pub(super) fn printable(text: &str, longest: usize) -> String {
+pub fn printable(text: &str, longest: usize) -> String {
     let plain = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     let mut shown: String = plain.clone().take(longest).collect();
     if plain.count() > longest {
@@ -39,7 +39,7 @@ pub(super) fn printable(text: &str, longest: usize) -> String {
 }
 
 /// `2025-01-31T12:00:00Z`.
-pub(super) fn time(at: OffsetDateTime) -> String {
+pub fn time(at: OffsetDateTime) -> String {
     let whole_seconds = at.replace_nanosecond(0).unwrap_or(at);
     let text = whole_seconds
         .to_offset(time::UtcOffset::UTC)
@@ -47,13 +47,11 @@ pub(super) fn time(at: OffsetDateTime) -> String {
     text.unwrap_or_else(|_| at.to_string())
 }
 
-/// `1 event`, `2 events`.
-pub(super) fn events(count: i64) -> String {
-    format!("{count} event{}", if count == 1 { "" } else { "s" })
-}
-
 /// Writes to standard output. A reader that has gone (`| head`) has seen what it wanted.
-pub(super) fn print(text: &str) -> io::Result<()> {
+///
+/// # Errors
+/// When it cannot be written to, for another reason.
+pub fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -62,7 +60,10 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 }
 
 /// Writes JSON, for `--json`.
-pub(super) fn print_json(answer: &impl Serialize) -> io::Result<()> {
+///
+/// # Errors
+/// As [`print()`].
+pub fn print_json(answer: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_string_pretty(answer)?;
     text.push('\n');
     print(&text)
