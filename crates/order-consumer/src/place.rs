@@ -154,3 +154,34 @@ pub(crate) async fn out_of_range(
         latest: reader.latest().await?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreadable_batch_is_told_with_the_way_around_it() {
+        let stream = Stream {
+            group: "g".to_owned(),
+            topic: "t".to_owned(),
+            partition: 3,
+        };
+        let said = |end| {
+            let error = KafkaError::Unreadable {
+                offset: 7,
+                end,
+                reason: "damaged".to_owned(),
+            };
+            unreadable(&stream, &error).unwrap().to_string()
+        };
+        assert_eq!(
+            said(Some(12)),
+            "the record batch at offset 7 of t/3 cannot be read: damaged; nothing is skipped, the \
+             partition stands still until `order-consumer offsets reset`, to 12 if the batch is to \
+             be passed over"
+        );
+        assert!(said(None).ends_with("until `order-consumer offsets reset`"));
+        let other = KafkaError::Connection("closed".to_owned());
+        assert_eq!(unreadable(&stream, &other), None);
+    }
+}

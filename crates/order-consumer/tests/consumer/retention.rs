@@ -108,3 +108,29 @@ async fn rows_go_a_few_thousand_at_a_time() {
     }
     assert_eq!(parts, [2_000, 2_000, 1_000]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_go_once_they_are_settled_and_kafka_has_them_no_longer() {
+    let fixture = Fixture::new().await;
+    let (_keeper, leases) = fixture.owner().await;
+    let (mut consumer, _) = fixture.consumer(0, &leases);
+    let mut broken = order("P-1", 1);
+    broken.value = b"{".to_vec();
+    fixture.produce(0, vec![broken; 4]).await;
+    drain(&mut consumer).await;
+    let settle = "update inbox_dead_letter set settled_as = 'discarded', settled_at = now()
+                      - case when \"offset\" = 1 then interval '0' else interval '2 hours' end
+                  where \"offset\" <> 0";
+    fixture.sql.batch_execute(settle).await.unwrap();
+    let mut cleaner = cleaner(&fixture, leases);
+    let left = async || {
+        let left =
+            "select string_agg(\"offset\"::text, ' ' order by \"offset\") from inbox_dead_letter";
+        fixture.text(left).await
+    };
+    assert_eq!(pass(&mut cleaner).await.1, Cleaning::Done);
+    assert_eq!(left().await, "0 1 2 3", "Kafka still has all of them");
+    fixture.delete_before(3).await;
+    assert_eq!(pass(&mut cleaner).await.1, Cleaning::Done);
+    assert_eq!(left().await, "0 1 3", "0 is not settled, 1 is young");
+}
