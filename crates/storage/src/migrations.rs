@@ -25,6 +25,27 @@ pub enum MigrationError {
     Storage(#[from] StorageError),
     #[error("a migration failed: {0}")]
     Failed(String),
+    #[error(transparent)]
+    Encoding(#[from] ForeignEncoding),
+}
+
+/// A database whose text may be what no program can read: bytes without a meaning.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the database's encoding is {0}, expected UTF8: create it with \
+     `create database … encoding 'UTF8' template template0`"
+)]
+pub struct ForeignEncoding(String);
+
+impl ForeignEncoding {
+    /// # Errors
+    /// When a `server_encoding` is not the one expected.
+    pub fn check(encoding: &str) -> Result<(), Self> {
+        match encoding {
+            "UTF8" => Ok(()),
+            foreign => Err(Self(foreign.to_owned())),
+        }
+    }
 }
 
 /// Applies what is missing, and returns the versions applied (none when all were). The schema of
@@ -40,6 +61,7 @@ pub async fn migrate(database: &Database) -> Result<Vec<String>, MigrationError>
     let mut conn = database.connect(&Session::unhurried("migrate")).await?;
     // Ended with the session: whatever happens below, nobody waits for a lock without an owner.
     lock(&mut conn).await?;
+    ForeignEncoding::check(&encoding(&mut conn).await?)?;
     if let Some(schema) = database.schema() {
         sql_query(format!("create schema if not exists {}", quoted(schema)))
             .execute(&mut conn)
@@ -69,6 +91,18 @@ async fn lock(conn: &mut AsyncPgConnection) -> Result<(), StorageError> {
         .execute(conn)
         .await?;
     Ok(())
+}
+
+async fn encoding(conn: &mut AsyncPgConnection) -> Result<String, StorageError> {
+    #[derive(QueryableByName)]
+    struct Setting {
+        #[diesel(sql_type = Text)]
+        encoding: String,
+    }
+    let setting: Setting = sql_query("select current_setting('server_encoding') as encoding")
+        .get_result(conn)
+        .await?;
+    Ok(setting.encoding)
 }
 
 /// Versions this program needs and the database lacks; empty when the schema is ready. A database

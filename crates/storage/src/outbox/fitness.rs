@@ -6,10 +6,13 @@ use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use crate::error::StorageError;
+use crate::migrations::ForeignEncoding;
 
 /// Why a relay must not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
+    #[error("{0}")]
+    Encoding(#[from] ForeignEncoding),
     #[error("the database is a standby; DATABASE_URL must name the primary")]
     Standby,
     #[error(
@@ -42,6 +45,8 @@ pub async fn check_fitness(conn: &mut AsyncPgConnection) -> Result<Option<Unfit>
         #[diesel(sql_type = Bool)]
         standby: bool,
         #[diesel(sql_type = Text)]
+        encoding: String,
+        #[diesel(sql_type = Text)]
         seen: String,
     }
     #[derive(QueryableByName)]
@@ -59,11 +64,14 @@ pub async fn check_fitness(conn: &mut AsyncPgConnection) -> Result<Option<Unfit>
     conn.batch_execute(&format!("set outbox.session_check = '{token}'"))
         .await?;
     let server: Server = sql_query(
-        "select pg_is_in_recovery() as standby, \
+        "select pg_is_in_recovery() as standby, current_setting('server_encoding') as encoding, \
          coalesce(current_setting('outbox.session_check', true), '') as seen",
     )
     .get_result(conn)
     .await?;
+    if let Err(foreign) = ForeignEncoding::check(&server.encoding) {
+        return Ok(Some(foreign.into()));
+    }
     if server.standby {
         return Ok(Some(Unfit::Standby));
     }

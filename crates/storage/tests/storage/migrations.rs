@@ -2,6 +2,7 @@
 
 use local_stack::testing::TestDatabase;
 use storage::migrations::{connect_when_ready, migrate, missing};
+use storage::outbox::{Unfit, check_fitness};
 use storage::{Database, Session};
 
 use crate::support::Fixture;
@@ -39,6 +40,35 @@ async fn migrating_twice_and_at_once_is_harmless() {
     let mut conn = connect_when_ready(&database, &session).await.unwrap();
     assert_eq!(missing(&mut conn).await.unwrap(), Vec::<String>::new());
     assert_eq!(migrate(&database).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_whose_text_may_be_any_bytes_is_refused() {
+    let fixture = Fixture::new().await;
+    let name = format!("ascii_{}", uuid::Uuid::now_v7().simple());
+    fixture
+        .run(&format!(
+            "create database {name} encoding 'SQL_ASCII' locale 'C' template template0"
+        ))
+        .await;
+    let mut url: url::Url = fixture.test.url().parse().unwrap();
+    url.set_path(&name);
+    let database: Database = url.as_str().parse().unwrap();
+    let refused = migrate(&database).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("encoding is SQL_ASCII, expected UTF8"),
+        "{refused}"
+    );
+    // One that was filled in another way.
+    let mut conn = database.connect(&Session::unhurried("test")).await.unwrap();
+    let unfit = check_fitness(&mut conn).await.unwrap();
+    assert!(matches!(unfit, Some(Unfit::Encoding(_))), "{unfit:?}");
+    drop(conn);
+    fixture
+        .run(&format!("drop database {name} with (force)"))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,6 +111,7 @@ async fn every_table_says_what_it_is_for() {
 async fn the_way_back_leaves_nothing() {
     let fixture = Fixture::new().await;
     for folder in [
+        "00000000000007_outbox_ids",
         "00000000000006_dead_letters_in_outline",
         "00000000000005_outbox_limits",
         "00000000000004_inbox",

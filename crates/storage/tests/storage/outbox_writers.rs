@@ -125,6 +125,53 @@ async fn every_way_to_insert_queues() {
 }
 
 #[tokio::test]
+async fn an_id_that_was_not_drawn_is_refused_however_it_is_brought() {
+    let fixture = Fixture::new().await;
+    let insert = |id: i64| {
+        format!(
+            "insert into outbox_event (id, event_id, topic, key, event_type, payload)
+                 overriding system value
+                 values ({id}, gen_random_uuid(), 't', 'k', 'T', '{{}}')"
+        )
+    };
+    for id in [i64::MAX, 1_000, 2, 0, -1, i64::MIN] {
+        let refused = fixture.sql.batch_execute(&insert(id)).await.unwrap_err();
+        let refused = refused.as_db_error().unwrap();
+        assert_eq!(refused.code().code(), "428C9", "{id}");
+        assert!(refused.message().contains("outbox_event.id"), "{refused}");
+    }
+    let copy = "copy outbox_event (id, event_id, topic, key, event_type, payload) from stdin";
+    let copy = fixture.sql.copy_in::<_, &[u8]>(copy).await.unwrap();
+    let mut copy = std::pin::pin!(copy);
+    let line = b"9223372036854775807\t00000000-0000-7000-8000-000000000001\tt\tk\tT\t{}\n";
+    futures::SinkExt::send(&mut copy, &line[..]).await.unwrap();
+    let refused = copy.finish().await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "428C9");
+    assert_queued(&fixture, 0).await;
+
+    // Drawn by hand: as good as any.
+    let drawn = "select nextval(pg_get_serial_sequence('outbox_event', 'id'))";
+    let id = fixture.number(drawn).await;
+    fixture.run(&insert(id)).await;
+    assert_queued(&fixture, 1).await;
+}
+
+#[tokio::test]
+async fn what_is_read_by_the_thousand_is_small() {
+    let fixture = Fixture::new().await;
+    let insert = |bytes: usize| {
+        format!(
+            "insert into outbox_event (event_id, topic, key, event_type, payload)
+                 values (gen_random_uuid(), 't', 'k', repeat('T', {bytes}), '{{}}')"
+        )
+    };
+    fixture.run(&insert(1_024)).await;
+    let refused = fixture.sql.batch_execute(&insert(1_025)).await.unwrap_err();
+    let constraint = refused.as_db_error().unwrap().constraint();
+    assert_eq!(constraint, Some("outbox_event_event_type_is_short"));
+}
+
+#[tokio::test]
 async fn a_writer_needs_no_right_on_the_queue_and_cannot_divert_it() {
     let fixture = Fixture::new().await;
     let role = format!("writer_{}", uuid::Uuid::now_v7().simple());
