@@ -24,9 +24,8 @@ pub(super) async fn json_body(request: &HttpRequest, payload: Payload) -> Result
             reason: "the content type must be application/json",
         });
     }
-    if text(request, &CONTENT_ENCODING)
-        .is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity"))
-    {
+    let mut codings = request.headers().get_all(CONTENT_ENCODING);
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Problem::UnsupportedMediaType {
             reason: "the body must not be compressed",
         });
