@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use diesel_async::AsyncConnection;
 use domain::{EventId, Position};
 use messaging::IncomingRecord;
-use storage::dead_letters::{self, Cause, Ending, Stored};
+use storage::dead_letters::{self, Amount, Cause, Ending, Stored};
 use storage::inbox::{self, Stream};
 use storage::{Connection, TransactionError, outbox};
 
@@ -18,8 +18,11 @@ use crate::decode::{Decoded, decode};
 use crate::effects::{EffectError, Effects};
 use crate::obituary::obituary;
 
-/// Records read and applied at once.
-const CHUNK: i64 = 500;
+/// What is read and applied at once.
+const CHUNK: Amount = Amount {
+    records: 500,
+    bytes: 4 * 1024 * 1024,
+};
 
 /// What to do with a held record, and with those of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

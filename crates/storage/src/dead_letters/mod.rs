@@ -14,7 +14,7 @@ use uuid::Uuid;
 pub use held::{HeldBefore, held_before, held_keys, hold};
 pub use list::{Counts, Filter, Listed, counts, list};
 pub use settle::{
-    Ending, Stored, key_of, lock_key, rejected, settle, unsettled_keys, unsettled_of_key,
+    Amount, Ending, Stored, key_of, lock_key, rejected, settle, unsettled_keys, unsettled_of_key,
     unsettled_without_key,
 };
 

@@ -53,19 +53,6 @@ pub struct Stored {
     pub held_at: OffsetDateTime,
 }
 
-macro_rules! stored {
-    ($rest:literal) => {
-        concat!(
-            r#"select partition, "offset", key, value, header_names, header_values,
-                  omitted_bytes, cause, held_at
-            from inbox_dead_letter
-            where consumer_group = $1 and topic = $2 and settled_at is null and "#,
-            $rest,
-            r#" order by partition, "offset" limit $4"#
-        )
-    };
-}
-
 /// Keeps owners from parking behind the key, and other commands from deciding on it, until the
 /// transaction ends. What is read of the key before may change; what is read after does not.
 ///
@@ -80,7 +67,14 @@ pub async fn lock_key(
     lock(conn, (group, topic), &[key], By::Command).await
 }
 
-/// The first `limit` records held of a key, in the order in which they must be applied.
+/// How much to read at once: so many records, and so many bytes of values and one record more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Amount {
+    pub records: i64,
+    pub bytes: i64,
+}
+
+/// The first records held of a key, in the order in which they must be applied.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -89,17 +83,28 @@ pub async fn unsettled_of_key(
     group: &str,
     topic: &str,
     key: &[u8],
-    limit: i64,
+    amount: Amount,
 ) -> Result<Vec<Stored>, StorageError> {
-    Ok(
-        sql_query(stored!("sha256(key) = sha256($3) and key is not null"))
-            .bind::<Text, _>(group)
-            .bind::<Text, _>(topic)
-            .bind::<Binary, _>(key)
-            .bind::<BigInt, _>(limit)
-            .load(conn)
-            .await?,
+    Ok(sql_query(
+        r#"select * from (
+               select *, coalesce(sum(octet_length(value)) over (
+                   order by partition, "offset"
+                   rows between unbounded preceding and 1 preceding), 0) as bytes_before
+               from (select partition, "offset", key, value, header_names, header_values,
+                            omitted_bytes, cause, held_at
+                     from inbox_dead_letter
+                     where consumer_group = $1 and topic = $2 and settled_at is null
+                       and sha256(key) = sha256($3) and key is not null
+                     order by partition, "offset" limit $4) first) counted
+           where bytes_before < $5 order by partition, "offset""#,
     )
+    .bind::<Text, _>(group)
+    .bind::<Text, _>(topic)
+    .bind::<Binary, _>(key)
+    .bind::<BigInt, _>(amount.records)
+    .bind::<BigInt, _>(amount.bytes)
+    .load(conn)
+    .await?)
 }
 
 /// The record held at a place, if it has no key; locked until the transaction ends.

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use diesel_async::SimpleAsyncConnection;
 use domain::EventId;
-use storage::dead_letters::{Cause, DeadLetter, held_before, held_keys, hold};
+use storage::dead_letters::{
+    Amount, Cause, DeadLetter, held_before, held_keys, hold, unsettled_of_key,
+};
 use storage::inbox::{Progress, Stream, advance, begin_at, fence, follow_copies, progress, record};
 use storage::lease::{MemberId, claim, ensure_units, release, renew};
 
@@ -150,18 +152,19 @@ async fn any_bytes_can_be_held_and_hold_back_their_key() {
         event_id: None,
         key,
         value: Some(vec![0; 3]),
-        headers: headers[..usize::try_from(offset).unwrap() - 1].to_vec(),
+        headers: headers[..usize::try_from(offset - 1).unwrap().min(3)].to_vec(),
         omitted_bytes: None,
         cause: Cause::Dead,
         reason: "a NUL: \0".to_owned(),
         attempts: 1,
     };
-    let keys = [Some(key.clone()), None, Some(huge.clone())];
+    let large = Some(huge.clone());
+    let keys = [Some(key.clone()), None, large.clone(), large.clone(), large];
     let letters: Vec<DeadLetter> = (1..).zip(keys).map(letter).collect();
     let mut put = async |letters| hold(&mut conn, &stream(), letters).await.unwrap();
     assert_eq!(put(&letters[..2]).await, None);
     assert_eq!(put(&letters).await, Some(1), "two are held already");
-    let rows = held_before(&mut conn, &stream(), (1, 3)).await.unwrap();
+    let rows = held_before(&mut conn, &stream(), (1, 5)).await.unwrap();
     let stored: Vec<_> = rows
         .into_iter()
         .map(|row| {
@@ -177,6 +180,17 @@ async fn any_bytes_can_be_held_and_hold_back_their_key() {
     let expected = letters.iter().map(|l| (l.key.clone(), l.headers.clone()));
     assert_eq!(stored, expected.collect::<Vec<_>>());
     let free = b"free".as_slice();
+    let mut read = async |key, records, bytes| {
+        let (stream, amount) = (stream(), Amount { records, bytes });
+        let read = unsettled_of_key(&mut conn, &stream.group, &stream.topic, key, amount).await;
+        let read = read.unwrap();
+        read.iter().map(|stored| stored.offset).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&key, 10, 1_000).await, [1]);
+    assert_eq!(read(&huge, 10, 1_000).await, [3, 4, 5]);
+    assert_eq!(read(&huge, 2, 1_000).await, [3, 4]);
+    assert_eq!(read(&huge, 10, 3).await, [3]);
+    assert_eq!(read(&huge, 10, 4).await, [3, 4]);
     let held = held_keys(&mut conn, &stream(), &[&key, free, &huge])
         .await
         .unwrap();
@@ -194,6 +208,6 @@ async fn any_bytes_can_be_held_and_hold_back_their_key() {
         fixture
             .number("select count(*) from inbox_dead_letter")
             .await,
-        3
+        5
     );
 }
