@@ -1,6 +1,6 @@
 //! One readiness check fed by many: it is ready while none of them has a problem.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,8 +19,13 @@ pub struct Problems {
     open: Arc<Mutex<Open>>,
 }
 
-/// By who met it.
-type Open = BTreeMap<String, Problem>;
+#[derive(Debug, Default)]
+struct Open {
+    /// By who met it.
+    problems: HashMap<String, Problem>,
+    /// The same, the oldest first: whoever has thousands must not search them at each change.
+    by_age: BTreeSet<(OffsetDateTime, String)>,
+}
 
 #[derive(Debug)]
 struct Problem {
@@ -39,34 +44,32 @@ impl Problems {
 
     /// `who` cannot go on, because of `reason`; since now, unless it could not before.
     pub fn report(&self, who: impl Display, reason: impl Display) {
-        let mut open = self.lock();
-        let reason = reason.to_string();
-        open.entry(who.to_string())
-            .and_modify(|problem| problem.reason.clone_from(&reason))
-            .or_insert_with(|| Problem {
-                reason,
-                since: OffsetDateTime::now_utc(),
-            });
-        self.tell(&open);
+        self.update([(who, Some(reason))]);
     }
 
     /// `who` can go on, or is gone.
     pub fn clear(&self, who: impl Display) {
+        self.update([(who, None::<&str>)]);
+    }
+
+    /// [`Self::report`] of those with a reason and [`Self::clear`] of the others, told at once.
+    pub fn update<W: Display, R: Display>(&self, news: impl IntoIterator<Item = (W, Option<R>)>) {
         let mut open = self.lock();
-        open.remove(&who.to_string());
-        self.tell(&open);
+        for (who, reason) in news {
+            match reason {
+                Some(reason) => open.report(who.to_string(), reason.to_string()),
+                None => open.clear(&who.to_string()),
+            }
+        }
+        match open.summary() {
+            None => self.check.ready(),
+            Some(summary) => self.check.not_ready(summary),
+        }
     }
 
     /// In words: who cannot go on, why and since when. `None` when everybody can.
     pub fn summary(&self) -> Option<String> {
-        summary(&self.lock())
-    }
-
-    fn tell(&self, open: &Open) {
-        match summary(open) {
-            None => self.check.ready(),
-            Some(summary) => self.check.not_ready(summary),
-        }
+        self.lock().summary()
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -74,15 +77,34 @@ impl Problems {
     }
 }
 
-fn summary(open: &Open) -> Option<String> {
-    let (who, Problem { reason, since }) = open.iter().min_by_key(|(_, p)| p.since)?;
-    let since = since.replace_nanosecond(0).unwrap_or(*since);
-    let since = since.format(&Rfc3339).unwrap_or_default();
-    let others = match open.len() - 1 {
-        0 => String::new(),
-        others => format!(" (and {others} more)"),
-    };
-    Some(format!("{who}: {reason}, since {since}{others}"))
+impl Open {
+    fn report(&mut self, who: String, reason: String) {
+        if let Some(problem) = self.problems.get_mut(&who) {
+            problem.reason = reason;
+            return;
+        }
+        let since = OffsetDateTime::now_utc();
+        self.by_age.insert((since, who.clone()));
+        self.problems.insert(who, Problem { reason, since });
+    }
+
+    fn clear(&mut self, who: &str) {
+        if let Some((who, problem)) = self.problems.remove_entry(who) {
+            self.by_age.remove(&(problem.since, who));
+        }
+    }
+
+    fn summary(&self) -> Option<String> {
+        let (since, who) = self.by_age.first()?;
+        let reason = &self.problems.get(who)?.reason;
+        let since = since.replace_nanosecond(0).unwrap_or(*since);
+        let since = since.format(&Rfc3339).unwrap_or_default();
+        let others = match self.by_age.len() - 1 {
+            0 => String::new(),
+            others => format!(" (and {others} more)"),
+        };
+        Some(format!("{who}: {reason}, since {since}{others}"))
+    }
 }
 
 #[cfg(test)]
@@ -110,14 +132,26 @@ mod tests {
     fn the_oldest_is_named_and_stays_as_old_as_it_is() {
         let problems = Problems::new(Readiness::new().check("kafka"));
         problems.report("t/2", "down");
-        let begun = problems.open.lock().unwrap()["t/2"].since;
+        let begun = problems.lock().problems["t/2"].since;
         problems.report("t/1", "down");
         problems.report("t/2", "slow");
-        assert_eq!(problems.open.lock().unwrap()["t/2"].since, begun);
+        assert_eq!(problems.lock().problems["t/2"].since, begun);
         let summary = problems.summary().unwrap();
         assert!(
             summary.starts_with("t/2: slow, since ") && summary.ends_with(" (and 1 more)"),
             "{summary}"
         );
+    }
+
+    #[test]
+    fn many_are_told_at_once() {
+        let problems = Problems::new(Readiness::new().check("kafka"));
+        problems.update((0..50_000).map(|n| (format!("t{n}"), Some("down"))));
+        let summary = problems.summary().unwrap();
+        assert!(summary.ends_with(" (and 49999 more)"), "{summary}");
+        problems.update((0..50_000).map(|n| (n, (n == 7).then_some("slow"))));
+        problems.update((0..50_000).map(|n| (format!("t{n}"), None::<&str>)));
+        let summary = problems.summary().unwrap();
+        assert!(summary.starts_with("7: slow, since "), "{summary}");
     }
 }
