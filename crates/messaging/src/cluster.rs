@@ -14,7 +14,8 @@ use rskafka::client::error::{Error as ClientError, ProtocolError};
 use rskafka::client::partition::{PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
 
-use crate::error::{KafkaError, within};
+use crate::error::{Failure, KafkaError, within};
+use crate::topic_name::check_topic_name;
 
 /// For every request but produce and fetch.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -198,19 +199,37 @@ impl Cluster {
             .collect())
     }
 
-    /// Creates a topic unless it exists; returns whether it did create it.
+    /// Creates a topic unless it exists; returns whether it did create it. Needs no right to create
+    /// where it exists and may be seen.
     ///
     /// # Errors
-    /// When no broker answers, or the cluster refuses (rights, more replicas than brokers).
+    /// As with [`Self::create_topic`].
     pub async fn ensure_topic(
         &self,
         name: &str,
         partitions: i32,
         replication_factor: i16,
     ) -> Result<bool, KafkaError> {
+        check_topic_name(name)?;
         if self.partition_counts().await?.contains_key(name) {
             return Ok(false);
         }
+        self.create_topic(name, partitions, replication_factor)
+            .await
+    }
+
+    /// Creates a topic; false when it exists.
+    ///
+    /// # Errors
+    /// When no broker answers, the cluster refuses (rights, more replicas than brokers), or there can
+    /// be no such topic.
+    pub async fn create_topic(
+        &self,
+        name: &str,
+        partitions: i32,
+        replication_factor: i16,
+    ) -> Result<bool, KafkaError> {
+        check_topic_name(name)?;
         let client = self.client().await?;
         let created = match client.controller_client() {
             Ok(controller) => {
@@ -234,7 +253,14 @@ impl Cluster {
                 code: ProtocolError::TopicAlreadyExists,
                 ..
             }) => Ok(false),
-            Err(error) => self.forget_on_error(&client, Err(error)),
+            Err(error) => {
+                let error = error.of_creation();
+                // Whoever judged the topic answers, and will.
+                if error.failure() == Failure::Transient {
+                    self.forget(&client);
+                }
+                Err(error)
+            }
         }
     }
 

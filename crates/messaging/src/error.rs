@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rskafka::client::error::{Error as ClientError, ProtocolError};
 
+use crate::topic_name::InvalidTopicName;
+
 /// A request that failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KafkaError {
@@ -24,6 +26,9 @@ pub enum KafkaError {
         end: Option<i64>,
         reason: String,
     },
+    /// The topic was not even asked for.
+    #[error(transparent)]
+    TopicName(#[from] InvalidTopicName),
     /// No answer in time; whether the request took effect is unknown.
     #[error("kafka gave no answer within {0:?}")]
     Deadline(Duration),
@@ -51,12 +56,28 @@ impl KafkaError {
         }
     }
 
+    /// What the refusal to create a topic says: a request that Kafka calls invalid there will be so
+    /// again, and what is wrong with it is the topic. Of other requests the same code says little.
+    pub(crate) fn of_creation(self) -> Self {
+        match self {
+            Self::Broker {
+                code: ProtocolError::InvalidRequest,
+                detail,
+            } => Self::Broker {
+                code: ProtocolError::InvalidTopicException,
+                detail,
+            },
+            other => other,
+        }
+    }
+
     /// See [`Failure`].
     pub fn failure(&self) -> Failure {
         use ProtocolError as P;
         match self {
             Self::Connection(_) | Self::Deadline(_) => Failure::Transient,
             Self::Unreadable { .. } => Failure::Configuration,
+            Self::TopicName(_) => Failure::Impossible,
             Self::Broker { code, .. } => match code {
                 P::MessageTooLarge
                 | P::RecordListTooLarge
@@ -88,7 +109,7 @@ impl KafkaError {
     pub fn outcome_is_unknown(&self) -> bool {
         match self {
             Self::Connection(_) | Self::Deadline(_) => true,
-            Self::Unreadable { .. } => false,
+            Self::Unreadable { .. } | Self::TopicName(_) => false,
             Self::Broker { code, .. } => matches!(
                 code,
                 ProtocolError::RequestTimedOut
@@ -215,6 +236,17 @@ mod tests {
         assert_eq!(deadline.failure(), Failure::Transient);
         let connection = KafkaError::Connection("closed".to_owned());
         assert_eq!(connection.failure(), Failure::Transient);
+        let name = KafkaError::from(InvalidTopicName::Internal);
+        assert_eq!(name.failure(), Failure::Impossible);
+    }
+
+    #[test]
+    fn an_invalid_request_is_impossible_only_where_a_topic_is_created() {
+        let invalid = broker(P::InvalidRequest);
+        assert_eq!(invalid.failure(), Failure::Transient);
+        assert_eq!(invalid.of_creation().failure(), Failure::Impossible);
+        let refused = broker(P::PolicyViolation);
+        assert_eq!(refused.of_creation().failure(), Failure::Configuration);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod fetch;
 pub mod partitioner;
 pub mod reader;
 mod record_batch;
+pub mod topic_name;
 mod wire;
 pub mod writer;
 
@@ -21,4 +22,5 @@ pub use envelope::{Envelope, InvalidEnvelope};
 pub use error::{Failure, KafkaError};
 pub use partitioner::partition_of;
 pub use reader::{Fetched, IncomingRecord, LARGEST_RECORD, PartitionReader};
+pub use topic_name::{InvalidTopicName, check_topic_name};
 pub use writer::{OutgoingRecord, PartitionWriter};

@@ -69,9 +69,9 @@ impl Relay {
                     let trace_id = trace_id(&event.event);
                     error!(
                         topic,
-                        key, id, error, trace_id, "dead letter: there can be no such topic"
+                        key, id, %error, trace_id, "dead letter: there can be no such topic"
                     );
-                    let error = Some(error.to_owned());
+                    let error = Some(error.into_owned());
                     holds.push(event.to_hold(HoldCause::Dead, error, 0));
                 }
                 Route::Unknown => {

@@ -1,7 +1,7 @@
 //! Topics that events wait for and that are not there, and when to try to create each. Pure
 //! bookkeeping.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use messaging::Failure;
@@ -15,11 +15,20 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 pub(crate) const HIDDEN: &str =
     "the topic exists, but Kafka does not show it: this client may not describe it";
 
+/// As many are tried at once: what they bring is told, and what else is wanted noted, before more.
+const AT_ONCE: usize = 16;
+
 #[derive(Debug, Default)]
-pub(crate) struct Missing(BTreeMap<String, Attempts>);
+pub(crate) struct Missing {
+    topics: HashMap<String, Attempts>,
+    turns: u64,
+}
 
 #[derive(Debug, Default)]
 struct Attempts {
+    /// When it was wanted or tried last, among the others. Those that were never tried come first, so
+    /// that however many are refused, a new one does not wait for them.
+    turn: (Tried, u64),
     /// Not before.
     next: Option<Instant>,
     /// Since the latest refusal.
@@ -29,23 +38,60 @@ struct Attempts {
     reason: Option<String>,
 }
 
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Tried {
+    #[default]
+    Never,
+    Before,
+}
+
 impl Missing {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.topics.is_empty()
+    }
+
+    /// Whether some still wait for their first turn.
+    pub(crate) fn any_untried(&self) -> bool {
+        let mut attempts = self.topics.values();
+        attempts.any(|attempts| attempts.turn.0 == Tried::Never)
     }
 
     /// An event waits for this topic. True when that is news.
-    pub(crate) fn want(&mut self, topic: String) -> bool {
-        let news = !self.0.contains_key(&topic);
-        self.0.entry(topic).or_default();
+    pub(crate) fn want(&mut self, topic: &str) -> bool {
+        let news = !self.topics.contains_key(topic);
+        if news {
+            self.attempts(topic);
+        }
         news
     }
 
-    /// Those to try to create.
-    pub(crate) fn due(&self, now: Instant) -> Vec<String> {
+    fn attempts(&mut self, topic: &str) -> &mut Attempts {
+        let turns = &mut self.turns;
+        self.topics.entry(topic.to_owned()).or_insert_with(|| {
+            *turns += 1;
+            Attempts {
+                turn: (Tried::Never, *turns),
+                ..Attempts::default()
+            }
+        })
+    }
+
+    /// Those whose turn it is to try to create, in turn.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<String> {
         let due = |attempts: &Attempts| attempts.next.is_none_or(|next| next <= now);
-        let due = self.0.iter().filter(|(_, attempts)| due(attempts));
-        due.map(|(topic, _)| topic.clone()).collect()
+        let mut all: Vec<_> = self
+            .topics
+            .iter_mut()
+            .filter(|(_, attempts)| due(attempts))
+            .collect();
+        all.sort_unstable_by_key(|(_, attempts)| attempts.turn);
+        let mut due = Vec::new();
+        for (topic, attempts) in all.into_iter().take(AT_ONCE) {
+            self.turns += 1;
+            attempts.turn = (Tried::Before, self.turns);
+            due.push(topic.clone());
+        }
+        due
     }
 
     /// The topic could not be created. What somebody must act on is tried less and less often, what
@@ -57,7 +103,7 @@ impl Missing {
         failure: Failure,
         now: Instant,
     ) -> bool {
-        let attempts = self.0.entry(topic.to_owned()).or_default();
+        let attempts = self.attempts(topic);
         attempts.reason = Some(reason.into());
         if failure == Failure::Configuration {
             attempts.pause = (attempts.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
@@ -66,10 +112,17 @@ impl Missing {
         attempts.reminder.is_due(now)
     }
 
+    /// None could even be tried.
+    pub(crate) fn all_failed(&mut self, reason: &str) {
+        for attempts in self.topics.values_mut() {
+            attempts.reason = Some(reason.to_owned());
+        }
+    }
+
     /// The topic need not be created and still is not to be seen. That is so for a moment where
     /// somebody else just created it; if it stays so, it is a failure like the others.
     pub(crate) fn hidden(&mut self, topic: &str, now: Instant) -> bool {
-        let attempts = self.0.entry(topic.to_owned()).or_default();
+        let attempts = self.attempts(topic);
         if attempts.next.is_none() {
             attempts.next = Some(now);
             return false;
@@ -79,7 +132,7 @@ impl Missing {
 
     /// Why each still misses, as far as Kafka said.
     pub(crate) fn refusals(&self) -> HashMap<String, String> {
-        let refused = self.0.iter();
+        let refused = self.topics.iter();
         refused
             .filter_map(|(topic, attempts)| Some((topic.clone(), attempts.reason.clone()?)))
             .collect()
@@ -87,7 +140,7 @@ impl Missing {
 
     /// Forgets those that nothing needs to be done about any more.
     pub(crate) fn forget(&mut self, is_settled: impl Fn(&str) -> bool) {
-        self.0.retain(|topic, _| !is_settled(topic));
+        self.topics.retain(|topic, _| !is_settled(topic));
     }
 }
 
@@ -98,12 +151,12 @@ mod tests {
     #[test]
     fn what_is_refused_is_tried_less_and_less_often() {
         let mut missing = Missing::default();
-        assert!(missing.want("t".to_owned()));
+        assert!(missing.want("t"));
         let start = Instant::now();
         let mut attempts = Vec::new();
         for second in 0..80 {
             let now = start + Duration::from_secs(second);
-            assert!(!missing.want("t".to_owned()), "no news");
+            assert!(!missing.want("t"), "no news");
             for topic in missing.due(now) {
                 attempts.push(second);
                 missing.failed(&topic, "refused", Failure::Configuration, now);
@@ -114,14 +167,14 @@ mod tests {
         missing.forget(|topic| topic == "t");
         assert!(missing.is_empty());
         // Gone again: it starts over.
-        assert!(missing.want("t".to_owned()));
+        assert!(missing.want("t"));
         assert_eq!(missing.due(start), ["t"]);
     }
 
     #[test]
     fn an_outage_is_tried_at_each_look_and_logged_now_and_then() {
         let mut missing = Missing::default();
-        missing.want("t".to_owned());
+        missing.want("t");
         let start = Instant::now();
         let mut logged = Vec::new();
         for second in 0..130 {
@@ -137,7 +190,7 @@ mod tests {
     #[test]
     fn what_stays_hidden_is_looked_for_less_often_and_told() {
         let mut missing = Missing::default();
-        missing.want("t".to_owned());
+        missing.want("t");
         let start = Instant::now();
         assert!(
             !missing.hidden("t", start),
@@ -149,5 +202,25 @@ mod tests {
         assert_eq!(missing.refusals()["t"], HIDDEN);
         assert!(missing.due(start).is_empty());
         assert!(!missing.hidden("t", start + FIRST_PAUSE), "was logged");
+    }
+
+    #[test]
+    fn many_take_turns_and_a_new_one_comes_first() {
+        let mut missing = Missing::default();
+        let topics: Vec<String> = (0..40).map(|n| format!("t{n}")).collect();
+        for topic in &topics {
+            missing.want(topic);
+        }
+        let now = Instant::now();
+        assert_eq!(missing.due(now), topics[..16]);
+        missing.failed("t0", "away", Failure::Transient, now);
+        assert!(missing.any_untried());
+        missing.want("new");
+        assert_eq!(missing.due(now), topics[16..32]);
+        let turn = missing.due(now);
+        assert_eq!(turn[..8], topics[32..]);
+        assert_eq!(turn[8], "new");
+        assert_eq!(turn[9..], topics[..7]);
+        assert!(!missing.any_untried());
     }
 }

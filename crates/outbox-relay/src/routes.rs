@@ -3,16 +3,17 @@
 //! Looked up by a task of its own, so that no event of a known topic waits for an unknown one.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use messaging::{Cluster, Failure, KafkaError, partition_of};
+use messaging::{Cluster, Failure, KafkaError};
 use service::{Backoff, CancellationToken, Check, Reminder, WorkerSettings};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
 use crate::missing::{HIDDEN, Missing};
+pub(crate) use crate::topics::{Route, Topics};
+use crate::verdicts::Verdicts;
 
 /// Partitions may be added to a topic at any time; this is how soon it is noticed, at the latest.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
@@ -21,66 +22,20 @@ const MISSING_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while one that was just created is not known to all of Kafka yet.
 const CREATED_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is known of the topics. Cheap to clone.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Topics(Arc<Known>);
-
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Known {
-    /// The number of partitions of each topic.
-    counts: HashMap<String, i32>,
-    /// Names that Kafka says no topic can have, and what it said.
-    impossible: HashMap<String, String>,
-    /// Topics that miss, and why.
-    refused: HashMap<String, String>,
-}
-
-/// Where an event goes.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Route<'a> {
-    Partition(i32),
-    /// Nothing is known of the topic (yet).
-    Unknown,
-    /// There can be no such topic.
-    Impossible(&'a str),
-}
-
-impl Topics {
-    pub(crate) fn route(&self, topic: &str, key: &str) -> Route<'_> {
-        match (self.0.counts.get(topic), self.0.impossible.get(topic)) {
-            (Some(partitions), _) if *partitions > 0 => {
-                Route::Partition(partition_of(key.as_bytes(), *partitions))
-            }
-            (_, Some(error)) => Route::Impossible(error),
-            (_, None) => Route::Unknown,
-        }
-    }
-
-    /// Whether it is known where events of the topic go, or that they can go nowhere.
-    pub(crate) fn knows(&self, topic: &str) -> bool {
-        !matches!(self.route(topic, ""), Route::Unknown)
-    }
-
-    /// Why a topic misses, as far as Kafka said.
-    pub(crate) fn refusal(&self, topic: &str) -> Option<&str> {
-        self.0.refused.get(topic).map(String::as_str)
-    }
-
-    /// Topics that had another number of partitions, or are gone.
-    pub(crate) fn changed(&self, news: &Self) -> Vec<String> {
-        self.0
-            .counts
-            .iter()
-            .filter(|(topic, count)| news.0.counts.get(*topic) != Some(count))
-            .map(|(topic, _)| topic.clone())
-            .collect()
-    }
-}
-
 /// The relay's view of the topics.
 pub(crate) struct Routes {
     pub(crate) topics: watch::Receiver<Topics>,
     pub(crate) wanted: mpsc::Sender<String>,
+}
+
+/// What a look at the topics brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Learned {
+    NothingNew,
+    /// Something was created, and may not be known to all of Kafka yet.
+    Created,
+    /// Kafka did not say.
+    NoAnswer,
 }
 
 /// Keeps [`Routes`] up to date.
@@ -117,17 +72,19 @@ impl RouteKeeper {
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
         let this = &self;
         let ready = service::until_ready(kafka, stop, backoff, "Kafka", || async move {
-            this.refresh(&HashMap::new(), HashMap::new()).await
+            let counts = this.cluster.partition_counts().await?;
+            this.publish(counts, &Verdicts::default(), &Missing::default());
+            Ok::<(), KafkaError>(())
         });
         if ready.await.is_none() {
             return;
         }
-        let mut impossible = HashMap::new();
+        let mut verdicts = Verdicts::default();
         let mut missing = Missing::default();
         for topic in first {
-            missing.want((*topic).to_owned());
+            missing.want(topic);
         }
-        self.learn(&mut missing, &mut impossible).await;
+        self.learn(&mut missing, &mut verdicts).await;
         // Nothing waits for these yet: once must do.
         missing.forget(|_| true);
         let mut pause = REFRESH_INTERVAL;
@@ -140,13 +97,13 @@ impl RouteKeeper {
             {
                 return;
             }
-            let created = self.learn(&mut missing, &mut impossible).await;
-            pause = if missing.is_empty() {
-                REFRESH_INTERVAL
-            } else if created {
-                CREATED_INTERVAL
-            } else {
-                MISSING_INTERVAL
+            let learned = self.learn(&mut missing, &mut verdicts).await;
+            pause = match learned {
+                _ if missing.is_empty() => REFRESH_INTERVAL,
+                Learned::NoAnswer => MISSING_INTERVAL,
+                _ if missing.any_untried() => Duration::ZERO,
+                Learned::Created => CREATED_INTERVAL,
+                Learned::NothingNew => MISSING_INTERVAL,
             };
         }
     }
@@ -158,29 +115,36 @@ impl RouteKeeper {
         while !news {
             tokio::select! {
                 () = sleep_until(next) => return,
-                Some(topic) = self.wanted.recv() => news = missing.want(topic),
+                Some(topic) = self.wanted.recv() => news = missing.want(&topic),
             }
             while let Ok(topic) = self.wanted.try_recv() {
-                news |= missing.want(topic);
+                news |= missing.want(&topic);
             }
         }
     }
 
-    /// Creates what is missing and looks up all there is. What could not be created stays missing.
-    /// Returns whether something was created.
-    async fn learn(
-        &mut self,
-        missing: &mut Missing,
-        impossible: &mut HashMap<String, String>,
-    ) -> bool {
-        let mut any_created = false;
+    /// Looks up all there is and creates what is missing, a few at a time. What could not be created
+    /// stays missing.
+    async fn learn(&mut self, missing: &mut Missing, verdicts: &mut Verdicts) -> Learned {
+        verdicts.forget_old(Instant::now(), REFRESH_INTERVAL);
+        let mut counts = match self.look_up().await {
+            Ok(counts) => counts,
+            Err(error) => {
+                missing.all_failed(&format!("whether the topic exists is not known: {error}"));
+                self.topics
+                    .send_if_modified(|topics| topics.refuse(missing.refusals()));
+                return Learned::NoAnswer;
+            }
+        };
+        missing.forget(|topic| counts.contains_key(topic));
+        let mut learned = Learned::NothingNew;
         let mut existing = Vec::new();
         for topic in missing.due(Instant::now()) {
-            match self.ensure(&topic).await {
-                Ok(true) => any_created = true,
+            match self.create(&topic).await {
+                Ok(true) => learned = Learned::Created,
                 Ok(false) => existing.push(topic),
                 Err(error) if error.failure() == Failure::Impossible => {
-                    impossible.insert(topic, error.to_string());
+                    verdicts.add(topic, error.to_string(), Instant::now());
                 }
                 Err(error) => {
                     let reason =
@@ -190,31 +154,44 @@ impl RouteKeeper {
                     } else {
                         debug!(topic, %error, "still cannot create a topic");
                     }
+                    // The others would wait for nothing, one deadline after the other.
+                    if matches!(error, KafkaError::Connection(_) | KafkaError::Deadline(_)) {
+                        learned = Learned::NoAnswer;
+                        break;
+                    }
                 }
             }
         }
-        match self.refresh(impossible, missing.refusals()).await {
-            Ok(()) => {
-                self.trouble.end();
-                let known = &self.topics.borrow().0;
-                for topic in &existing {
-                    if !known.counts.contains_key(topic) && missing.hidden(topic, Instant::now()) {
-                        warn!(topic, "{HIDDEN}; looking again");
-                    }
+        if (learned == Learned::Created || !existing.is_empty())
+            && let Ok(now) = self.look_up().await
+        {
+            counts = now;
+            for topic in &existing {
+                if !counts.contains_key(topic) && missing.hidden(topic, Instant::now()) {
+                    warn!(topic, "{HIDDEN}; looking again");
                 }
-                missing.forget(|topic| {
-                    known.counts.contains_key(topic) || known.impossible.contains_key(topic)
-                });
+            }
+        }
+        missing.forget(|topic| counts.contains_key(topic) || verdicts.contains(topic));
+        self.publish(counts, verdicts, missing);
+        learned
+    }
+
+    async fn look_up(&mut self) -> Result<HashMap<String, i32>, KafkaError> {
+        let counts = self.cluster.partition_counts().await;
+        match &counts {
+            Ok(_) => {
+                self.trouble.end();
             }
             Err(error) if self.trouble.is_due(Instant::now()) => {
                 warn!(%error, "cannot look up the topics; trying again");
             }
             Err(_) => {}
         }
-        any_created
+        counts
     }
 
-    async fn ensure(&self, topic: &str) -> Result<bool, KafkaError> {
+    async fn create(&self, topic: &str) -> Result<bool, KafkaError> {
         let WorkerSettings {
             topic_partitions: partitions,
             replication_factor,
@@ -222,7 +199,7 @@ impl RouteKeeper {
         } = self.settings;
         let created = self
             .cluster
-            .ensure_topic(topic, partitions, replication_factor)
+            .create_topic(topic, partitions, replication_factor)
             .await?;
         if created {
             info!(topic, partitions, replication_factor, "created a topic");
@@ -230,22 +207,13 @@ impl RouteKeeper {
         Ok(created)
     }
 
-    async fn refresh(
-        &self,
-        impossible: &HashMap<String, String>,
-        refused: HashMap<String, String>,
-    ) -> Result<(), KafkaError> {
-        let known = Topics(Arc::new(Known {
-            counts: self.cluster.partition_counts().await?,
-            impossible: impossible.clone(),
-            refused,
-        }));
+    fn publish(&self, counts: HashMap<String, i32>, verdicts: &Verdicts, missing: &Missing) {
+        let known = Topics::new(counts, verdicts.reasons(), missing.refusals());
         self.topics.send_if_modified(|before| {
             let changed = *before != known;
             *before = known;
             changed
         });
-        Ok(())
     }
 }
 
@@ -255,15 +223,32 @@ mod tests {
     use service::Source;
     use tokio::time::Instant;
 
-    #[tokio::test]
-    async fn only_a_topic_that_is_not_looked_for_yet_brings_the_next_look_forward() {
+    fn keeper() -> (RouteKeeper, Routes) {
         let source = Source::from_pairs(Vec::<(&str, String)>::new()).expect("no settings");
         let settings = WorkerSettings::read(&mut source.reader());
+        // Nobody is there.
         let cluster = Cluster::new("127.0.0.1:1".parse().expect("an address"));
-        let (mut keeper, routes) = RouteKeeper::new(cluster, settings);
+        RouteKeeper::new(cluster, settings)
+    }
+
+    #[tokio::test]
+    async fn no_topic_is_said_to_miss_while_kafka_does_not_answer() {
+        let (mut keeper, routes) = keeper();
+        let mut missing = Missing::default();
+        missing.want("t");
+        let learned = keeper.learn(&mut missing, &mut Verdicts::default()).await;
+        assert_eq!(learned, Learned::NoAnswer);
+        let topics = routes.topics.borrow();
+        let reason = topics.refusal("t").expect("a reason");
+        assert!(reason.starts_with("whether the topic exists"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn only_a_topic_that_is_not_looked_for_yet_brings_the_next_look_forward() {
+        let (mut keeper, routes) = keeper();
         let want = |topic: &str| routes.wanted.try_send(topic.to_owned()).expect("room");
         let mut missing = Missing::default();
-        missing.want("known".to_owned());
+        missing.want("known");
 
         want("known");
         let next = Instant::now() + Duration::from_millis(200);

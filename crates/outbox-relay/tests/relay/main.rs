@@ -36,6 +36,7 @@ mod soak;
 mod steps;
 mod support;
 mod topic_changes;
+mod topic_names;
 mod unheard;
 mod wake_ups;
 mod writers;

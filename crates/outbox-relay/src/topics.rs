@@ -1,0 +1,116 @@
+//! What is known of the topics: how many partitions each has, which cannot be, and why others miss.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use messaging::{check_topic_name, partition_of};
+
+/// What is known of the topics. Cheap to clone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Topics(Arc<Known>);
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Known {
+    /// The number of partitions of each topic.
+    counts: HashMap<String, i32>,
+    /// Topics that Kafka says there cannot be now, and what it said.
+    impossible: HashMap<String, String>,
+    /// Topics that miss, and why.
+    refused: HashMap<String, String>,
+}
+
+/// Where an event goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    Partition(i32),
+    /// Nothing is known of the topic (yet).
+    Unknown,
+    /// There can be no such topic, and why.
+    Impossible(Cow<'a, str>),
+}
+
+impl Topics {
+    pub(crate) fn new(
+        counts: HashMap<String, i32>,
+        impossible: HashMap<String, String>,
+        refused: HashMap<String, String>,
+    ) -> Self {
+        Self(Arc::new(Known {
+            counts,
+            impossible,
+            refused,
+        }))
+    }
+
+    /// Only why topics miss is known anew; returns whether that is a change.
+    pub(crate) fn refuse(&mut self, refused: HashMap<String, String>) -> bool {
+        let changed = self.0.refused != refused;
+        if changed {
+            Arc::make_mut(&mut self.0).refused = refused;
+        }
+        changed
+    }
+
+    pub(crate) fn route(&self, topic: &str, key: &str) -> Route<'_> {
+        if let Err(invalid) = check_topic_name(topic) {
+            return Route::Impossible(Cow::Owned(invalid.to_string()));
+        }
+        match (self.0.counts.get(topic), self.0.impossible.get(topic)) {
+            (Some(partitions), _) if *partitions > 0 => {
+                Route::Partition(partition_of(key.as_bytes(), *partitions))
+            }
+            (_, Some(error)) => Route::Impossible(Cow::Borrowed(error)),
+            (_, None) => Route::Unknown,
+        }
+    }
+
+    /// Whether it is known where events of the topic go, or that they can go nowhere.
+    pub(crate) fn knows(&self, topic: &str) -> bool {
+        !matches!(self.route(topic, ""), Route::Unknown)
+    }
+
+    /// Why a topic misses, as far as Kafka said.
+    pub(crate) fn refusal(&self, topic: &str) -> Option<&str> {
+        self.0.refused.get(topic).map(String::as_str)
+    }
+
+    /// Topics that had another number of partitions, or are gone.
+    pub(crate) fn changed(&self, news: &Self) -> Vec<String> {
+        self.0
+            .counts
+            .iter()
+            .filter(|(topic, count)| news.0.counts.get(*topic) != Some(count))
+            .map(|(topic, _)| topic.clone())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_of_kafka_is_impossible_whatever_kafka_lists_or_says() {
+        let internal = "__share_group_state";
+        let counts = HashMap::from([(internal.to_owned(), 6)]);
+        let topics = Topics::new(counts, HashMap::new(), HashMap::new());
+        assert!(matches!(topics.route(internal, "k"), Route::Impossible(_)));
+        assert!(topics.knows(internal));
+        let nothing = Topics::default();
+        let Route::Impossible(reason) = nothing.route("a b", "k") else {
+            panic!("there can be such a topic");
+        };
+        assert!(reason.contains("' '"), "{reason}");
+        assert_eq!(nothing.route("__debezium-heartbeat.x", "k"), Route::Unknown);
+    }
+
+    #[test]
+    fn a_topic_that_is_there_is_possible() {
+        let counts = HashMap::from([("t".to_owned(), 1)]);
+        let impossible = HashMap::from(["t", "u"].map(|t| (t.to_owned(), "collides".to_owned())));
+        let topics = Topics::new(counts, impossible, HashMap::new());
+        assert_eq!(topics.route("t", "k"), Route::Partition(0));
+        assert_eq!(topics.route("u", "k"), Route::Impossible("collides".into()));
+    }
+}
