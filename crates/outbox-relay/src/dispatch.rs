@@ -101,10 +101,9 @@ impl Relay {
         let failing = &self.wiring.health.failing;
         self.unroutable
             .tell(owned, &held, &self.topics, failing, Instant::now());
-        for topic in self.unroutable.topics() {
-            // Full: it has topics to look up already, and events stay until it has.
-            let _ = self.wiring.routes.wanted.try_send(topic.to_owned());
-        }
+        // Full: it has topics to look up already, and events stay until it has.
+        self.unroutable
+            .ask(|topic| self.wiring.routes.wanted.try_send(topic.to_owned()).is_ok());
     }
 
     /// Passes events to the holder; they stay pending when it has more than it can do.

@@ -1,7 +1,7 @@
 //! Topics that events wait for and that do not exist: since when, where, and whether to set them
 //! aside. Pure bookkeeping.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use domain::Slot;
@@ -11,7 +11,11 @@ use crate::partitions::{PATIENCE, Partitions};
 use crate::routes::Topics;
 
 #[derive(Debug, Default)]
-pub(crate) struct Unroutable(HashMap<String, Wait>);
+pub(crate) struct Unroutable {
+    waits: HashMap<String, Wait>,
+    /// The same topics, in the order in which they are asked for.
+    turns: VecDeque<String>,
+}
 
 #[derive(Debug)]
 struct Wait {
@@ -22,13 +26,13 @@ struct Wait {
 
 impl Unroutable {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.waits.is_empty()
     }
 
     /// Whether events of the topic are to be held as unavailable: they have waited long enough, and
     /// others can be written.
     pub(crate) fn is_due(&self, topic: &str, partitions: &Partitions, now: Instant) -> bool {
-        self.0
+        self.waits
             .get(topic)
             .is_some_and(|wait| now.duration_since(wait.since) >= PATIENCE)
             && partitions.any_writable()
@@ -41,7 +45,7 @@ impl Unroutable {
         met: HashSet<(String, Slot)>,
         now: Instant,
     ) {
-        for wait in self.0.values_mut() {
+        for wait in self.waits.values_mut() {
             wait.slots.retain(|slot| !slots.contains(slot));
         }
         for (topic, slot) in met {
@@ -62,30 +66,43 @@ impl Unroutable {
         for topic in held {
             self.wait(topic.clone(), now);
         }
-        self.0.retain(|topic, wait| {
+        let mut news = Vec::new();
+        self.waits.retain(|topic, wait| {
             wait.slots.retain(|slot| owned(*slot));
             let waits = !wait.slots.is_empty() || held.contains(topic);
             let missing = waits && !topics.knows(topic);
             // One that was just created is known in a moment.
             if missing && now.duration_since(wait.since) >= PATIENCE {
                 let unknown = "the topic does not exist and was not created yet";
-                failing.report(topic, topics.refusal(topic).unwrap_or(unknown));
+                let reason = topics.refusal(topic).unwrap_or(unknown);
+                news.push((topic.clone(), Some(reason)));
             } else if !missing {
-                failing.clear(topic);
+                news.push((topic.clone(), None));
             }
             missing
         });
+        if self.turns.len() > self.waits.len() {
+            self.turns.retain(|topic| self.waits.contains_key(topic));
+        }
+        if !news.is_empty() {
+            failing.update(news);
+        }
     }
 
-    /// Those that are waited for.
-    pub(crate) fn topics(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+    /// Offers the topics that are waited for, until one is not taken: that one is the first next time.
+    pub(crate) fn ask(&mut self, mut is_taken: impl FnMut(&str) -> bool) {
+        let taken = self.turns.iter().take_while(|topic| is_taken(topic));
+        let taken = taken.count();
+        self.turns.rotate_left(taken);
     }
 
     fn wait(&mut self, topic: String, since: Instant) -> &mut Wait {
-        self.0.entry(topic).or_insert_with(|| Wait {
-            since,
-            slots: HashSet::new(),
+        self.waits.entry(topic).or_insert_with_key(|topic| {
+            self.turns.push_back(topic.clone());
+            Wait {
+                since,
+                slots: HashSet::new(),
+            }
         })
     }
 }
@@ -105,6 +122,19 @@ mod tests {
     fn met(numbers: &[i32]) -> HashSet<(String, Slot)> {
         let slots = slots(numbers).into_iter();
         slots.map(|slot| (A.to_owned(), slot)).collect()
+    }
+
+    /// What is asked for when there is room for so many.
+    fn asked(unroutable: &mut Unroutable, room: usize) -> Vec<String> {
+        let mut asked = Vec::new();
+        unroutable.ask(|topic| {
+            let has_room = asked.len() < room;
+            if has_room {
+                asked.push(topic.to_owned());
+            }
+            has_room
+        });
+        asked
     }
 
     fn writable() -> Partitions {
@@ -149,7 +179,7 @@ mod tests {
         assert_eq!(failing.summary(), None, "it may be created in a moment");
         unroutable.tell(|_| true, &held, &topics, &failing, start + PATIENCE);
         assert!(failing.summary().is_some());
-        assert_eq!(unroutable.topics().collect::<Vec<_>>(), [A]);
+        assert_eq!(asked(&mut unroutable, 9), [A]);
 
         unroutable.read(&slots(&[7]), met(&[7]), start);
         unroutable.tell(|_| true, &none, &topics, &failing, start + PATIENCE);
@@ -157,5 +187,29 @@ mod tests {
         unroutable.tell(|_| false, &none, &topics, &failing, start + PATIENCE);
         assert!(unroutable.is_empty());
         assert_eq!(failing.summary(), None);
+    }
+
+    #[test]
+    fn all_topics_have_their_turn_whatever_room_there_is() {
+        let failing = Problems::new(Readiness::new().check("kafka"));
+        let topics = Topics::default();
+        let mut unroutable = Unroutable::default();
+        let start = Instant::now();
+        let mut held = HashSet::from(["a", "b", "c", "d", "e"].map(str::to_owned));
+        unroutable.tell(|_| true, &held, &topics, &failing, start);
+        let mut all = HashSet::new();
+        for _ in 0..3 {
+            all.extend(asked(&mut unroutable, 2));
+        }
+        assert_eq!(all, held);
+
+        // Those that nobody waits for any more have none, and those that come back have one.
+        let gone: Vec<String> = ["b", "d"].iter().filter_map(|t| held.take(*t)).collect();
+        unroutable.tell(|_| true, &held, &topics, &failing, start);
+        held.extend(gone);
+        unroutable.tell(|_| true, &held, &topics, &failing, start);
+        let mut turns = asked(&mut unroutable, 9);
+        turns.sort_unstable();
+        assert_eq!(turns, ["a", "b", "c", "d", "e"]);
     }
 }

@@ -1,10 +1,11 @@
-//! Events for topics that cannot be.
+//! Events for topics that cannot be, and for many that may not be.
 
 use std::time::{Duration, Instant};
 
 use local_stack::testing::{Spawned, eventually, unique_topic};
 use messaging::Failure;
 
+use crate::acls::{Operation, Resource};
 use crate::admin::{delete_topic, request};
 use crate::own_kafka::OwnKafka;
 use crate::process::BINARY;
@@ -127,4 +128,33 @@ async fn p8_a_name_that_collides_is_free_again_when_the_other_topic_is_gone() {
         (fixture.count("published").await == 1).then_some(())
     })
     .await;
+}
+
+/// On one thread, as where there is one processor: nobody makes room while topics are asked for.
+#[tokio::test]
+async fn p8_beside_many_topics_that_may_not_be_created_others_are() {
+    let kafka = OwnKafka::with_rights().await;
+    let fixture = Fixture::on(&kafka.brokers).await;
+    let refused: Vec<String> = (0..60).map(|_| unique_topic("refused")).collect();
+    kafka.refuse(Resource::Cluster, Operation::Create).await;
+    for topic in &refused {
+        kafka
+            .refuse(Resource::Topic(topic), Operation::Create)
+            .await;
+    }
+    fixture.write_to(&refused).await;
+    let mut stepped = fixture.relay(100);
+    // Of them all it is known that they cannot be had now: they are set aside.
+    fixture.write(&["a"]).await;
+    let held = stepped.metrics.holds.unavailable.clone();
+    stepped
+        .step_until("all to be set aside", |_| held.get() == 60)
+        .await;
+    let good: Vec<String> = (0..5).map(|_| unique_topic("good")).collect();
+    fixture.write_to(&good).await;
+    let published = stepped.metrics.published.clone();
+    stepped
+        .step_until("the good ones", |_| published.get() == 6)
+        .await;
+    assert_eq!(fixture.count("dead").await, 0);
 }
