@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
+use crate::open_files::open_files;
 use crate::settings::{SettingsError, exit_code_for_settings};
 use crate::telemetry::{self, TelemetrySettings};
 
-/// Starts what a process does once its settings are good and its log is set up; returns the exit
-/// status.
+/// Starts what a process does once its settings are good, its log is set up and it may open as many
+/// files as the system lets it; returns the exit status.
 pub fn launch<S, F>(
     settings: Result<S, SettingsError>,
     telemetry: impl FnOnce(&S) -> &TelemetrySettings,
@@ -23,6 +24,8 @@ where
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
+    // Each partition that is written or read takes a connection; their number is not ours to choose.
+    open_files();
     block_on(main(settings))
 }
 

@@ -3,8 +3,6 @@
 
 use std::thread::available_parallelism;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
 /// Beyond them clients wait in the listener's queue. More than the orders that can wait for a
 /// writer: under too much load requests are refused, not left without an answer.
 const MOST: usize = 2_048;
@@ -24,12 +22,12 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// As many as there may be beside `pool_size` connections to Postgres. Asks the system for the
-    /// files they need, and makes do with what it gives.
+    /// As many as there may be beside `pool_size` connections to Postgres, with the files that the
+    /// system gives.
     pub(super) fn affordable(pool_size: usize) -> Self {
         let workers = available_parallelism().map_or(1, usize::from).min(MOST);
         let elsewhere = FILES_ELSEWHERE + FILES_OF_WORKER * workers + pool_size;
-        let files = open_files(elsewhere + MOST * FILES_EACH);
+        let files = service::open_files();
         let connections = Self::among(workers, files.saturating_sub(elsewhere) / FILES_EACH);
         if connections.total() < Self::among(workers, MOST).total() {
             let total = connections.total();
@@ -53,17 +51,6 @@ impl Connections {
     pub(super) fn total(self) -> usize {
         self.workers * self.per_worker
     }
-}
-
-/// Files this process may have open, after asking for as many as `wanted`.
-fn open_files(wanted: usize) -> usize {
-    let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return wanted;
-    };
-    let asked = u64::try_from(wanted).unwrap_or(u64::MAX).min(most);
-    let granted = asked > now && setrlimit(Resource::RLIMIT_NOFILE, asked, most).is_ok();
-    let files = if granted { asked } else { now };
-    usize::try_from(files).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
