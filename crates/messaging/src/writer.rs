@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rskafka::client::partition::{Compression, PartitionClient};
 use rskafka::record::Record;
+use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::error::{KafkaError, within};
@@ -13,6 +14,10 @@ use crate::error::{KafkaError, within};
 /// The client asks the broker to wait 30 s for its followers. To give up earlier would append a
 /// copy per attempt while one of them is slow.
 const PRODUCE_DEADLINE: Duration = Duration::from_secs(35);
+
+/// A connection without a request for so long is closed. Brokers do so after ten minutes, and to learn
+/// of that by a request leaves its outcome unknown; and there may be very many partitions.
+const IDLE: Duration = Duration::from_mins(1);
 
 /// A record on its way to Kafka.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +33,8 @@ pub struct PartitionWriter {
     cluster: Cluster,
     topic: String,
     partition: i32,
-    connection: Option<PartitionClient>,
+    /// With the time of its latest request.
+    connection: Option<(PartitionClient, Instant)>,
 }
 
 impl PartitionWriter {
@@ -59,7 +65,7 @@ impl PartitionWriter {
             .collect();
         // Taken out, so that a call that fails or is dropped leaves no connection behind.
         let connection = match self.connection.take() {
-            Some(connection) => connection,
+            Some((connection, _)) => connection,
             None => self.cluster.partition(&self.topic, self.partition).await?,
         };
         let produced = within(
@@ -74,11 +80,24 @@ impl PartitionWriter {
                 return Err(error);
             }
         };
-        self.connection = Some(connection);
+        self.connection = Some((connection, Instant::now()));
         offsets
             .first()
             .copied()
             .ok_or_else(|| KafkaError::Connection("produce acknowledged no offset".to_owned()))
+    }
+
+    /// Closes the connection as soon as it has been idle for a minute; waits for that, for ever where
+    /// there is none. The next [`Self::produce`] connects anew.
+    ///
+    /// # Cancellation
+    /// Dropped midway, nothing has happened; the minute counts from the latest request.
+    pub async fn close_when_idle(&mut self) {
+        match &self.connection {
+            Some((_, used)) => tokio::time::sleep_until(*used + IDLE).await,
+            None => std::future::pending().await,
+        }
+        self.connection = None;
     }
 }
 

@@ -60,6 +60,7 @@ impl Delivery {
                         self.sender.probe(probe).await;
                         continue;
                     }
+                    () = self.sender.writer.close_when_idle() => continue,
                 }
             }
             while let Ok(event) = self.sender.queue.try_recv() {

@@ -89,6 +89,15 @@ impl Spawned {
         kilobytes.parse::<u64>().expect("a number") * 1024
     }
 
+    /// How many files and sockets it has open.
+    ///
+    /// # Panics
+    /// When it has ended, or on a system that does not tell.
+    pub fn open_files(&self) -> usize {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        files.expect("Linux lists the files of a process").count()
+    }
+
     /// Its exit status once it ends; `None` when a signal ended it.
     ///
     /// # Panics

@@ -20,6 +20,7 @@ mod logical_copy;
 mod lost_answers;
 mod memory;
 mod mute;
+mod open_files;
 mod own_kafka;
 mod own_postgres;
 mod pauses;
