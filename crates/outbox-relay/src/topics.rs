@@ -12,7 +12,7 @@ pub(crate) struct Topics(Arc<Known>);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Known {
-    /// The number of partitions of each topic.
+    /// The number of partitions of each topic that events may be sent to.
     counts: HashMap<String, i32>,
     /// Topics that Kafka says there cannot be now, and what it said.
     impossible: HashMap<String, String>,
@@ -32,10 +32,11 @@ pub(crate) enum Route<'a> {
 
 impl Topics {
     pub(crate) fn new(
-        counts: HashMap<String, i32>,
+        mut counts: HashMap<String, i32>,
         impossible: HashMap<String, String>,
         refused: HashMap<String, String>,
     ) -> Self {
+        counts.retain(|topic, partitions| *partitions > 0 && check_topic_name(topic).is_ok());
         Self(Arc::new(Known {
             counts,
             impossible,
@@ -53,15 +54,15 @@ impl Topics {
     }
 
     pub(crate) fn route(&self, topic: &str, key: &str) -> Route<'_> {
+        if let Some(partitions) = self.0.counts.get(topic) {
+            return Route::Partition(partition_of(key.as_bytes(), *partitions));
+        }
         if let Err(invalid) = check_topic_name(topic) {
             return Route::Impossible(Cow::Owned(invalid.to_string()));
         }
-        match (self.0.counts.get(topic), self.0.impossible.get(topic)) {
-            (Some(partitions), _) if *partitions > 0 => {
-                Route::Partition(partition_of(key.as_bytes(), *partitions))
-            }
-            (_, Some(error)) => Route::Impossible(Cow::Borrowed(error)),
-            (_, None) => Route::Unknown,
+        match self.0.impossible.get(topic) {
+            Some(error) => Route::Impossible(Cow::Borrowed(error)),
+            None => Route::Unknown,
         }
     }
 
