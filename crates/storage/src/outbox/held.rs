@@ -96,8 +96,9 @@ pub async fn held(
         .await?)
 }
 
-/// The held event of this id, if it is held or given up. Plan: a walk over what is held, since
-/// event ids have no index.
+/// The held event of this id, if it is held or given up. Nothing keeps a writer from using an id
+/// twice: of several, the one that there is something to decide about comes first. Plan: a walk over
+/// what is held, since event ids have no index.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -105,9 +106,13 @@ pub async fn held_event(
     conn: &mut AsyncPgConnection,
     event: EventId,
 ) -> Result<Option<HeldEvent>, StorageError> {
-    Ok(sql_query(concat!(columns!(), "where e.event_id = $1"))
-        .bind::<SqlUuid, _>(event.as_uuid())
-        .get_result(conn)
-        .await
-        .optional()?)
+    Ok(sql_query(concat!(
+        columns!(),
+        "where e.event_id = $1 \
+         order by h.discarded_at is not null, h.cause <> 'dead', h.id limit 1"
+    ))
+    .bind::<SqlUuid, _>(event.as_uuid())
+    .get_result(conn)
+    .await
+    .optional()?)
 }

@@ -173,6 +173,33 @@ async fn held_keys_and_events_are_found() {
 }
 
 #[tokio::test]
+async fn of_several_held_events_with_one_event_id_the_one_to_decide_about_is_found() {
+    for (causes, discarded, found) in [
+        ("dbbbdbbb", 1, (5, "dead")),
+        ("ubbbdbbb", 5, (1, "unavailable")),
+        ("ubbbdbbb", 0, (5, "dead")),
+    ] {
+        let fixture = held_as(causes).await;
+        let mut conn = fixture.connect().await;
+        fixture
+            .run(&format!(
+                "update outbox_event set event_id = (select event_id from outbox_event where id = 1)
+                 where id = 5;
+                 update outbox_held set discarded_at = now() where id = {discarded}"
+            ))
+            .await;
+        let event_id: uuid::Uuid = fixture
+            .text("select event_id::text from outbox_event where id = 1")
+            .await
+            .parse()
+            .unwrap();
+        let event = held_event(&mut conn, event_id.into()).await.unwrap();
+        let event = event.unwrap();
+        assert_eq!((event.id, event.state.as_str()), found, "{causes}");
+    }
+}
+
+#[tokio::test]
 async fn a_decision_waits_for_the_key_and_changes_nothing_when_it_waits_in_vain() {
     let fixture = held_as("dbbbbbbb").await;
     let mut conn = fixture.connect().await;
