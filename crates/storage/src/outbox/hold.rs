@@ -57,7 +57,8 @@ select l.unit, l.epoch from lease l
 join unnest($3, $4) d(unit, epoch) on d.unit = l.unit and d.epoch = l.epoch
 where l.scope = $1 and l.owner = $2 order by l.unit for share of l";
 
-/// Dead and unavailable ones: still pending, in the version that was read.
+/// Dead and unavailable ones: still pending, in the version that was read. An id is held already,
+/// or pending in two slots, when somebody put it there by hand: the latest word on it counts.
 const HOLD_HEADS: &str = "\
 with moved as (
     delete from outbox_pending p
@@ -67,10 +68,16 @@ with moved as (
     returning p.slot, p.id, d.topic, d.key, d.cause, d.error, d.attempts),
 held as (
     insert into outbox_held (id, slot, topic, key, cause, error, attempts)
-    select id, slot, topic, key, cause, error, attempts from moved returning cause)
+    select distinct on (id) id, slot, topic, key, cause, error, attempts from moved
+    on conflict (id) do update set slot = excluded.slot, topic = excluded.topic,
+        key = excluded.key, cause = excluded.cause, error = excluded.error,
+        attempts = excluded.attempts, behind = null, held_at = excluded.held_at,
+        discarded_at = null
+    returning cause)
 select cause, count(*) as events from held group by cause";
 
-/// Parked ones: still pending, and still with a held event of their key before them.
+/// Parked ones: still pending, and still with a held event of their key before them. Ids that are
+/// held already: as above.
 const HOLD_PARKED: &str = "\
 with moved as (
     delete from outbox_pending p
@@ -83,9 +90,13 @@ with moved as (
     returning p.slot, p.id, d.topic, d.key, front.id as behind, front.cause as front),
 held as (
     insert into outbox_held (id, slot, topic, key, cause, behind)
-    select id, slot, topic, key,
+    select distinct on (id) id, slot, topic, key,
            case front when 'unavailable' then 'unavailable' else 'behind' end, behind
-    from moved returning cause)
+    from moved
+    on conflict (id) do update set slot = excluded.slot, topic = excluded.topic,
+        key = excluded.key, cause = excluded.cause, error = null, attempts = null,
+        behind = excluded.behind, held_at = excluded.held_at, discarded_at = null
+    returning cause)
 select cause, count(*) as events from held group by cause";
 
 /// Holds what is still so, all or none of it; returns how many events are held, by cause.

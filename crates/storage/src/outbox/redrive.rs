@@ -4,7 +4,8 @@
 //! a relay that read an event as parked looks again, under the same lock, before it holds it.
 //! What moves back is pending like any other event: if something before it is still held, the
 //! relay parks it again. So moving too much back is harmless, and leaving an event parked behind
-//! nothing is the one mistake to avoid. Unavailable events are the relay's own business.
+//! nothing is the one mistake to avoid. Unavailable events are the relay's own business. What is
+//! pending already, because somebody wrote a held id anew by hand, stays as it is.
 
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -98,7 +99,7 @@ queued as (
     select m.slot, m.id, ",
     event_bytes!(),
     "
-    from moved m join outbox_event e using (id))
+    from moved m join outbox_event e using (id) on conflict (slot, id) do nothing)
 select count(*) filter (where cause = 'dead') as dead,
        count(*) filter (where cause = 'behind') as behind from moved"
 );
@@ -175,7 +176,7 @@ queued as (
     select m.slot, m.id, ",
     event_bytes!(),
     "
-    from moved m join outbox_event e using (id)),
+    from moved m join outbox_event e using (id) on conflict (slot, id) do nothing),
 waiting as (
     update outbox_held h set behind = key.first_dead from key
     where h.topic = key.topic and h.key = key.key and h.discarded_at is null

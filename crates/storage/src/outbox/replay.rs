@@ -75,7 +75,8 @@ macro_rules! look {
     };
 }
 
-/// What was replayed or deleted by somebody else meanwhile does not move.
+/// What was replayed or deleted by somebody else meanwhile does not move. What is pending already
+/// stays as it is.
 macro_rules! moved {
     () => {
         concat!(
@@ -85,7 +86,9 @@ moved as (
     returning e.slot, p.id, ",
             event_bytes!(),
             " as bytes),
-queued as (insert into outbox_pending (slot, id, bytes) select slot, id, bytes from moved)
+queued as (
+    insert into outbox_pending (slot, id, bytes) select slot, id, bytes from moved
+    on conflict (slot, id) do nothing)
 select count(*) as matching, (select max(id) from seen) as last from moved"
         )
     };

@@ -121,6 +121,7 @@ pub async fn settle_unavailable(
         .await?)
 }
 
+/// What is pending already, because somebody wrote the id anew by hand, stays as it is.
 const MOVE_BACK: &str = concat!(
     "with moved as (
         delete from outbox_held h where h.id = any($1) and h.cause = 'unavailable'
@@ -128,7 +129,7 @@ const MOVE_BACK: &str = concat!(
     insert into outbox_pending (slot, id, bytes)
     select m.slot, m.id, ",
     event_bytes!(),
-    " from moved m join outbox_event e using (id)"
+    " from moved m join outbox_event e using (id) on conflict (slot, id) do nothing"
 );
 
 /// Moves unavailable events of an owned slot back to pending; returns how many moved. Call it with

@@ -15,6 +15,7 @@ mod outbox_plans_beside;
 mod outbox_redrive;
 mod outbox_replay;
 mod outbox_retention;
+mod outbox_rewritten;
 mod outbox_status;
 mod outbox_writers;
 mod own_connection;
