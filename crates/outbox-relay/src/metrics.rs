@@ -107,7 +107,7 @@ impl Metrics {
             )),
             orphans: to.add(
                 "outbox_orphans",
-                "Reads of a pending id whose event does not exist",
+                "Pending ids removed since their event does not exist",
             ),
             lease_losses: to.add(
                 "outbox_lease_losses",

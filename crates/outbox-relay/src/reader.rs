@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use storage::outbox::{Batch, BatchLimits, read_pending, waiting_keys};
+use service::Reminder;
+use storage::outbox::{Batch, BatchLimits, Orphan, read_pending, remove_orphans, waiting_keys};
 use storage::{OwnConnection, StorageError};
+use tracing::error;
 
 use crate::metrics::Metrics;
 
@@ -23,6 +25,8 @@ pub(crate) struct Reader {
     metrics: Metrics,
     /// The latest read that found something was.
     slow: bool,
+    /// Pending ids without an event were found.
+    orphans: Reminder,
 }
 
 impl Reader {
@@ -32,6 +36,7 @@ impl Reader {
             limits,
             metrics,
             slow: false,
+            orphans: Reminder::default(),
         }
     }
 
@@ -42,11 +47,22 @@ impl Reader {
     }
 
     /// The lowest pending events of slots that have nothing in flight, `room` bytes at most (but at
-    /// least one event), those of the first slots first.
+    /// least one event), those of the first slots first. Orphans are removed;
+    /// nothing is found only when there is nothing behind them either.
     ///
     /// # Errors
     /// When Postgres cannot be asked; the next call connects anew.
     pub(crate) async fn read(&mut self, slots: &[Slot], room: i64) -> Result<Batch, StorageError> {
+        loop {
+            let batch = self.read_once(slots, room).await?;
+            let removed = self.remove(&batch.orphans).await?;
+            if removed == 0 || !batch.events.is_empty() {
+                return Ok(batch);
+            }
+        }
+    }
+
+    async fn read_once(&mut self, slots: &[Slot], room: i64) -> Result<Batch, StorageError> {
         let horizon_age = self.metrics.snapshot_horizon_age.get();
         let limits = BatchLimits {
             total_bytes: room,
@@ -61,6 +77,24 @@ impl Reader {
             self.slow = took > SLOW;
         }
         Ok(batch)
+    }
+
+    /// Returns how many were removed.
+    async fn remove(&mut self, orphans: &[Orphan]) -> Result<usize, StorageError> {
+        let Some(first) = orphans.first() else {
+            return Ok(0);
+        };
+        let remove = async |conn: &mut _| remove_orphans(conn, orphans).await;
+        let removed = self.connection.call(DEADLINE, remove).await?;
+        self.metrics.orphans.inc_by(removed as u64);
+        if removed > 0 && self.orphans.is_due(Instant::now()) {
+            let (slot, id) = (first.slot.number(), first.id);
+            error!(
+                slot,
+                id, removed, "outbox_pending named events that do not exist; removed them"
+            );
+        }
+        Ok(removed)
     }
 
     /// See [`waiting_keys`].

@@ -12,7 +12,7 @@ use storage::lease::Tenure;
 use storage::outbox::Hold;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::pacing::Pacing;
 use crate::reader::Reader;
@@ -208,14 +208,6 @@ impl Relay {
         let room = self.reader.room(self.slots.bytes());
         let batch = self.reader.read(slots, room).await?;
         self.slots.read(batch.events.iter().map(|event| event.slot));
-        for (slot, id) in &batch.orphans {
-            self.wiring.metrics.orphans.inc();
-            let slot = slot.number();
-            error!(
-                slot,
-                id, "outbox_pending names an event that does not exist"
-            );
-        }
         let bytes: i64 = batch.events.iter().map(|e| i64::from(e.bytes)).sum();
         let read = if bytes < room {
             slots.iter().copied().collect()

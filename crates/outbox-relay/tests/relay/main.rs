@@ -21,6 +21,7 @@ mod lost_answers;
 mod memory;
 mod mute;
 mod open_files;
+mod orphans;
 mod own_kafka;
 mod own_postgres;
 mod pauses;

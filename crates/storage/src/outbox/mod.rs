@@ -7,6 +7,7 @@ mod held;
 mod hold;
 mod horizon;
 mod key_lock;
+mod orphans;
 mod read;
 mod redrive;
 mod replay;
@@ -22,8 +23,9 @@ pub use fitness::{Unfit, check_fitness};
 pub use held::{HeldEvent, HeldFilter, held, held_event};
 pub use hold::{Held, Hold, HoldCause, hold};
 pub use horizon::{HorizonHolder, horizon_holders};
+pub use orphans::remove_orphans;
 pub use read::{
-    Batch, BatchLimits, Parked, PendingEvent, read_events_after, read_pending, waiting_keys,
+    Batch, BatchLimits, Orphan, Parked, PendingEvent, read_events_after, read_pending, waiting_keys,
 };
 pub use redrive::{
     Discarded, Redriven, TopicKey, dead_keys, discard, discardable, redrivable, redrive,

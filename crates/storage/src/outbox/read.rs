@@ -131,13 +131,21 @@ struct Row {
     held_cause: Option<String>,
 }
 
+/// A pending id without an event: somebody deleted from `outbox_event` by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Orphan {
+    pub slot: Slot,
+    pub id: i64,
+    /// The version of its row in `outbox_pending` that was read.
+    pub version: RowVersion,
+}
+
 /// What one read found.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Ascending by id.
     pub events: Vec<PendingEvent>,
-    /// Pending ids without an event: somebody deleted from `outbox_event` by hand.
-    pub orphans: Vec<(Slot, i64)>,
+    pub orphans: Vec<Orphan>,
 }
 
 /// Reads the lowest pending events of each of `slots`, which must have nothing in flight. Where not
@@ -236,7 +244,11 @@ fn joined(
                 event,
                 parked: parked.remove(&id),
             }),
-            None => batch.orphans.push((row.slot, id)),
+            None => batch.orphans.push(Orphan {
+                slot: row.slot,
+                id,
+                version: row.version,
+            }),
         }
     }
     batch

@@ -2,7 +2,8 @@
 
 use domain::Slot;
 use storage::outbox::{
-    BatchLimits, PendingEvent, Unfit, append, backlog, check_fitness, read_pending, settle,
+    BatchLimits, Orphan, PendingEvent, Unfit, append, backlog, check_fitness, read_pending,
+    remove_orphans, settle,
 };
 
 use crate::support::{Fixture, PLENTY, event, read_all, settled};
@@ -199,18 +200,32 @@ async fn later_events_of_a_held_key_are_parked() {
 }
 
 #[tokio::test]
-async fn a_pending_id_without_its_event_is_told() {
+async fn a_pending_id_without_its_event_is_told_and_leaves_the_queue() {
     let fixture = Fixture::new().await;
     let mut conn = fixture.connect().await;
-    append(&mut conn, &[event("a"), event("a")]).await.unwrap();
-    fixture.run("delete from outbox_event where id = 1").await;
+    append(&mut conn, &[event("a"), event("a"), event("a")])
+        .await
+        .unwrap();
+    fixture.run("delete from outbox_event where id <> 2").await;
     let slots: Vec<Slot> = Slot::all().collect();
     let batch = read_pending(&mut conn, &slots, PLENTY).await.unwrap();
-    assert_eq!(
-        batch.orphans.iter().map(|(_, id)| *id).collect::<Vec<_>>(),
-        [1]
-    );
+    let ids: Vec<i64> = batch.orphans.iter().map(|orphan| orphan.id).collect();
+    assert_eq!(ids, [1, 3]);
     assert_eq!(batch.events.len(), 1);
+
+    // Written anew meanwhile, it is another row; and an event that exists stays, whoever says what.
+    let mut orphans = batch.orphans;
+    fixture
+        .run("update outbox_pending set bytes = bytes where id = 3")
+        .await;
+    orphans.push(Orphan {
+        slot: batch.events[0].slot,
+        id: 2,
+        version: batch.events[0].version,
+    });
+    assert_eq!(remove_orphans(&mut conn, &orphans).await.unwrap(), 1);
+    let pending = "select string_agg(id::text, ' ' order by id) from outbox_pending";
+    assert_eq!(fixture.text(pending).await, "2 3");
 }
 
 #[tokio::test]
