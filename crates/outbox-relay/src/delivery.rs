@@ -13,15 +13,12 @@ use service::{Backoff, Reminder};
 use storage::outbox::{HoldCause, Settled};
 use tracing::{error, warn};
 
-use crate::chunk;
 use crate::poison::Poison;
 use crate::sender::{Dispatched, Sender};
 use crate::settler::Acknowledged;
 use crate::trace;
+use crate::{chunk, giants};
 
-/// A broker closes the connection on a request above its `socket.request.max.bytes` (100 MiB unless
-/// configured), which looks like an outage. No topic takes a record that comes near it.
-const LARGEST_RECORD_BYTES: usize = 64 * 1024 * 1024;
 /// Kafka being back, the next attempt must not be far.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
@@ -196,11 +193,11 @@ impl Delivery {
         self.sender.hold(vec![hold]).await;
     }
 
-    /// What no broker would even read.
+    /// What no broker would even read, but was small enough to be read here.
     async fn bury_the_giants(&mut self) {
-        let is_giant = |d: &mut Dispatched| envelope::encoded_size(&d.event) > LARGEST_RECORD_BYTES;
+        let is_giant = |d: &mut Dispatched| giants::is_giant(&d.event);
         while let Some(giant) = self.waiting.pop_front_if(is_giant) {
-            let error = format!("the record is larger than {LARGEST_RECORD_BYTES} bytes");
+            let error = giants::reason(envelope::encoded_size(&giant.event));
             self.bury(&giant, error, 0).await;
         }
     }

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use domain::Slot;
 use storage::lease::Tenure;
-use storage::outbox::{Hold, HoldCause, PendingEvent};
+use storage::outbox::{Batch, Giant, Hold, HoldCause};
 use tracing::error;
 
+use crate::giants;
 use crate::relay::Relay;
 use crate::routes::{Route, Topics};
 use crate::sender::Dispatched;
@@ -32,16 +33,20 @@ impl Relay {
     /// stays pending. `read` are the slots that these are the first events of.
     pub(crate) fn dispatch(
         &mut self,
-        events: Vec<PendingEvent>,
+        batch: Batch,
         read: &HashSet<Slot>,
         owned: &HashMap<Slot, Tenure>,
     ) -> usize {
         let now = Instant::now();
         self.batch += 1;
         let mut dispatched = 0;
-        let mut holds = Vec::new();
+        let mut holds: Vec<Hold> = batch
+            .giants
+            .into_iter()
+            .map(|giant| bury(giant, owned))
+            .collect();
         let mut unroutable = HashSet::new();
-        for pending in events {
+        for pending in batch.events {
             let (slot, bytes) = (pending.slot, pending.bytes);
             let parked = pending.parked.is_some();
             let event = Dispatched {
@@ -117,5 +122,33 @@ impl Relay {
             self.slots.dispatched(*slot, 0);
         }
         slots.len()
+    }
+}
+
+/// Dead wherever it would go, and whatever it waits for.
+fn bury(giant: Giant, owned: &HashMap<Slot, Tenure>) -> Hold {
+    let error = giants::reason(giant.bytes);
+    let Giant {
+        slot,
+        id,
+        version,
+        topic,
+        key,
+        ..
+    } = giant;
+    error!(
+        topic,
+        key, id, error, "dead letter: the event can never be produced"
+    );
+    Hold {
+        slot,
+        epoch: owned[&slot].epoch,
+        id,
+        version,
+        topic,
+        key,
+        cause: HoldCause::Dead,
+        error: Some(error),
+        attempts: 0,
     }
 }

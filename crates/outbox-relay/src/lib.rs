@@ -17,6 +17,7 @@ pub mod cli;
 mod commands;
 mod delivery;
 mod dispatch;
+mod giants;
 mod health;
 mod holder;
 pub mod metrics;

@@ -56,7 +56,7 @@ impl Reader {
         loop {
             let batch = self.read_once(slots, room).await?;
             let removed = self.remove(&batch.orphans).await?;
-            if removed == 0 || !batch.events.is_empty() {
+            if removed == 0 || !batch.is_empty() {
                 return Ok(batch);
             }
         }
@@ -73,7 +73,7 @@ impl Reader {
         let batch = self.connection.call(DEADLINE, read).await?;
         let took = started.elapsed();
         self.metrics.read_seconds.observe(took.as_secs_f64());
-        if !batch.events.is_empty() {
+        if !batch.is_empty() {
             self.slow = took > SLOW;
         }
         Ok(batch)
@@ -121,7 +121,7 @@ fn per_slot(limits: BatchLimits, slow: bool, horizon_age: f64) -> BatchLimits {
     BatchLimits {
         events: limits.events.saturating_mul(larger),
         bytes: limits.bytes.saturating_mul(larger),
-        total_bytes: limits.total_bytes,
+        ..limits
     }
 }
 
@@ -135,11 +135,12 @@ mod tests {
             events: 512,
             bytes: 1_000,
             total_bytes: 32_000,
+            event_bytes: 64_000,
         };
         let larger = BatchLimits {
             events: 1_536,
             bytes: 3_000,
-            total_bytes: 32_000,
+            ..limits
         };
         assert_eq!(per_slot(limits, true, 1.5), larger);
         assert_eq!(per_slot(limits, true, 0.5), limits, "large events, say");

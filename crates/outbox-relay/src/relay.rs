@@ -9,7 +9,7 @@ use domain::Slot;
 use service::{Backoff, CancellationToken, Reminder};
 use storage::StorageError;
 use storage::lease::Tenure;
-use storage::outbox::Hold;
+use storage::outbox::{Batch, Hold};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tracing::warn;
@@ -207,15 +207,14 @@ impl Relay {
     ) -> Result<usize, StorageError> {
         let room = self.reader.room(self.slots.bytes());
         let batch = self.reader.read(slots, room).await?;
-        self.slots.read(batch.events.iter().map(|event| event.slot));
-        let bytes: i64 = batch.events.iter().map(|e| i64::from(e.bytes)).sum();
-        let read = if bytes < room {
+        self.slots.read(slots_of(&batch));
+        let read = if batch.bytes < room {
             slots.iter().copied().collect()
         } else {
             // Of the others nothing is known: they found no room.
-            batch.events.iter().map(|event| event.slot).collect()
+            slots_of(&batch).collect()
         };
-        Ok(self.dispatch(batch.events, &read, owned))
+        Ok(self.dispatch(batch, &read, owned))
     }
 
     /// In slots behind a partition that fails, events that could go elsewhere are not even read: looks
@@ -289,4 +288,9 @@ impl Relay {
         }
         self.tasks.shutdown().await;
     }
+}
+
+fn slots_of(batch: &Batch) -> impl Iterator<Item = Slot> {
+    let giants = batch.giants.iter().map(|giant| giant.slot);
+    batch.events.iter().map(|event| event.slot).chain(giants)
 }

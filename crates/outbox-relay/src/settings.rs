@@ -9,6 +9,8 @@ use service::{OpsSettings, SettingsError, Source, TelemetrySettings, WorkerSetti
 use storage::Database;
 use storage::outbox::BatchLimits;
 
+use crate::giants::LARGEST_RECORD_BYTES;
+
 /// `OPS_PORT` when it is not set.
 pub const DEFAULT_OPS_PORT: u16 = 9102;
 
@@ -44,6 +46,7 @@ impl Settings {
             events: reader.at_least_one("RELAY__BATCH_EVENTS_PER_SLOT", 512),
             bytes,
             total_bytes: bytes.saturating_mul(Slot::COUNT.into()),
+            event_bytes: LARGEST_RECORD_BYTES.into(),
         };
         let retention = reader.duration("OUTBOX_RETENTION", Duration::from_hours(3 * 24));
         if !RETENTION_RANGE.contains(&retention) {

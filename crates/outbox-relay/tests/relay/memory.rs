@@ -14,6 +14,9 @@ const GIANT: i32 = 16_000_000;
 /// and as requests at most, beside what the process always takes.
 const BOUND: u64 = 128 * 1024 * 1024;
 const GIANT_BOUND: u64 = 256 * 1024 * 1024;
+/// What no broker reads.
+const UNREAD: i32 = 100_000_000;
+const UNREAD_BOUND: u64 = 64 * 1024 * 1024;
 
 impl Fixture {
     /// Large events of so many keys.
@@ -62,6 +65,22 @@ async fn p10_giant_events_of_many_keys_do_not_fill_memory() {
     let peak = relay.peak_memory();
     println!("{} MiB at most", peak / 1024 / 1024);
     assert!(peak < GIANT_BOUND, "{peak} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p10_events_that_no_broker_would_read_are_dead_without_being_read() {
+    let fixture = Fixture::new().await;
+    fixture.write_of(UNREAD, 2, 1).await;
+    fixture.write(&["k0"]).await;
+    let relay = Spawned::start(BINARY, &["run"], fixture.variables());
+    fixture.until_large_are("dead", 2).await;
+    fixture.until_large_are("behind", 1).await;
+    let told = "select count(*) from outbox_held
+                where error like 'the event has 100000% bytes, more than 67108864'";
+    assert_eq!(fixture.number(told).await, 2);
+    let peak = relay.peak_memory();
+    println!("{} MiB at most", peak / 1024 / 1024);
+    assert!(peak < UNREAD_BOUND, "{peak} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

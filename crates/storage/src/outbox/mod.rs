@@ -1,6 +1,7 @@
 //! The outbox's tables: writing events, reading what is pending, recording what was published.
 
 pub(crate) mod append;
+mod batch;
 mod columns;
 mod fitness;
 mod held;
@@ -16,17 +17,17 @@ mod settle;
 mod status;
 mod unavailable;
 mod verify;
+mod waiting;
 
 pub use crate::xid::RowVersion;
 pub use append::append;
+pub use batch::{Batch, Giant, Orphan, Parked, PendingEvent};
 pub use fitness::{Unfit, check_fitness};
 pub use held::{HeldEvent, HeldFilter, held, held_event};
 pub use hold::{Held, Hold, HoldCause, hold};
 pub use horizon::{HorizonHolder, horizon_holders};
 pub use orphans::remove_orphans;
-pub use read::{
-    Batch, BatchLimits, Orphan, Parked, PendingEvent, read_events_after, read_pending, waiting_keys,
-};
+pub use read::{BatchLimits, read_events_after, read_pending};
 pub use redrive::{
     Discarded, Redriven, TopicKey, dead_keys, discard, discardable, redrivable, redrive,
 };
@@ -39,6 +40,7 @@ pub use status::{
 };
 pub use unavailable::{Unavailable, move_back, probe_events, settle_unavailable, unavailable};
 pub use verify::{Offender, Verified, verify};
+pub use waiting::waiting_keys;
 
 /// The statements whose plans matter, for the tests that look at those plans.
 pub mod statements {

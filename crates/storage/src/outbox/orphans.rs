@@ -5,7 +5,7 @@ use diesel::sql_query;
 use diesel::sql_types::{Array, BigInt, SmallInt};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::read::Orphan;
+use super::batch::Orphan;
 use crate::error::StorageError;
 use crate::xid::Xid;
 

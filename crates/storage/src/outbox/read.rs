@@ -13,7 +13,9 @@ use futures::TryStreamExt;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::batch::{Batch, Parked, PendingRow, joined};
 use super::columns::{EventColumns, JsonText, TextHeaders, event_from};
+use super::redrive::TopicKey;
 use crate::cached::cached_rows;
 use crate::error::StorageError;
 use crate::xid::{Place, RowVersion, Tid, Writer, Xid};
@@ -27,34 +29,13 @@ pub struct BatchLimits {
     pub bytes: i64,
     /// The same of all slots together: what crosses it stays for the next read, last slots first.
     pub total_bytes: i64,
+    /// Payload and headers of an event with more bytes than this are not read.
+    pub event_bytes: i64,
 }
 
-/// A pending event, with what settling it needs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PendingEvent {
-    pub slot: Slot,
-    /// Order of events within a key.
-    pub id: i64,
-    /// The version of its row in `outbox_pending` that was read.
-    pub version: RowVersion,
-    /// As the trigger counted: key, payload and headers.
-    pub bytes: i32,
-    pub event: OutboxEvent,
-    /// Set when an earlier event of its topic and key is held: this one must follow it.
-    pub parked: Option<Parked>,
-}
-
-/// Why an event must not go out now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parked {
-    /// The lowest held event of its topic and key.
-    pub behind: i64,
-    /// The cause that one is held for.
-    pub cause: String,
-}
-
-/// One snapshot in three parts: what is pending, its events, and which of those follow a held one.
-/// The caller joins them: joined here, each event would cost a descent of its own.
+/// One snapshot in three parts: what is pending, its events but for those that are too large, and
+/// which follow a held one. The caller joins them: joined here, each event would cost a descent of
+/// its own.
 ///
 /// Plan: per slot one walk along `outbox_pending_pkey`; one walk along `outbox_event_pkey` over all
 /// ids found, which are mostly neighbours; and only while anything is held, a look-up in
@@ -81,7 +62,7 @@ union all
 select e.id, null, null, null, null,
        e.event_id, e.topic, e.key, e.event_type, e.schema_version, e.payload, e.headers,
        e.created_at, null, null
-from outbox_event e where e.id = any(array(select id from n))
+from outbox_event e where e.id = any(array(select id from n where bytes <= ?))
 union all
 select e.id, null, null, null, null, null, null, null, null, null, null, null, null,
        held.id, held.cause
@@ -131,23 +112,6 @@ struct Row {
     held_cause: Option<String>,
 }
 
-/// A pending id without an event: somebody deleted from `outbox_event` by hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Orphan {
-    pub slot: Slot,
-    pub id: i64,
-    /// The version of its row in `outbox_pending` that was read.
-    pub version: RowVersion,
-}
-
-/// What one read found.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// Ascending by id.
-    pub events: Vec<PendingEvent>,
-    pub orphans: Vec<Orphan>,
-}
-
 /// Reads the lowest pending events of each of `slots`, which must have nothing in flight. Where not
 /// all find room, those of the first slots do.
 ///
@@ -163,14 +127,18 @@ pub async fn read_pending(
         .bind::<Array<SmallInt>, _>(slots)
         .bind::<BigInt, _>(limits.events)
         .bind::<BigInt, _>(limits.bytes)
-        .bind::<BigInt, _>(limits.total_bytes);
+        .bind::<BigInt, _>(limits.total_bytes)
+        .bind::<BigInt, _>(limits.event_bytes);
     let (mut pending, mut events) = (Vec::new(), Vec::new());
-    let mut parked = HashMap::new();
+    let (mut parked, mut too_large) = (HashMap::new(), Vec::new());
     // Taken as they arrive: all of them at once are several times as large as what they become.
     let mut rows = statement.load_stream::<Row>(conn).await?;
     while let Some(row) = rows.try_next().await? {
         let id = row.id;
         if let Some(read) = pending_row(&row)? {
+            if i64::from(read.bytes) > limits.event_bytes {
+                too_large.push(id);
+            }
             pending.push((id, read));
         } else if let Some(behind) = row.held_id {
             let cause = row.held_cause.unwrap_or_default();
@@ -179,14 +147,32 @@ pub async fn read_pending(
             events.push((id, event));
         }
     }
-    Ok(joined(pending, events, parked))
+    drop(rows);
+    let outlines = outlines(conn, too_large).await?;
+    Ok(joined(pending, events, parked, outlines))
 }
 
-/// What a row of the first part says.
-struct PendingRow {
-    slot: Slot,
-    bytes: i32,
-    version: RowVersion,
+/// The topics and keys of events whose contents are not read.
+async fn outlines(
+    conn: &mut AsyncPgConnection,
+    ids: Vec<i64>,
+) -> Result<HashMap<i64, TopicKey>, StorageError> {
+    #[derive(QueryableByName)]
+    struct Outline {
+        #[diesel(sql_type = BigInt)]
+        id: i64,
+        #[diesel(embed)]
+        of: TopicKey,
+    }
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows: Vec<Outline> =
+        sql_query("select e.id, e.topic, e.key from outbox_event e where e.id = any($1)")
+            .bind::<Array<BigInt>, _>(ids)
+            .load(conn)
+            .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.of)).collect())
 }
 
 /// `None` for a row of another part.
@@ -221,39 +207,6 @@ fn event_of(row: Row) -> Option<OutboxEvent> {
     })
 }
 
-/// The three parts, by id.
-fn joined(
-    mut pending: Vec<(i64, PendingRow)>,
-    mut events: Vec<(i64, OutboxEvent)>,
-    mut parked: HashMap<i64, Parked>,
-) -> Batch {
-    pending.sort_unstable_by_key(|(id, _)| *id);
-    events.sort_unstable_by_key(|(id, _)| *id);
-    let mut events = events.into_iter().peekable();
-    let mut batch = Batch {
-        events: Vec::with_capacity(pending.len()),
-        orphans: Vec::new(),
-    };
-    for (id, row) in pending {
-        match events.next_if(|(event, _)| *event == id) {
-            Some((_, event)) => batch.events.push(PendingEvent {
-                slot: row.slot,
-                id,
-                version: row.version,
-                bytes: row.bytes,
-                event,
-                parked: parked.remove(&id),
-            }),
-            None => batch.orphans.push(Orphan {
-                slot: row.slot,
-                id,
-                version: row.version,
-            }),
-        }
-    }
-    batch
-}
-
 /// The events behind an id, whatever their state, with their contents, ascending. What a reader
 /// costs that moves nothing: for measuring.
 ///
@@ -276,42 +229,4 @@ pub async fn read_events_after(
         .into_iter()
         .filter_map(|row| Some((row.id, event_from(row)?)))
         .collect())
-}
-
-/// The lowest and the highest pending events of each slot. Plan: one walk along
-/// `outbox_pending_pkey` from each end.
-const ENDS: &str = "\
-select distinct e.topic, e.key
-from unnest($1) s(slot)
-cross join lateral (
-    (select p.id from outbox_pending p where p.slot = s.slot order by p.slot, p.id limit $2)
-    union all
-    (select p.id from outbox_pending p where p.slot = s.slot
-     order by p.slot desc, p.id desc limit $2)) n
-join outbox_event e on e.id = n.id";
-
-/// The topics and keys among the pending events at both ends of each slot, in flight or not: who
-/// waits behind a partition that does not move. At most `per_end` events of each end are looked at.
-///
-/// # Errors
-/// When Postgres cannot be asked.
-pub async fn waiting_keys(
-    conn: &mut AsyncPgConnection,
-    slots: &[Slot],
-    per_end: i64,
-) -> Result<Vec<(String, String)>, StorageError> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Text)]
-        topic: String,
-        #[diesel(sql_type = Text)]
-        key: String,
-    }
-    let slots: Vec<i16> = slots.iter().map(|slot| slot.number()).collect();
-    let rows: Vec<Row> = sql_query(ENDS)
-        .bind::<Array<SmallInt>, _>(slots)
-        .bind::<BigInt, _>(per_end)
-        .load(conn)
-        .await?;
-    Ok(rows.into_iter().map(|row| (row.topic, row.key)).collect())
 }

@@ -65,6 +65,7 @@ impl Member {
         events: 4,
         bytes: 1_000_000,
         total_bytes: 1_000_000,
+        event_bytes: 1_000_000,
     };
     /// Events that one member can have sent and not settled.
     pub(crate) const MOST_IN_FLIGHT: usize = 4 * 32;

@@ -115,6 +115,7 @@ async fn a_read_is_bounded_per_slot_and_takes_at_least_one() {
             events,
             bytes,
             total_bytes: i64::MAX,
+            ..PLENTY
         };
         let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
         let ids: Vec<_> = batch.events.iter().map(|p| p.id).collect();
@@ -162,6 +163,43 @@ async fn a_read_that_has_not_room_for_all_takes_the_first_slots_oldest_events() 
         let ids: Vec<_> = batch.events.iter().map(|p| p.id).collect();
         assert_eq!(ids, expected, "{limits:?}");
     }
+}
+
+#[tokio::test]
+async fn an_event_that_is_too_large_is_not_read_and_nothing_behind_it_in_its_slot() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let mut events = ["k", "k", "k", "other", "k"].map(event);
+    events[1].payload = format!("\"{}\"", "x".repeat(3_000));
+    // Six times as long in words as in bytes, which is what a read would bring.
+    let header = ("h".to_owned(), "\u{1}".repeat(500));
+    events[4].headers = [header].into();
+    append(&mut conn, &events).await.unwrap();
+    let slots: Vec<Slot> = Slot::all().collect();
+    let limits = BatchLimits {
+        event_bytes: 2_999,
+        ..PLENTY
+    };
+    let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
+    let ids: Vec<i64> = batch.events.iter().map(|p| p.id).collect();
+    assert_eq!(ids, [1, 4]);
+    let giants: Vec<_> = batch
+        .giants
+        .iter()
+        .map(|g| (g.id, &*g.topic, &*g.key))
+        .collect();
+    assert_eq!(giants, [(2, "t", "k")]);
+    let bytes = "select sum(bytes) from outbox_pending";
+    assert_eq!(batch.bytes, fixture.number(bytes).await);
+    assert_eq!(batch.orphans, []);
+
+    fixture.run("delete from outbox_pending where id = 2").await;
+    let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
+    let ids: Vec<i64> = batch.events.iter().map(|p| p.id).collect();
+    assert_eq!((&ids[..], batch.giants[0].id), (&[1, 3, 4][..], 5));
+    fixture.run("delete from outbox_event where id = 5").await;
+    let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
+    assert_eq!((batch.giants.len(), batch.orphans[0].id), (0, 5));
 }
 
 #[tokio::test]

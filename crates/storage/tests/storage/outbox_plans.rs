@@ -56,6 +56,7 @@ async fn the_read_and_the_settle_walk_indexes_whatever_the_statistics() {
                 "512",
                 "393216",
                 "12582912",
+                "67108864",
             ],
         )
         .await;

@@ -62,6 +62,7 @@ pub(crate) const PLENTY: BatchLimits = BatchLimits {
     events: 1_000,
     bytes: 1_000_000,
     total_bytes: 100_000_000,
+    event_bytes: 100_000_000,
 };
 
 pub(crate) async fn read_all(conn: &mut Connection) -> Vec<PendingEvent> {

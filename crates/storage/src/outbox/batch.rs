@@ -1,0 +1,124 @@
+//! What one read found. Pure: [`super::read`] asks for it.
+
+use std::collections::HashMap;
+
+use domain::{OutboxEvent, Slot};
+
+use super::redrive::TopicKey;
+use crate::xid::RowVersion;
+
+/// A pending event, with what settling it needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PendingEvent {
+    pub slot: Slot,
+    /// Order of events within a key.
+    pub id: i64,
+    /// The version of its row in `outbox_pending` that was read.
+    pub version: RowVersion,
+    /// As the trigger counted: key, payload and headers.
+    pub bytes: i32,
+    pub event: OutboxEvent,
+    /// Set when an earlier event of its topic and key is held: this one must follow it.
+    pub parked: Option<Parked>,
+}
+
+/// Why an event must not go out now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    /// The lowest held event of its topic and key.
+    pub behind: i64,
+    /// The cause that one is held for.
+    pub cause: String,
+}
+
+/// A pending id without an event: somebody deleted from `outbox_event` by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Orphan {
+    pub slot: Slot,
+    pub id: i64,
+    /// The version of its row in `outbox_pending` that was read.
+    pub version: RowVersion,
+}
+
+/// A pending event that is too large to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Giant {
+    pub slot: Slot,
+    pub id: i64,
+    pub version: RowVersion,
+    pub bytes: i32,
+    pub topic: String,
+    pub key: String,
+}
+
+/// What one read found.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Ascending by id.
+    pub events: Vec<PendingEvent>,
+    /// At most one of a slot: what is behind it stays for the next read, when it may be held.
+    pub giants: Vec<Giant>,
+    pub orphans: Vec<Orphan>,
+    /// Of all that was found, read or not: what the limits count.
+    pub bytes: i64,
+}
+
+impl Batch {
+    /// Whether there is nothing to do about any event.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.giants.is_empty()
+    }
+}
+
+/// What a row of the first part says.
+pub(super) struct PendingRow {
+    pub(super) slot: Slot,
+    pub(super) bytes: i32,
+    pub(super) version: RowVersion,
+}
+
+/// The three parts and the outlines of what was too large, by id.
+pub(super) fn joined(
+    mut pending: Vec<(i64, PendingRow)>,
+    mut events: Vec<(i64, OutboxEvent)>,
+    mut parked: HashMap<i64, Parked>,
+    mut outlines: HashMap<i64, TopicKey>,
+) -> Batch {
+    pending.sort_unstable_by_key(|(id, _)| *id);
+    events.sort_unstable_by_key(|(id, _)| *id);
+    let mut events = events.into_iter().peekable();
+    let mut batch = Batch {
+        events: Vec::with_capacity(pending.len()),
+        bytes: pending.iter().map(|(_, row)| i64::from(row.bytes)).sum(),
+        ..Batch::default()
+    };
+    for (id, row) in pending {
+        let (slot, bytes, version) = (row.slot, row.bytes, row.version);
+        let event = events.next_if(|(event, _)| *event == id);
+        if batch.giants.iter().any(|giant| giant.slot == slot) {
+            continue;
+        }
+        if let Some((_, event)) = event {
+            batch.events.push(PendingEvent {
+                slot,
+                id,
+                version,
+                bytes,
+                event,
+                parked: parked.remove(&id),
+            });
+        } else if let Some(TopicKey { topic, key }) = outlines.remove(&id) {
+            batch.giants.push(Giant {
+                slot,
+                id,
+                version,
+                bytes,
+                topic,
+                key,
+            });
+        } else {
+            batch.orphans.push(Orphan { slot, id, version });
+        }
+    }
+    batch
+}
