@@ -17,6 +17,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::observer::Observer;
 use crate::partitions::Partitions;
+use crate::probing::Turns;
 use crate::recovery::Recovery;
 use crate::relay::{Relay, RelayError};
 use crate::retention::Cleaner;
@@ -160,6 +161,7 @@ impl Assembly {
                 waiting: waiting.clone(),
                 failing: health.failing.clone(),
                 probes,
+                turns: Turns::default(),
                 wake: Arc::clone(&wake),
             },
             route_keeper,

@@ -26,6 +26,7 @@ mod observer;
 mod pacing;
 mod partitions;
 mod poison;
+mod probing;
 mod reader;
 mod recovery;
 pub mod relay;

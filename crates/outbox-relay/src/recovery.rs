@@ -4,36 +4,31 @@
 //! Order does not rest on this module: a moved event whose key still has a held one before it is
 //! parked again when it is read.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::{OutboxEvent, Slot};
-use messaging::envelope;
 use service::{CancellationToken, Problems, Reminder};
 use storage::lease::Leases;
-use storage::outbox::{Unavailable, move_back, probe_events, unavailable};
+use storage::outbox::{Unavailable, move_back, unavailable};
 use storage::{Connection, OwnConnection, StorageError, within};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::app::LEASE_SCOPE;
-use crate::chunk;
 use crate::partitions::{Partition, Partitions, State};
+use crate::probing::{Candidates, Turns};
 use crate::routes::{Route, Topics};
 use crate::waiting::{End, Place, Waiting};
 
 /// Time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 /// Events looked at per statement.
 const PAGE: i64 = 500;
 /// Events moved back per transaction: each key of them is a lock.
 const MOVED_AT_ONCE: usize = 200;
-/// Events that a probe is chosen from: the first of its partition.
-const PROBED_AT_MOST: usize = 50;
-/// Bytes of payload that a probe takes, but for its last event.
-const PROBE_BYTES: i64 = 66_000;
 /// Pages without anything to move after which a look goes on with the next topic, and here later.
 const BARREN_PAGES: usize = 20;
 
@@ -65,6 +60,7 @@ pub(crate) struct Recovery {
     /// By partition, as the senders tell.
     pub(crate) failing: Problems,
     pub(crate) probes: mpsc::Sender<Probe>,
+    pub(crate) turns: Turns,
     /// Told when something is pending again.
     pub(crate) wake: Arc<Notify>,
 }
@@ -116,12 +112,14 @@ impl Recovery {
             .iter()
             .map(|(name, place)| (name.clone(), *place))
             .collect();
+        let mut candidates = Candidates::default();
         for ((slot, topic), place) in places {
             if let Some(epoch) = owned.get(&slot) {
-                self.bring_back(&mut conn, (slot, *epoch), &topic, place)
+                self.bring_back(&mut conn, (slot, *epoch), &topic, place, &mut candidates)
                     .await?;
             }
         }
+        self.probe(&mut conn, candidates).await?;
         self.connection.keep(conn);
         Ok(())
     }
@@ -159,7 +157,7 @@ impl Recovery {
     }
 
     /// Walks a topic's unavailable events of a slot: moves back those whose partition works, and
-    /// sends the first ones of each that was set aside as its probe. Probes need a walk from the
+    /// notes the first ones of each that was set aside for its probe. Probes need a walk from the
     /// front: further on, a key's first event may lie behind us.
     async fn bring_back(
         &self,
@@ -167,8 +165,8 @@ impl Recovery {
         (slot, epoch): (Slot, i64),
         topic: &str,
         place: Place,
+        candidates: &mut Candidates,
     ) -> Result<(), StorageError> {
-        let mut probed = HashSet::new();
         let (mut after, mut barren, mut moved) = (place.next, 0, 0);
         let mut first = None;
         let end = loop {
@@ -181,12 +179,11 @@ impl Recovery {
             let Sorted { back, stay } = self.sort(topic, page);
             first = first.or(stay.iter().map(|(_, id)| *id).min());
             if place.next == place.front {
-                let partitions: BTreeSet<i32> = stay.iter().filter_map(|(p, _)| *p).collect();
-                for partition in partitions.into_iter().filter(|p| probed.insert(*p)) {
-                    let of_it = stay.iter().filter(|(p, _)| *p == Some(partition));
-                    let ids: Vec<i64> = of_it.map(|(_, id)| *id).take(PROBED_AT_MOST).collect();
-                    let partition = (topic.to_owned(), partition);
-                    self.probe(conn, (slot, epoch), partition, &ids).await?;
+                for (partition, id) in &stay {
+                    if let Some(partition) = partition {
+                        let partition = (topic.to_owned(), *partition);
+                        candidates.add(partition, slot, epoch, *id);
+                    }
                 }
             }
             barren = if back.is_empty() { barren + 1 } else { 0 };
@@ -239,38 +236,5 @@ impl Recovery {
             }
         }
         sorted
-    }
-
-    async fn probe(
-        &self,
-        conn: &mut Connection,
-        (slot, epoch): (Slot, i64),
-        partition: Partition,
-        ids: &[i64],
-    ) -> Result<(), StorageError> {
-        if !self.partitions.begin_probe(&partition) {
-            return Ok(());
-        }
-        let found = within(DEADLINE, probe_events(conn, slot, ids, PROBE_BYTES)).await;
-        let mut found = match found {
-            Ok(found) if !found.is_empty() => found,
-            outcome => {
-                self.partitions.end_probe(&partition);
-                return outcome.map(|_| ());
-            }
-        };
-        let sizes = found.iter().map(|(_, event)| envelope::encoded_size(event));
-        found.truncate(chunk::take(sizes, chunk::MAX_REQUEST_BYTES));
-        let probe = Probe {
-            partition: partition.clone(),
-            slot,
-            epoch,
-            events: found,
-        };
-        if self.probes.try_send(probe).is_err() {
-            // The relay has enough of them to do; the next look comes soon.
-            self.partitions.end_probe(&partition);
-        }
-        Ok(())
     }
 }

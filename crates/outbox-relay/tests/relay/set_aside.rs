@@ -160,3 +160,43 @@ async fn a_topic_that_cannot_be_created_is_set_aside_until_it_is_there() {
     assert_eq!(by_key["a"], [4, 6, 8]);
     assert_eq!(copies, 0, "{}", relay.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_no_broker_would_read_does_not_keep_its_partition_set_aside() {
+    let mut fixture = Fixture::new().await;
+    let mut variables = fixture.variables();
+    variables.push(("KAFKA_REPLICATION_FACTOR", "2".to_owned()));
+    let missing = unique_topic("missing");
+    let working = std::mem::replace(&mut fixture.topic, missing);
+    // The giant is the first that the partition could be probed with.
+    let first =
+        "select key from generate_series(1, 999) key where hashtextextended(key::text, 0) & 31 = 0";
+    let giant = fixture.sql.query(first, &[]).await.unwrap()[0]
+        .get::<_, i32>(0)
+        .to_string();
+    fixture
+        .write_sized(&[(&giant, 110_000_000), (&giant, 10)])
+        .await;
+    let hold = "with moved as (delete from outbox_pending returning id, slot)
+                insert into outbox_held (id, slot, topic, key, cause)
+                select id, slot, topic, key, 'unavailable' from moved join outbox_event using (id)";
+    fixture.sql.batch_execute(hold).await.unwrap();
+    let keys: Vec<String> = (1_000..1_640).map(|key| key.to_string()).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    fixture.write(&keys).await;
+    let missing = std::mem::replace(&mut fixture.topic, working);
+    fixture.write(&["a"]).await;
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    fixture.until("unavailable", 642).await;
+    let cluster = &fixture.cluster;
+    cluster.ensure_topic(&missing, 1, 1).await.unwrap();
+    fixture.until("unavailable", 0).await;
+    fixture.until_published(641).await;
+    fixture.until("dead", 1).await;
+    fixture.until("behind", 1).await;
+    assert!(
+        relay.log().contains("bytes, more than 67108864"),
+        "{}",
+        relay.log()
+    );
+}

@@ -38,7 +38,10 @@ pub use status::{
     Backlog, HeldCounts, Sendable, SlotStatus, backlog, first_sendable, held_counts,
     published_count, slots,
 };
-pub use unavailable::{Unavailable, move_back, probe_events, settle_unavailable, unavailable};
+pub use unavailable::{
+    Head, ProbeLimits, Unavailable, bury_unavailable, move_back, probe_events, settle_unavailable,
+    unavailable,
+};
 pub use verify::{Offender, Verified, verify};
 pub use waiting::waiting_keys;
 

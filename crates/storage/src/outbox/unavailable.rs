@@ -53,28 +53,55 @@ pub async fn unavailable(
     .await?)
 }
 
+/// An unavailable event that may be sent as a probe.
+#[derive(Debug)]
+pub struct Head {
+    /// It does not wait for a dead one.
+    pub of: Unavailable,
+    /// Of key, payload and headers.
+    pub bytes: i64,
+    /// `None` when it is too large to be read.
+    pub event: Option<OutboxEvent>,
+}
+
 /// An event before which one of its key is pending (moved back before it, or still in flight) must
 /// not overtake that one. Ids of one slot stand in for the key: what is pending is younger but for
-/// moments.
+/// moments. Nor may it overtake an unavailable one that is not among those asked for.
 ///
 /// The sizes are looked at first, so that what is returned is bounded in bytes: events may be large.
-const PROBE_EVENTS: &str = "\
+/// That of a payload is known without its being read.
+const PROBE_EVENTS: &str = concat!(
+    "\
 with head as (
-    select h.id, sum(octet_length(e.payload::text)) over (order by h.id)
-                 - octet_length(e.payload::text) as bytes_before
+    select h.id, s.bytes, sum(s.bytes) over (order by h.id) - s.bytes as bytes_before
     from outbox_held h join outbox_event e using (id)
+    cross join lateral (select (",
+    event_bytes!(),
+    ")::bigint as bytes) s
     where h.id = any($2) and h.cause = 'unavailable'
       and not exists (select from outbox_pending p where p.slot = $1 and p.id < h.id)
       and not exists (select from outbox_held d where d.topic = h.topic and d.key = h.key
-                      and d.id < h.id and d.discarded_at is null and d.cause <> 'unavailable'))
-select e.id, e.event_id, e.topic, e.key, e.event_type, e.schema_version,
-       e.payload, e.headers, e.created_at
+                      and d.id < h.id and d.discarded_at is null
+                      and (d.cause <> 'unavailable' or d.id <> all($2))))
+select e.id, e.topic, e.key, false as behind_dead, head.bytes,
+       e.event_id, e.event_type, e.schema_version, e.created_at,
+       case when head.bytes <= $4 then e.payload end as payload,
+       case when head.bytes <= $4 then e.headers end as headers
 from head join outbox_event e using (id) where head.bytes_before < $3
-order by e.id";
+order by e.id"
+);
+
+/// How much is read of what may be a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeLimits {
+    /// Bytes of keys, payloads and headers; the event that crosses it is still taken.
+    pub bytes: i64,
+    /// Payload and headers of an event with more bytes than this are not read.
+    pub event_bytes: i64,
+}
 
 /// Those of a slot's unavailable events that may be sent as a probe, with their contents, ascending
-/// by id: at least one where there is one, then up to `bytes` of payload. The sizes of all `ids`
-/// are looked at, so there should not be many.
+/// by id. The sizes of all `ids` are looked at, so there should not be many.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -82,18 +109,65 @@ pub async fn probe_events(
     conn: &mut AsyncPgConnection,
     slot: Slot,
     ids: &[i64],
-    bytes: i64,
-) -> Result<Vec<(i64, OutboxEvent)>, StorageError> {
-    let rows: Vec<EventColumns> = sql_query(PROBE_EVENTS)
+    limits: ProbeLimits,
+) -> Result<Vec<Head>, StorageError> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(embed)]
+        of: Unavailable,
+        #[diesel(sql_type = BigInt)]
+        bytes: i64,
+        #[diesel(embed)]
+        event: EventColumns,
+    }
+    let rows: Vec<Row> = sql_query(PROBE_EVENTS)
         .bind::<SmallInt, _>(slot.number())
         .bind::<Array<BigInt>, _>(ids)
-        .bind::<BigInt, _>(bytes)
+        .bind::<BigInt, _>(limits.bytes)
+        .bind::<BigInt, _>(limits.event_bytes)
         .load(conn)
         .await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| Some((row.id, event_from(row)?)))
-        .collect())
+    let heads = rows.into_iter().map(|row| Head {
+        of: row.of,
+        bytes: row.bytes,
+        event: event_from(row.event),
+    });
+    Ok(heads.collect())
+}
+
+/// What was held behind it as unavailable is found to be behind a dead one from now on.
+const BURY: &str = "\
+update outbox_held h set cause = 'dead', error = $2, attempts = 0, behind = null,
+                         held_at = clock_timestamp()
+where h.id = $1 and h.cause = 'unavailable'";
+
+/// An unavailable event of an owned slot turned out to be one that can never be produced. False when
+/// the slot is owned no more, or the event is unavailable no more.
+///
+/// # Errors
+/// When Postgres cannot be asked or the key's lock is not to be had soon; nothing changed then.
+pub async fn bury_unavailable(
+    conn: &mut AsyncPgConnection,
+    scope: &str,
+    member: MemberId,
+    (slot, epoch): (Slot, i64),
+    event: &Unavailable,
+    error: &str,
+) -> Result<bool, StorageError> {
+    conn.transaction(async |conn| {
+        lock_keys(conn, &[(&event.topic, &event.key)]).await?;
+        let unit = (i32::from(slot.number()), epoch);
+        if owned_units(conn, scope, member, &[unit]).await?.is_empty() {
+            return Ok(false);
+        }
+        let buried = sql_query(BURY)
+            .bind::<BigInt, _>(event.id)
+            .bind::<Text, _>(error)
+            .execute(conn)
+            .await?;
+        Ok(buried > 0)
+    })
+    .await
 }
 
 const SETTLE_HELD: &str = "\

@@ -17,6 +17,7 @@ mod outbox_replay;
 mod outbox_retention;
 mod outbox_rewritten;
 mod outbox_status;
+mod outbox_unavailable;
 mod outbox_writers;
 mod own_connection;
 mod support;
