@@ -5,6 +5,7 @@
 
 mod collector;
 mod kafka_proxy;
+mod raw_batch;
 mod spawned;
 
 use std::sync::mpsc;
@@ -20,6 +21,7 @@ use crate::stack::Stack;
 
 pub use collector::{Collector, Manners, SentSpan};
 pub use kafka_proxy::{Fault, KafkaProxy};
+pub use raw_batch::{RawBatch, RawRecord, set_checksum};
 pub use spawned::Spawned;
 
 /// Held while the template is looked for and made. Any constant of our own will do.

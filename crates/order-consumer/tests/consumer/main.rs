@@ -18,7 +18,6 @@ mod place;
 mod poison;
 mod process;
 mod property;
-mod raw;
 mod redrive;
 mod retention;
 mod seen;

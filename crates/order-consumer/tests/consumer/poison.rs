@@ -8,6 +8,7 @@ use std::time::Duration;
 use diesel_async::SimpleAsyncConnection;
 use domain::{OrderCreated, Position, Received};
 use futures::future::BoxFuture;
+use local_stack::testing::{RawBatch, RawRecord};
 use messaging::OutgoingRecord;
 use order_consumer::Effects;
 use order_consumer::handlers::{Handler, HandlerError};
@@ -21,18 +22,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::raw::{LZ4, RawRecord, UNPACKED, ZSTD, body, produce};
 use crate::servers::{Private, TOPIC};
 use crate::support::{Fixture, GROUP, PATIENCE, drain, next_of_key, order};
 
+const UNPACKED: i16 = 0;
+const LZ4: i16 = 3;
+const ZSTD: i16 = 4;
+
 /// No order, and nothing that says what it is.
-fn nonsense(delta: i64, value: &[u8]) -> RawRecord<'_> {
+fn nonsense(offset_delta: i64, value: &[u8]) -> RawRecord<'_> {
     RawRecord {
-        delta,
-        key: None,
+        offset_delta,
         value,
-        headers: Vec::new(),
+        ..RawRecord::default()
     }
+}
+
+fn body(records: &[RawRecord<'_>]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for record in records {
+        record.put(&mut body);
+    }
+    body
 }
 
 /// A record as it is, with another header instead of one of its own.
@@ -44,19 +55,20 @@ fn with_header<'a>(
     let mut headers: Vec<_> = record.headers.iter().collect();
     headers.retain(|(own, _)| *own != name);
     let headers = headers.into_iter();
-    let headers = headers.map(|(name, value)| (name.as_str(), Some(value.as_slice())));
+    let headers = headers.map(|(name, value)| (name.as_bytes(), Some(value.as_slice())));
     RawRecord {
-        delta: 0,
         key: Some(&record.key),
         value: &record.value,
-        headers: headers.chain([(name, value)]).collect(),
+        headers: headers.chain([(name.as_bytes(), value)]).collect(),
+        ..RawRecord::default()
     }
 }
 
 impl Fixture {
     async fn append(&self, compression: i16, count: i32, body: &[u8]) {
         let place = (self.topic.as_str(), 0);
-        produce(&self.brokers, place, compression, count, body).await;
+        let batch = RawBatch::new(compression, count, body);
+        batch.produce(&self.brokers, place).await;
     }
 
     fn stream(&self) -> Stream {
@@ -93,7 +105,8 @@ async fn p10_what_kafka_has_packed_a_thousandfold_does_not_fill_memory() {
     for size in sizes {
         let zeros = vec![0; size];
         let packed = zstd::encode_all(&body(&[nonsense(0, &zeros)])[..], 0).unwrap();
-        produce(&broker, (TOPIC, 0), ZSTD, 1, &packed).await;
+        let batch = RawBatch::new(ZSTD, 1, &packed);
+        batch.produce(&broker, (TOPIC, 0)).await;
     }
     stack.produce(0, vec![order("P-1", 1)]).await;
     let consumer = stack.start();
