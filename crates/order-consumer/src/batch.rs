@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use domain::{EventId, OrderCreated, Received};
 use messaging::IncomingRecord;
-use storage::dead_letters::{Cause, DeadLetter, HeldBefore};
+use storage::dead_letters::{Cause, DeadLetter, Stored};
 
 use crate::decode::Decoded;
 use crate::effects::Candidate;
@@ -30,9 +30,9 @@ pub(crate) struct Sorted {
 pub(crate) fn sort(
     batch: &[Decoded],
     mut held: HashSet<Vec<u8>>,
-    held_before: &[HeldBefore],
+    held_before: &[Stored],
 ) -> Sorted {
-    let held_before: HashMap<i64, &HeldBefore> =
+    let held_before: HashMap<i64, &Stored> =
         held_before.iter().map(|row| (row.offset, row)).collect();
     let mut sorted = Sorted::default();
     let mut newest = HashMap::new();
@@ -66,7 +66,7 @@ pub(crate) fn sort(
     sorted
 }
 
-fn is_same(row: &HeldBefore, record: &IncomingRecord) -> bool {
+fn is_same(row: &Stored, record: &IncomingRecord) -> bool {
     let headers = row.header_names.iter().zip(&row.header_values);
     row.key == record.key
         && row.value == record.value

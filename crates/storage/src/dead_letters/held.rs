@@ -7,6 +7,7 @@ use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text, Uuid as 
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::lock::{By, lock};
+use super::stored::{Stored, columns};
 use super::{DeadLetter, storable};
 use crate::cached::cached;
 use crate::error::StorageError;
@@ -64,26 +65,12 @@ async fn look(
     Ok(rows.into_iter().map(|row| row.key).collect())
 }
 
-/// A record that was held before, at an offset that is delivered again.
-#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
-pub struct HeldBefore {
-    #[diesel(sql_type = BigInt)]
-    pub offset: i64,
-    #[diesel(sql_type = Nullable<Binary>)]
-    pub key: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    pub value: Option<Vec<u8>>,
-    #[diesel(sql_type = Array<Binary>)]
-    pub header_names: Vec<Vec<u8>>,
-    #[diesel(sql_type = Array<Nullable<Binary>>)]
-    pub header_values: Vec<Option<Vec<u8>>>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    pub omitted_bytes: Option<i64>,
-}
-
-const HELD_BEFORE: &str = r#"
-select "offset", key, value, header_names, header_values, omitted_bytes from inbox_dead_letter
-where consumer_group = ? and topic = ? and partition = ? and "offset" between ? and ?"#;
+const HELD_BEFORE: &str = concat!(
+    "select ",
+    columns!(),
+    r#" from inbox_dead_letter
+where consumer_group = ? and topic = ? and partition = ? and "offset" between ? and ?"#
+);
 
 /// The records at the offsets `first..=last` of the partition that were held before, settled or not.
 ///
@@ -93,7 +80,7 @@ pub async fn held_before(
     conn: &mut AsyncPgConnection,
     stream: &Stream,
     (first, last): (i64, i64),
-) -> Result<Vec<HeldBefore>, StorageError> {
+) -> Result<Vec<Stored>, StorageError> {
     Ok(cached(HELD_BEFORE)
         .bind::<Text, _>(&stream.group)
         .bind::<Text, _>(&stream.topic)

@@ -8,15 +8,17 @@ mod held;
 mod list;
 mod lock;
 mod settle;
+mod stored;
 
 use uuid::Uuid;
 
-pub use held::{HeldBefore, held_before, held_keys, hold};
+pub use held::{held_before, held_keys, hold};
 pub use list::{Counts, Filter, Listed, counts, list};
 pub use settle::{
-    Amount, Ending, Stored, key_of, lock_key, rejected, settle, unsettled_keys, unsettled_of_key,
+    Amount, Ending, key_of, lock_key, rejected, settle, unsettled_keys, unsettled_of_key,
     unsettled_without_key,
 };
+pub use stored::Stored;
 
 /// Why a record is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,13 +2,13 @@
 
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::Position;
-use time::OffsetDateTime;
 
 use super::lock::{By, lock};
 use super::storable;
+use super::stored::{Stored, columns};
 use crate::error::StorageError;
 
 /// How a held record ended.
@@ -27,30 +27,6 @@ impl Ending {
             Self::Discarded => "discarded",
         }
     }
-}
-
-/// A record that is held, byte for byte unless it was too large.
-#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
-pub struct Stored {
-    #[diesel(sql_type = Integer)]
-    pub partition: i32,
-    #[diesel(sql_type = BigInt)]
-    pub offset: i64,
-    #[diesel(sql_type = Nullable<Binary>)]
-    pub key: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    pub value: Option<Vec<u8>>,
-    #[diesel(sql_type = Array<Binary>)]
-    pub header_names: Vec<Vec<u8>>,
-    #[diesel(sql_type = Array<Nullable<Binary>>)]
-    pub header_values: Vec<Option<Vec<u8>>>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    pub omitted_bytes: Option<i64>,
-    /// `dead` or `behind`.
-    #[diesel(sql_type = Text)]
-    pub cause: String,
-    #[diesel(sql_type = Timestamptz)]
-    pub held_at: OffsetDateTime,
 }
 
 /// Keeps owners from parking behind the key, and other commands from deciding on it, until the
@@ -85,19 +61,20 @@ pub async fn unsettled_of_key(
     key: &[u8],
     amount: Amount,
 ) -> Result<Vec<Stored>, StorageError> {
-    Ok(sql_query(
+    Ok(sql_query(concat!(
         r#"select * from (
                select *, coalesce(sum(octet_length(value)) over (
                    order by partition, "offset"
                    rows between unbounded preceding and 1 preceding), 0) as bytes_before
-               from (select partition, "offset", key, value, header_names, header_values,
-                            omitted_bytes, cause, held_at
+               from (select "#,
+        columns!(),
+        r#"
                      from inbox_dead_letter
                      where consumer_group = $1 and topic = $2 and settled_at is null
                        and sha256(key) = sha256($3) and key is not null
                      order by partition, "offset" limit $4) first) counted
-           where bytes_before < $5 order by partition, "offset""#,
-    )
+           where bytes_before < $5 order by partition, "offset""#
+    ))
     .bind::<Text, _>(group)
     .bind::<Text, _>(topic)
     .bind::<Binary, _>(key)
@@ -116,13 +93,14 @@ pub async fn unsettled_without_key(
     group: &str,
     position: &Position,
 ) -> Result<Option<Stored>, StorageError> {
-    Ok(sql_query(
-        r#"select partition, "offset", key, value, header_names, header_values,
-                  omitted_bytes, cause, held_at
+    Ok(sql_query(concat!(
+        "select ",
+        columns!(),
+        r#"
            from inbox_dead_letter
            where consumer_group = $1 and topic = $2 and partition = $3 and "offset" = $4
-             and settled_at is null and key is null for update"#,
-    )
+             and settled_at is null and key is null for update"#
+    ))
     .bind::<Text, _>(group)
     .bind::<Text, _>(&position.topic)
     .bind::<Integer, _>(position.partition)
