@@ -136,10 +136,7 @@ fn bury(giant: Giant, owned: &HashMap<Slot, Tenure>) -> Hold {
         key,
         ..
     } = giant;
-    error!(
-        topic,
-        key, id, error, "dead letter: the event can never be produced"
-    );
+    giants::tell(&topic, &key, id, &error);
     Hold {
         slot,
         epoch: owned[&slot].epoch,

@@ -2,6 +2,7 @@
 
 use domain::OutboxEvent;
 use messaging::envelope;
+use tracing::error;
 
 /// A broker closes the connection on a request above its `socket.request.max.bytes` (100 MiB unless
 /// configured), which looks like an outage. No topic takes a record that comes near it. What has
@@ -15,4 +16,12 @@ pub(crate) fn is_giant(event: &OutboxEvent) -> bool {
 /// What is said of an event of `bytes` bytes.
 pub(crate) fn reason(bytes: impl std::fmt::Display) -> String {
     format!("the event has {bytes} bytes, more than {LARGEST_RECORD_BYTES}")
+}
+
+/// Logs that one was buried without its contents having been read.
+pub(crate) fn tell(topic: &str, key: &str, id: i64, error: &str) {
+    error!(
+        topic,
+        key, id, error, "dead letter: the event can never be produced"
+    );
 }

@@ -7,7 +7,6 @@ use domain::{OutboxEvent, Slot};
 use messaging::envelope;
 use storage::outbox::{Head, ProbeLimits, bury_unavailable, probe_events};
 use storage::{Connection, StorageError, within};
-use tracing::error;
 
 use crate::app::LEASE_SCOPE;
 use crate::giants::LARGEST_RECORD_BYTES;
@@ -143,17 +142,13 @@ impl Recovery {
             let Some((giant, bytes)) = giant.filter(|_| events.is_empty()) else {
                 return Ok(events);
             };
-            let (topic, key, id, error) =
-                (&giant.topic, &giant.key, giant.id, giants::reason(bytes));
+            let error = giants::reason(bytes);
             let member = self.leases.member();
             let buried = bury_unavailable(conn, LEASE_SCOPE, member, owned, &giant, &error);
             if !within(DEADLINE, buried).await? {
                 return Ok(events);
             }
-            error!(
-                topic,
-                key, id, error, "dead letter: the event can never be produced"
-            );
+            giants::tell(&giant.topic, &giant.key, giant.id, &error);
         }
     }
 }
