@@ -4,6 +4,7 @@
 //! What is in here panics instead of returning errors: a test can do nothing else with them.
 
 mod collector;
+mod detour;
 mod kafka_proxy;
 mod raw_batch;
 mod spawned;
@@ -20,6 +21,7 @@ use crate::postgres::{block_on, connect, describe};
 use crate::stack::Stack;
 
 pub use collector::{Collector, Manners, SentSpan};
+pub use detour::detour;
 pub use kafka_proxy::{Fault, KafkaProxy};
 pub use raw_batch::{RawBatch, RawRecord, set_checksum};
 pub use spawned::Spawned;

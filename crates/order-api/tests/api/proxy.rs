@@ -1,28 +1,16 @@
 //! Something between the service and Postgres that loses answers.
 
-use std::net::SocketAddr;
-
+use local_stack::testing::detour;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Passes everything on, but closes a connection towards the service once a commit has gone through
 /// to Postgres: the commit happens, its answer is lost. Returns a URL that leads through it.
 pub(crate) async fn losing_answers_to_commits(url: &str) -> String {
-    let mut url = url::Url::parse(url).unwrap();
-    let server = SocketAddr::from(([127, 0, 0, 1], url.port().unwrap()));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    url.set_port(Some(listener.local_addr().unwrap().port()))
-        .unwrap();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(pass_on(client, server));
-        }
-    });
-    url.into()
+    detour(url, pass_on).await
 }
 
-async fn pass_on(mut client: TcpStream, server: SocketAddr) {
-    let mut server = TcpStream::connect(server).await.unwrap();
+async fn pass_on(mut client: TcpStream, mut server: TcpStream) {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let mut request = [0; 8_192];

@@ -2,13 +2,12 @@
 //! partition until somebody decides, and never anything else.
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use diesel_async::SimpleAsyncConnection;
 use domain::{OrderCreated, Position, Received};
 use futures::future::BoxFuture;
-use local_stack::testing::{RawBatch, RawRecord};
+use local_stack::testing::{RawBatch, RawRecord, detour};
 use messaging::OutgoingRecord;
 use order_consumer::Effects;
 use order_consumer::handlers::{Handler, HandlerError};
@@ -19,7 +18,6 @@ use service::CancellationToken;
 use storage::inbox::{self, Stream};
 use storage::{Connection, Database, Session, StorageError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::servers::{Private, TOPIC};
@@ -124,30 +122,23 @@ async fn p10_what_kafka_has_packed_a_thousandfold_does_not_fill_memory() {
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (RECORDS, 1));
 }
 
-/// A way to a server where every request takes a while longer.
+/// A way to Postgres where every request takes a while longer.
 async fn slow_way(url: &str, delay: Duration) -> Database {
-    let mut url: url::Url = url.parse().unwrap();
-    let server = SocketAddr::from(([127, 0, 0, 1], url.port().unwrap()));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    url.set_port(Some(listener.local_addr().unwrap().port()))
-        .unwrap();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let (mut from_client, mut to_client) = client.into_split();
-            let server = TcpStream::connect(server).await.unwrap();
-            let (mut from_server, mut to_server) = server.into_split();
-            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
-            tokio::spawn(async move {
-                let mut bytes = vec![0; 1 << 20];
-                while let Ok(length @ 1..) = from_client.read(&mut bytes).await {
-                    tokio::time::sleep(delay).await;
-                    to_server.write_all(&bytes[..length]).await?;
-                }
-                to_server.shutdown().await
-            });
-        }
+    let url = detour(url, move |client, server| async move {
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        let requests = async {
+            let mut bytes = vec![0; 1 << 20];
+            while let Ok(length @ 1..) = from_client.read(&mut bytes).await {
+                tokio::time::sleep(delay).await;
+                to_server.write_all(&bytes[..length]).await?;
+            }
+            to_server.shutdown().await
+        };
+        let answers = tokio::io::copy(&mut from_server, &mut to_client);
+        let _ = tokio::join!(requests, answers);
     });
-    url.as_str().parse().unwrap()
+    url.await.parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,10 @@
 //! Relays that no notification ever reaches: behind a proxy that lets none through.
 
-use std::net::SocketAddr;
-
-use local_stack::testing::Spawned;
+use local_stack::testing::{Spawned, detour};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use crate::kafka_outage::metric;
 use crate::load::Load;
@@ -18,41 +15,8 @@ use crate::support::{Fixture, PATIENCE};
 /// What Postgres begins a notification with.
 const NOTIFICATION: u8 = b'A';
 
-/// A proxy before Postgres. Ends with this value.
-struct Deaf {
-    url: String,
-    /// One for each notification that went no further.
-    kept: mpsc::UnboundedReceiver<()>,
-    _tasks: JoinSet<()>,
-}
-
-impl Deaf {
-    async fn start(database_url: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (user, place) = database_url.split_once('@').unwrap();
-        let (postgres, database) = place.split_once('/').unwrap();
-        let postgres: SocketAddr = postgres.parse().unwrap();
-        let own = listener.local_addr().unwrap();
-        let url = format!("{user}@{own}/{database}");
-        let (keep, kept) = mpsc::unbounded_channel();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(connection(client, postgres, keep.clone()));
-            }
-        });
-        Self {
-            url,
-            kept,
-            _tasks: tasks,
-        }
-    }
-}
-
-async fn connection(client: TcpStream, postgres: SocketAddr, keep: mpsc::UnboundedSender<()>) {
-    let server = TcpStream::connect(postgres).await.unwrap();
-    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+/// Keeps the notifications of a connection.
+async fn connection(client: TcpStream, server: TcpStream, keep: mpsc::UnboundedSender<()>) {
     let (mut client_read, client_write) = client.into_split();
     let (server_read, mut server_write) = server.into_split();
     // Either direction ending ends the connection.
@@ -86,10 +50,13 @@ async fn answers(
 #[tokio::test(flavor = "multi_thread")]
 async fn p2_p4_without_a_notification_they_publish_share_and_hand_over() {
     let fixture = Fixture::new().await;
-    let mut deaf = Deaf::start(fixture.database.url()).await;
+    // One for each notification that goes no further.
+    let (keep, mut kept) = mpsc::unbounded_channel();
+    let pass = move |client, server| connection(client, server, keep.clone());
+    let deaf = detour(fixture.database.url(), pass).await;
     let start = || {
         let mut variables = fixture.small_batches("3s");
-        variables[0].1.clone_from(&deaf.url);
+        variables[0].1.clone_from(&deaf);
         Spawned::start(BINARY, &["run"], variables)
     };
     let mut relays = vec![start(), start()];
@@ -117,5 +84,5 @@ async fn p2_p4_without_a_notification_they_publish_share_and_hand_over() {
     }
     let copies = fixture.assert_all_arrive_in_order(load).await;
     assert!(copies <= MOST_IN_FLIGHT, "{copies} after one kill");
-    assert!(deaf.kept.try_recv().is_ok(), "nothing was kept from them");
+    assert!(kept.try_recv().is_ok(), "nothing was kept from them");
 }
