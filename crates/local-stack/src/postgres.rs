@@ -47,6 +47,8 @@ pub(crate) struct Postgres {
     data: PathBuf,
     password_file: PathBuf,
     log: PathBuf,
+    /// Beside [`SETTINGS`], and before them where both name one.
+    settings: Vec<String>,
 }
 
 impl Postgres {
@@ -57,7 +59,24 @@ impl Postgres {
             password_file: folder.join("password"),
             folder,
             log,
+            settings: Vec::new(),
         }
+    }
+
+    pub(crate) fn with_settings(mut self, settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter();
+        self.settings
+            .extend(settings.map(|(name, value)| format!("{name}={value}")));
+        self
+    }
+
+    /// All that this server keeps.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
     }
 
     /// Whether a command line is this server's, or this server's making.
@@ -140,6 +159,9 @@ impl Postgres {
             .arg("-c")
             .arg(format!("port={port}"));
         for setting in SETTINGS {
+            postgres.args(["-c", setting]);
+        }
+        for setting in &self.settings {
             postgres.args(["-c", setting]);
         }
         postgres
@@ -239,7 +261,7 @@ pub(crate) fn block_on<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F 
 }
 
 /// Who Postgres runs as: it refuses to run as root.
-fn account() -> Result<Option<User>, StackError> {
+pub(crate) fn account() -> Result<Option<User>, StackError> {
     if !Uid::effective().is_root() {
         return Ok(None);
     }

@@ -6,8 +6,11 @@
 mod collector;
 mod detour;
 mod kafka_proxy;
+mod mute;
+mod postgres_server;
 mod raw_batch;
 mod spawned;
+mod switch;
 
 use std::sync::mpsc;
 use std::thread;
@@ -23,8 +26,11 @@ use crate::stack::Stack;
 pub use collector::{Collector, Manners, SentSpan};
 pub use detour::detour;
 pub use kafka_proxy::{Fault, KafkaProxy};
+pub use mute::Mute;
+pub use postgres_server::PostgresServer;
 pub use raw_batch::{RawBatch, RawRecord, set_checksum};
 pub use spawned::Spawned;
+pub use switch::Switch;
 
 /// Held while the template is looked for and made. Any constant of our own will do.
 const TEMPLATE_LOCK: i64 = 0x7465_6d70_6c61_7465;
