@@ -33,7 +33,7 @@ pub async fn run(settings: MigrateSettings) -> ExitCode {
 }
 
 /// Applies what is missing and returns it; tries again for as long as `patience` while no
-/// connection can be made.
+/// connection can be made, unless Postgres refuses the user, the password or the database.
 ///
 /// # Errors
 /// The last attempt's. Every other failure than that of connecting is final at once.
@@ -47,7 +47,7 @@ pub async fn migrate_within(
     loop {
         let reason = match migrate(database).await {
             Err(MigrationError::Storage(
-                error @ (StorageError::Connect { .. } | StorageError::Deadline(_)),
+                error @ (StorageError::Connect { lasting: false, .. } | StorageError::Deadline(_)),
             )) => error,
             outcome => return outcome,
         };

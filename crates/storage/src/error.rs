@@ -12,7 +12,13 @@ pub enum StorageError {
     Query(#[from] DieselError),
     /// No connection could be made.
     #[error("cannot connect to postgres at {address}: {reason}")]
-    Connect { address: String, reason: String },
+    Connect {
+        address: String,
+        reason: String,
+        /// Whether trying again would end the same way: Postgres refuses the user, the password or
+        /// the database.
+        lasting: bool,
+    },
     /// No answer in time. The connection must not be used again: a late answer would be taken for
     /// that of the next statement's.
     #[error("postgres gave no answer within {0:?}")]

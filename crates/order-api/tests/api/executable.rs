@@ -155,6 +155,47 @@ async fn a_failed_migration_says_why_in_one_line_and_ends_with_status_1() {
 }
 
 #[tokio::test]
+async fn migrate_does_not_wait_for_what_will_not_come() {
+    let database = TestDatabase::create().await;
+    let wrong_password = database.url().replace(":outbox@", ":S3cret@");
+    let name = database.url().rsplit('/').next().unwrap();
+    let no_database = database.url().replace(name, "nowhere");
+    for (url, reason) in [(wrong_password, "password"), (no_database, "nowhere")] {
+        let begun = std::time::Instant::now();
+        let output = run(&["migrate"], &[("DATABASE_URL", &url)]).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("migrating failed: "), "{said}");
+        assert!(said.contains(reason) && !said.contains("S3cret"), "{said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_url_that_is_refused_ends_with_status_78_and_is_not_repeated() {
+    for (url, hint) in [
+        ("postgres://app:2024/S3cret@host/db", "percent-encode"),
+        (
+            "postgres://app:S3cret@/db?host=a,b&port=1,2,3",
+            "3 ports for 2 hosts",
+        ),
+        ("postgres://app:S3cret@h/db?schema=a,public", "one schema"),
+    ] {
+        for command in ["serve", "migrate"] {
+            let output = run(&[command], &[("DATABASE_URL", url)]).await;
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(78), "{url}: {said}");
+            assert!(
+                said.contains(hint) && !said.contains("S3cret"),
+                "{url}: {said}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn help_and_version_are_there() {
     let help = run(&["--help"], &[]).await;
     let text = String::from_utf8(help.stdout).unwrap();

@@ -28,7 +28,7 @@ const ALL: &[&str] = &[API, RELAY, CONSUMER];
 pub const KNOWN: &[Setting] = &[
     Setting {
         name: "DATABASE_URL",
-        meaning: "Where Postgres is; ?schema=name sets the search path",
+        meaning: "Where Postgres is, one host or several; ?schema=name sets the search path",
         expected: "postgres://user:password@host:port/database",
         default: None,
         services: ALL,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
+mod database_url;
 mod inbox;
 mod lease;
 mod lease_fence;
@@ -9,6 +10,7 @@ mod lease_interleaving;
 mod lease_sharing;
 mod member;
 mod migrations;
+mod mute_hosts;
 mod outbox_moves;
 mod outbox_plans;
 mod outbox_plans_beside;
