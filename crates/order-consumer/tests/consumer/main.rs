@@ -22,6 +22,7 @@ mod redrive;
 mod retention;
 mod seen;
 mod servers;
+mod session_settings;
 mod speed;
 mod steps;
 mod support;

@@ -1,4 +1,7 @@
 //! What a connection is for, and what it therefore sets on the server's side.
+//!
+//! A session sets whatever it relies on itself: the role and the database may be set otherwise, for
+//! the sake of others.
 
 use std::time::Duration;
 
@@ -24,8 +27,13 @@ enum Planner {
 }
 
 const INDEX_PLANS: &str = "\
+set enable_indexscan = on; set enable_indexonlyscan = on; set enable_nestloop = on; \
 set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; \
 set enable_mergejoin = off; set enable_memoize = off; set plan_cache_mode = force_custom_plan; ";
+
+/// A look that follows a lock must see what happened before the lock was had: each statement has a
+/// snapshot of its own under `read committed` alone, and nothing is retried for another's sake.
+const ISOLATION: &str = "set default_transaction_isolation = 'read committed'; ";
 
 impl Session {
     /// For answering requests: short statements.
@@ -73,14 +81,17 @@ impl Session {
     pub(super) fn settings(&self, schema: Option<&str>, named_by_url: bool) -> String {
         let statement_ms = self.statement_timeout.as_millis();
         let transaction_ms = self.transaction_timeout.as_millis();
+        // Those that not every version knows are set where they are known.
         let mut sql = format!(
             "set statement_timeout = {statement_ms}; set lock_timeout = {statement_ms}; \
              set idle_in_transaction_session_timeout = {transaction_ms}; \
              set tcp_keepalives_idle = 3; set tcp_keepalives_interval = 1; \
              set tcp_keepalives_count = 3; \
-             select set_config(name, '{transaction_ms}', false) from pg_settings \
-             where name = 'transaction_timeout'; "
+             select set_config(s.name, v.value, false) from pg_settings s \
+             join (values ('transaction_timeout', '{transaction_ms}'), \
+                          ('idle_session_timeout', '0')) v(name, value) on v.name = s.name; "
         );
+        sql.push_str(ISOLATION);
         if !named_by_url {
             sql.extend(["set application_name = '", self.application_name, "'; "]);
         }

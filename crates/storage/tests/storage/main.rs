@@ -22,4 +22,5 @@ mod outbox_status;
 mod outbox_unavailable;
 mod outbox_writers;
 mod own_connection;
+mod session_settings;
 mod support;
