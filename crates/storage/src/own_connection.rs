@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use diesel_async::AsyncPgConnection;
 use tokio_postgres::{CancelToken, NoTls};
 
 use crate::connection::{Database, Session};
 use crate::error::{StorageError, within};
 
+/// A connection that was checked less than this ago is used as it is. Older ones are checked first: a
+/// task that only reads would never notice that its server has turned read-only.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How long the check may take.
+const CHECK_WITHIN: Duration = Duration::from_secs(2);
 /// How long asking Postgres to cancel a statement may take.
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);
 
@@ -17,6 +24,8 @@ pub struct OwnConnection {
     database: Database,
     session: Session,
     connection: Option<AsyncPgConnection>,
+    /// When its server was known to be one that can be written.
+    checked_at: Instant,
     /// Of the connection that was taken last.
     cancel: Option<CancelToken>,
 }
@@ -28,6 +37,7 @@ impl OwnConnection {
             database,
             session,
             connection: None,
+            checked_at: Instant::now(),
             cancel: None,
         }
     }
@@ -63,13 +73,30 @@ impl OwnConnection {
     /// # Errors
     /// When none can be made.
     pub async fn take(&mut self) -> Result<AsyncPgConnection, StorageError> {
-        let conn = match self.connection.take() {
-            Some(conn) => conn,
+        let conn = if let Some(conn) = self.kept().await {
+            conn
+        } else {
             // Rare, and much larger than the calls that wait for it.
-            None => Box::pin(self.database.connect(&self.session)).await?,
+            let conn = Box::pin(self.database.connect(&self.session)).await?;
+            self.checked_at = Instant::now();
+            conn
         };
         self.cancel = Some(conn.cancel_token());
         Ok(conn)
+    }
+
+    /// The connection of the call before, unless it must not be used any more.
+    async fn kept(&mut self) -> Option<AsyncPgConnection> {
+        let mut conn = self.connection.take()?;
+        if self.checked_at.elapsed() >= CHECK_EVERY {
+            let checked = within(CHECK_WITHIN, self.database.check(&mut conn)).await;
+            if let Err(error) = checked {
+                tracing::debug!(%error, "a connection is given up");
+                return None;
+            }
+            self.checked_at = Instant::now();
+        }
+        Some(conn)
     }
 
     /// Ends what the connection that was taken last still does: a statement that waits for a lock does

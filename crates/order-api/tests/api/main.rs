@@ -23,6 +23,7 @@ mod proxy;
 mod readiness;
 mod refusals;
 mod restart;
+mod servers;
 mod store;
 mod tracing;
 mod wake_ups;

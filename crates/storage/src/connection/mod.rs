@@ -2,8 +2,8 @@
 //!
 //! Every connection carries limits of its own on the server's side, so that a process that froze
 //! or vanished cannot hold locks against its successor. On this side each call runs under
-//! [`crate::within`]. No connection is made to a server that cannot be written: what is read
-//! there may be old, and stay so.
+//! [`crate::within`]. No connection is made to, or kept with, a server that cannot be written: what
+//! is read there may be old, and stay so.
 
 mod attempts;
 mod host;
@@ -18,12 +18,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::Runtime;
+use diesel::result::{DatabaseErrorKind, Error as DieselError, QueryResult};
+use diesel::sql_types::Bool;
 use diesel_async::pooled_connection::deadpool::{Object, Pool as DeadPool};
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig};
-use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Config, NoTls};
 
+use crate::cached::cached_rows;
 use crate::error::StorageError;
 use attempts::{Memory, Refusal, first_usable};
 use host::{Address, Host};
@@ -50,6 +55,7 @@ pub struct Database {
     hosts: Vec<Host>,
     schema: Option<String>,
     connect_deadline: Duration,
+    read_write: bool,
     memory: Arc<Memory>,
 }
 
@@ -64,6 +70,7 @@ impl std::str::FromStr for Database {
             hosts: url.hosts,
             schema: url.schema,
             connect_deadline: url.connect_timeout.unwrap_or(CONNECT_DEADLINE),
+            read_write: url.read_write,
             memory: Arc::default(),
         })
     }
@@ -151,6 +158,15 @@ impl Database {
         }
     }
 
+    /// Whether a connection that was made before may still be used: it is there, and its server can
+    /// be written. One round trip.
+    ///
+    /// # Errors
+    /// When it is not, or cannot be asked.
+    pub(crate) async fn check(&self, conn: &mut AsyncPgConnection) -> Result<(), StorageError> {
+        Ok(check(self.read_write, conn).await?)
+    }
+
     /// A pool of at most `size` connections, made when they are needed. Waiting for one, making one
     /// and checking one each end within `patience`.
     pub fn pool(&self, session: &Session, size: usize, patience: Duration) -> Pool {
@@ -165,6 +181,11 @@ impl Database {
                     .map_err(|e| diesel::ConnectionError::BadConnection(e.to_string()))
             })
         });
+        // Takes the place of the usual look whether the connection is alive, and costs the same.
+        let read_write = self.read_write;
+        manager.recycling_method = RecyclingMethod::CustomFunction(Box::new(move |conn| {
+            Box::pin(check(read_write, conn))
+        }));
         let manager = AsyncDieselConnectionManager::new_with_config(self.to_string(), manager);
         DeadPool::builder(manager)
             .max_size(size)
@@ -175,6 +196,21 @@ impl Database {
             .build()
             .expect("a pool with a runtime and timeouts can be built")
     }
+}
+
+async fn check(read_write: bool, conn: &mut AsyncPgConnection) -> QueryResult<()> {
+    const IS_READ_ONLY: &str = "select current_setting('transaction_read_only')::bool";
+    let (is_read_only,): (bool,) = cached_rows::<(Bool,)>(IS_READ_ONLY)
+        .get_result(conn)
+        .await?;
+    if is_read_only && read_write {
+        let why = Box::new(format!("the server {READ_ONLY}"));
+        return Err(DieselError::DatabaseError(
+            DatabaseErrorKind::ReadOnlyTransaction,
+            why,
+        ));
+    }
+    Ok(())
 }
 
 /// An SQL identifier, quoted.

@@ -115,7 +115,8 @@ impl Parameters {
             "read-write, primary or any: the services write",
             &["read-write", "primary", "any"],
         )?;
-        if attributes != Some("any") {
+        let read_write = attributes != Some("any");
+        if read_write {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         let connect_timeout = self.number(
@@ -132,6 +133,7 @@ impl Parameters {
             hosts: self.hosts.pair()?,
             schema,
             connect_timeout: connect_timeout.filter(|s| *s > 0).map(Duration::from_secs),
+            read_write,
         })
     }
 

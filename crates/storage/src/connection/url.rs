@@ -21,6 +21,8 @@ pub(super) struct ParsedUrl {
     pub(super) hosts: Vec<Host>,
     pub(super) schema: Option<String>,
     pub(super) connect_timeout: Option<Duration>,
+    /// Whether a server must be one that can be written.
+    pub(super) read_write: bool,
 }
 
 /// A text that is no usable `DATABASE_URL`. Says what is wrong without repeating the password.

@@ -22,5 +22,6 @@ mod outbox_status;
 mod outbox_unavailable;
 mod outbox_writers;
 mod own_connection;
+mod read_only;
 mod session_settings;
 mod support;
