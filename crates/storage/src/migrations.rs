@@ -18,6 +18,12 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations");
 /// Held while migrating, so that several processes may try at once. Any constant of our own will do.
 const ADVISORY_LOCK: i64 = 0x6f75_7462_6f78;
 
+#[derive(QueryableByName)]
+struct Exists {
+    #[diesel(sql_type = Bool)]
+    found: bool,
+}
+
 /// Why migrating failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
@@ -49,7 +55,8 @@ impl ForeignEncoding {
 }
 
 /// Applies what is missing, and returns the versions applied (none when all were). The schema of
-/// the URL is created when it is missing.
+/// the URL is created when it is missing. Where there is nothing to do, no right is needed to do it:
+/// `if not exists` would ask for it all the same.
 ///
 /// Harmless to run twice or from several processes at once: an advisory lock lets one work at a
 /// time. Each migration is a transaction of its own. Not cancellation safe: one that is dropped goes
@@ -62,15 +69,29 @@ pub async fn migrate(database: &Database) -> Result<Vec<String>, MigrationError>
     // Ended with the session: whatever happens below, nobody waits for a lock without an owner.
     lock(&mut conn).await?;
     ForeignEncoding::check(&encoding(&mut conn).await?)?;
-    if let Some(schema) = database.schema() {
+    if let Some(schema) = database.schema()
+        && !has_schema(&mut conn, schema).await?
+    {
         sql_query(format!("create schema if not exists {}", quoted(schema)))
             .execute(&mut conn)
             .await
             .map_err(StorageError::from)?;
     }
+    if missing(&mut conn).await?.is_empty() {
+        return Ok(Vec::new());
+    }
     tokio::task::spawn_blocking(move || run_pending(conn))
         .await
         .map_err(|died| MigrationError::Failed(died.to_string()))?
+}
+
+async fn has_schema(conn: &mut AsyncPgConnection, name: &str) -> Result<bool, StorageError> {
+    let found: Exists =
+        sql_query("select exists (select from pg_namespace where nspname = $1) as found")
+            .bind::<Text, _>(name)
+            .get_result(conn)
+            .await?;
+    Ok(found.found)
 }
 
 /// On a thread of its own: the harness blocks, and blocking inside a task swallows the wake-ups of
@@ -111,11 +132,6 @@ async fn encoding(conn: &mut AsyncPgConnection) -> Result<String, StorageError> 
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn missing(conn: &mut AsyncPgConnection) -> Result<Vec<String>, StorageError> {
-    #[derive(QueryableByName)]
-    struct Exists {
-        #[diesel(sql_type = Bool)]
-        found: bool,
-    }
     #[derive(QueryableByName)]
     struct Version {
         #[diesel(sql_type = Text)]

@@ -134,3 +134,52 @@ async fn the_way_back_leaves_nothing() {
         .await;
     assert_eq!(left, "");
 }
+
+/// A role of its own for a test, who may do what `rights` say, and the URL of the fixture's database
+/// for it.
+async fn role(fixture: &Fixture, rights: &str) -> (String, String) {
+    let role = format!("role_{}", uuid::Uuid::now_v7().simple());
+    let name = fixture.text("select current_database()::text").await;
+    let statements = rights.replace("ROLE", &role).replace("DATABASE", &name);
+    fixture
+        .run(&format!(
+            "create role {role} login password 'p'; {statements}"
+        ))
+        .await;
+    let url = fixture
+        .test
+        .url()
+        .replace("outbox:outbox", &format!("{role}:p"));
+    (role, url)
+}
+
+async fn drop_role(fixture: &Fixture, role: &str) {
+    fixture
+        .run(&format!("drop owned by {role} cascade; drop role {role}"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrating_into_a_schema_that_exists_needs_no_right_on_the_database() {
+    let fixture = Fixture::new().await;
+    let own =
+        "create schema app authorization ROLE; revoke create on database DATABASE from public";
+    let (role, url) = role(&fixture, own).await;
+    let database: Database = format!("{url}?schema=app").parse().unwrap();
+    let applied = migrate(&database).await;
+    assert!(applied.is_ok(), "{applied:?}");
+    assert!(!applied.unwrap().is_empty());
+    assert_eq!(migrate(&database).await.unwrap(), Vec::<String>::new());
+    drop_role(&fixture, &role).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_to_be_done_no_right_is_needed() {
+    let fixture = Fixture::new().await;
+    let only_looking = "grant select on __diesel_schema_migrations to ROLE";
+    let (role, url) = role(&fixture, only_looking).await;
+    let database: Database = url.parse().unwrap();
+    let applied = migrate(&database).await;
+    assert_eq!(applied.unwrap(), Vec::<String>::new());
+    drop_role(&fixture, &role).await;
+}
