@@ -27,6 +27,7 @@ mod own_postgres;
 mod pauses;
 mod postgres_restart;
 mod process;
+mod promoted_standby;
 mod refused;
 mod request_sizes;
 mod restore;
