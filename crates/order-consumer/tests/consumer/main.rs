@@ -11,6 +11,7 @@ mod faults;
 mod handlers;
 mod java;
 mod memory;
+mod mute_hosts;
 mod narrowing;
 mod offsets;
 mod ops;

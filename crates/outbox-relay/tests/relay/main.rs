@@ -25,6 +25,7 @@ mod orphans;
 mod own_kafka;
 mod own_postgres;
 mod pauses;
+mod postgres_hosts;
 mod postgres_restart;
 mod process;
 mod promoted_standby;
