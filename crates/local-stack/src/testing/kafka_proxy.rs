@@ -38,6 +38,8 @@ struct Faults {
     /// Topics and what happens to produce requests for them.
     topics: Mutex<Vec<(String, Fault)>>,
     mute: AtomicBool,
+    /// The broker knows no ids of topics.
+    old: AtomicBool,
     accepted: AtomicUsize,
     /// Sizes of the produce requests so far.
     produced: Mutex<Vec<usize>>,
@@ -88,6 +90,12 @@ impl KafkaProxy {
     /// was asked something meanwhile stays mute for ever, as behind a firewall that forgot it.
     pub fn set_mute(&self, mute: bool) {
         self.faults.mute.store(mute, Ordering::SeqCst);
+    }
+
+    /// From now on clients that ask take the broker for one of before Kafka 3.1, which knows topics by
+    /// name only.
+    pub fn hide_topic_ids(&self) {
+        self.faults.old.store(true, Ordering::SeqCst);
     }
 
     /// The sizes of the produce requests so far, in bytes, with the four that tell the length.
@@ -192,7 +200,24 @@ async fn answers(
         if let Some(place) = answer.windows(from.len()).position(|part| part == from) {
             answer[place..place + from.len()].copy_from_slice(&to);
         }
+        if faults.old.load(Ordering::SeqCst) {
+            offer_old_fetches(&mut answer);
+        }
         send(&mut client, &answer).await?;
+    }
+}
+
+/// Lets an answer that says which versions of fetch requests there are end with the twelfth.
+fn offer_old_fetches(answer: &mut [u8]) {
+    // Of 4 to at least 13, the first of which all brokers know that have no older ones.
+    const FETCH: [u8; 5] = [0, 1, 0, 4, 0];
+    // That it is short tells it from the records that others fetch.
+    if answer.len() < 2_000
+        && let Some(place) = answer.windows(FETCH.len()).position(|part| part == FETCH)
+        && let Some(latest) = answer.get_mut(place + FETCH.len())
+        && (13..40).contains(latest)
+    {
+        *latest = 12;
     }
 }
 

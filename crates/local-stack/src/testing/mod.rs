@@ -3,12 +3,14 @@
 //!
 //! What is in here panics instead of returning errors: a test can do nothing else with them.
 
+mod admin;
 mod collector;
 mod detour;
 mod kafka_proxy;
 mod mute;
 mod postgres_server;
 mod raw_batch;
+mod silence;
 mod spawned;
 mod switch;
 
@@ -23,12 +25,14 @@ use uuid::Uuid;
 use crate::postgres::{block_on, connect, describe};
 use crate::stack::Stack;
 
+pub use admin::{delete_topic, set_fetch_quota};
 pub use collector::{Collector, Manners, SentSpan};
 pub use detour::detour;
 pub use kafka_proxy::{Fault, KafkaProxy};
 pub use mute::Mute;
 pub use postgres_server::PostgresServer;
 pub use raw_batch::{RawBatch, RawRecord, set_checksum};
+pub use silence::{Dropping, Mute};
 pub use spawned::Spawned;
 pub use switch::Switch;
 
