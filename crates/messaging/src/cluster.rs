@@ -2,71 +2,25 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-
 use rskafka::BackoffConfig;
-use rskafka::client::error::{Error as ClientError, ProtocolError};
+use rskafka::client::error::ProtocolError;
 use rskafka::client::partition::{PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
 
+use crate::brokers::{Address, Brokers};
+use crate::connection::{BROKERS, Connection, Leader, Metadata};
 use crate::error::{Failure, KafkaError, within};
 use crate::topic_name::check_topic_name;
 
 /// For every request but produce and fetch.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// An attempt to connect that has not been answered for this long gets another one beside it.
-const ANOTHER_AFTER: Duration = Duration::from_secs(2);
-
 /// Largest frame taken from a broker. Bounds what one fetch can cost in memory.
 const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
-
-/// Bootstrap brokers: `host:port`, comma-separated, at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Brokers(Vec<String>);
-
-/// A text that is no list of brokers.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("must be host:port, or several separated by commas; {0:?} is not")]
-pub struct InvalidBrokers(String);
-
-impl FromStr for Brokers {
-    type Err = InvalidBrokers;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let brokers: Vec<String> = text
-            .split(',')
-            .map(|broker| broker.trim().to_owned())
-            .collect();
-        let sound = |broker: &str| {
-            broker
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-        };
-        match brokers.iter().find(|broker| !sound(broker)) {
-            Some(broken) => Err(InvalidBrokers(broken.clone())),
-            None => Ok(Self(brokers)),
-        }
-    }
-}
-
-impl Brokers {
-    /// Each as `host:port`.
-    pub fn addresses(&self) -> &[String] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Brokers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join(","))
-    }
-}
 
 /// A Kafka cluster. Clones share one connection for metadata.
 #[derive(Clone)]
@@ -78,6 +32,10 @@ pub struct Cluster {
 #[derive(Default)]
 struct Shared {
     client: Mutex<Option<Arc<Client>>>,
+    /// All that the cluster has, as the broker said that was asked last.
+    learned: Mutex<Vec<Address>>,
+    /// How often somebody began to look for a broker that answers.
+    rounds: AtomicUsize,
     /// Locked by whoever connects, for all who want to meanwhile; the latest failure, and when it
     /// was.
     connecting: tokio::sync::Mutex<Option<(Instant, KafkaError)>>,
@@ -86,6 +44,10 @@ struct Shared {
 impl Shared {
     fn client(&self) -> MutexGuard<'_, Option<Arc<Client>>> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn learned(&self) -> MutexGuard<'_, Vec<Address>> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,11 +66,6 @@ impl Cluster {
         }
     }
 
-    /// Where to ask first.
-    pub fn brokers(&self) -> &Brokers {
-        &self.brokers
-    }
-
     async fn client(&self) -> Result<Arc<Client>, KafkaError> {
         let wanted = Instant::now();
         if let Some(client) = &*self.shared.client() {
@@ -125,7 +82,7 @@ impl Cluster {
         {
             return Err(error.clone());
         }
-        match connect(|| self.builder().build()).await {
+        match self.connect().await {
             Ok(client) => {
                 let client = Arc::new(client);
                 *self.shared.client() = Some(Arc::clone(&client));
@@ -138,17 +95,45 @@ impl Cluster {
         }
     }
 
-    fn builder(&self) -> ClientBuilder {
-        // A deadline of nothing makes the client's own retries end at the first failure; retrying
-        // is the caller's business, which knows what it means to wait.
-        let no_retries = BackoffConfig {
-            deadline: Some(Duration::ZERO),
-            ..BackoffConfig::default()
-        };
-        ClientBuilder::new(self.brokers.0.clone())
-            .client_id("transactional-outbox")
-            .max_message_size(MAX_FRAME_BYTES)
-            .backoff_config(no_retries)
+    /// A client that begins with a broker that answers.
+    async fn connect(&self) -> Result<Client, KafkaError> {
+        BROKERS
+            .run(&self.candidates(), |broker| async move {
+                let mut connection = Connection::open(&broker).await?;
+                self.learn(&connection.metadata(None).await?);
+                let builder = client_builder(&connection.peer()?);
+                builder.build().await.map_err(KafkaError::from)
+            })
+            .await
+    }
+
+    /// A connection to the leader of a partition, of our own.
+    pub(crate) async fn leader(&self, topic: &str, partition: i32) -> Result<Leader, KafkaError> {
+        let learn = |metadata: &Metadata| self.learn(metadata);
+        Leader::find(&self.candidates(), topic, partition, learn).await
+    }
+
+    /// Brokers to ask, those that are named and those that others have named. Each time another one
+    /// is the first: what one says may be of no use, though it answers.
+    fn candidates(&self) -> Vec<Address> {
+        let mut candidates = self.brokers.addresses().to_vec();
+        for address in &*self.shared.learned() {
+            if !candidates.contains(address) {
+                candidates.push(address.clone());
+            }
+        }
+        let round = self.shared.rounds.fetch_add(1, Ordering::Relaxed);
+        let first = round % candidates.len().max(1);
+        candidates.rotate_left(first);
+        candidates
+    }
+
+    fn learn(&self, metadata: &Metadata) {
+        // One that has just begun may know none.
+        if !metadata.brokers.is_empty() {
+            let brokers = metadata.brokers.iter();
+            *self.shared.learned() = brokers.map(|(_, address)| address.clone()).collect();
+        }
     }
 
     /// Lets the next request connect anew. Called after every failure: a connection to a mute
@@ -270,29 +255,25 @@ impl Cluster {
         partition: i32,
     ) -> Result<PartitionClient, KafkaError> {
         let client = self.client().await?;
-        let connected =
-            connect(|| client.partition_client(topic, partition, UnknownTopicHandling::Error));
+        let connected = BROKERS.run(&[()], |()| {
+            let connecting = client.partition_client(topic, partition, UnknownTopicHandling::Error);
+            async { connecting.await.map_err(KafkaError::from) }
+        });
         self.forget_on_error(&client, connected.await)
     }
 }
 
-/// Connects under the deadline; the first outcome counts. Another attempt begins every now and
-/// then: a connection that a broker was mute on may stay so after new ones work.
-async fn connect<T, Attempt>(attempt: impl Fn() -> Attempt) -> Result<T, KafkaError>
-where
-    Attempt: Future<Output = Result<T, ClientError>>,
-{
-    let mut another = tokio::time::interval(ANOTHER_AFTER);
-    let mut attempts = FuturesUnordered::new();
-    let first_outcome = async {
-        loop {
-            tokio::select! {
-                _ = another.tick() => attempts.push(attempt()),
-                Some(outcome) = attempts.next() => return outcome,
-            }
-        }
+fn client_builder(broker: &Address) -> ClientBuilder {
+    // A deadline of nothing makes the client's own retries end at the first failure; retrying is
+    // the caller's business, which knows what it means to wait.
+    let no_retries = BackoffConfig {
+        deadline: Some(Duration::ZERO),
+        ..BackoffConfig::default()
     };
-    within(DEADLINE, first_outcome).await
+    ClientBuilder::new(vec![broker.to_string()])
+        .client_id("transactional-outbox")
+        .max_message_size(MAX_FRAME_BYTES)
+        .backoff_config(no_retries)
 }
 
 #[cfg(test)]
@@ -300,11 +281,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brokers_are_hosts_with_ports() {
-        let brokers: Brokers = "a:9092, [::1]:9093".parse().unwrap();
-        assert_eq!(brokers.to_string(), "a:9092,[::1]:9093");
-        for wrong in ["", "a", "a:", ":1", "a:9092,", "a:x", "a:99999"] {
-            assert!(wrong.parse::<Brokers>().is_err(), "{wrong:?}");
-        }
+    fn each_round_begins_with_another_broker_and_those_learned_have_their_turn() {
+        let address = |port| Address {
+            host: "a".to_owned(),
+            port,
+        };
+        let cluster = Cluster::new("a:1,a:2".parse().unwrap());
+        let first = || cluster.candidates()[0].port;
+        assert_eq!([first(), first(), first()], [1, 2, 1]);
+        cluster.learn(&Metadata::of_brokers(vec![
+            (0, address(2)),
+            (1, address(3)),
+        ]));
+        let mut firsts = [first(), first(), first()];
+        firsts.sort_unstable();
+        assert_eq!(firsts, [1, 2, 3]);
+        cluster.learn(&Metadata::of_brokers(Vec::new()));
+        assert_eq!(cluster.candidates().len(), 3);
     }
 }

@@ -26,6 +26,9 @@ pub enum KafkaError {
         end: Option<i64>,
         reason: String,
     },
+    /// Another record lies where one was read before: the topic was deleted and made anew.
+    #[error("kafka: the record at offset {offset} is not the one that was there")]
+    AnotherRecord { offset: i64 },
     /// The topic was not even asked for.
     #[error(transparent)]
     TopicName(#[from] InvalidTopicName),
@@ -76,7 +79,7 @@ impl KafkaError {
         use ProtocolError as P;
         match self {
             Self::Connection(_) | Self::Deadline(_) => Failure::Transient,
-            Self::Unreadable { .. } => Failure::Configuration,
+            Self::Unreadable { .. } | Self::AnotherRecord { .. } => Failure::Configuration,
             Self::TopicName(_) => Failure::Impossible,
             Self::Broker { code, .. } => match code {
                 P::MessageTooLarge
@@ -109,7 +112,7 @@ impl KafkaError {
     pub fn outcome_is_unknown(&self) -> bool {
         match self {
             Self::Connection(_) | Self::Deadline(_) => true,
-            Self::Unreadable { .. } | Self::TopicName(_) => false,
+            Self::Unreadable { .. } | Self::AnotherRecord { .. } | Self::TopicName(_) => false,
             Self::Broker { code, .. } => matches!(
                 code,
                 ProtocolError::RequestTimedOut
@@ -125,6 +128,26 @@ impl KafkaError {
             self,
             Self::Broker {
                 code: ProtocolError::MessageTooLarge | ProtocolError::RecordListTooLarge,
+                ..
+            }
+        )
+    }
+
+    /// Whether a broker said so.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(self, Self::Broker { .. })
+    }
+
+    /// Whether it is what brokers say for a moment after a topic was made or a leader has changed.
+    pub fn is_about_the_leader(&self) -> bool {
+        use ProtocolError as P;
+        matches!(
+            self,
+            Self::Broker {
+                code: P::NotLeaderOrFollower
+                    | P::LeaderNotAvailable
+                    | P::UnknownTopicOrPartition
+                    | P::UnknownTopicId,
                 ..
             }
         )

@@ -1,27 +1,14 @@
-//! Fetch requests to the leader of a partition, over a connection of their own.
-//!
-//! Version 4 of Fetch and of Metadata: the oldest that know transactions, which every broker since
-//! Kafka 0.11 speaks. No deadlines here; see [`crate::reader`].
+//! Fetch requests. No deadlines here; see [`crate::reader`].
 
-use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
-use rskafka::client::error::ProtocolError;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use uuid::Uuid;
 
+use crate::connection::{Connection, Dialect, Leader, READ_COMMITTED, accepted, one};
 use crate::error::KafkaError;
 use crate::record_batch::{Aborted, Batches, read};
-use crate::wire::{Bytes, Malformed, put_text};
-
-const FETCH: i16 = 1;
-const METADATA: i16 = 3;
-const VERSION: i16 = 4;
-const CLIENT_ID: &str = "transactional-outbox";
-const READ_COMMITTED: u8 = 1;
-
-/// Largest answer taken from a broker. Bounds what one fetch can cost in memory.
-const MAX_FRAME_BYTES: i32 = 64 * 1024 * 1024;
+use crate::wire::{Fields, put_compact_length, put_text};
 
 /// What one fetch brought, and where the partition ends.
 pub(crate) struct Answer {
@@ -29,6 +16,15 @@ pub(crate) struct Answer {
     /// Where in the frame the batches are.
     batches: Range<usize>,
     aborted: Vec<Aborted>,
+    /// `None` of an answer that brings nothing, not even this, because of a quota.
+    pub(crate) ends: Option<Ends>,
+    /// For how long a quota demands that nothing more is asked.
+    pub(crate) throttle: Duration,
+}
+
+/// Where a partition ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ends {
     pub(crate) high_watermark: i64,
     /// Below it every transaction has ended; nothing is delivered from it on.
     pub(crate) stable_offset: i64,
@@ -46,187 +42,164 @@ impl Answer {
     }
 }
 
-/// A connection to one broker.
-pub(crate) struct Connection {
-    stream: TcpStream,
-    last_id: i32,
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) max_bytes: i32,
+    pub(crate) wait_ms: i32,
 }
 
-fn broken(error: &io::Error) -> KafkaError {
-    KafkaError::Connection(error.to_string())
-}
-
-impl From<Malformed> for KafkaError {
-    fn from(error: Malformed) -> Self {
-        Self::Connection(format!("an answer with {error}"))
-    }
-}
-
-fn accepted(code: i16) -> Result<(), KafkaError> {
-    match ProtocolError::new(code) {
-        None => Ok(()),
-        Some(code) => Err(KafkaError::Broker { code, detail: None }),
-    }
-}
-
-impl Connection {
-    async fn open(address: &str) -> Result<Self, KafkaError> {
-        let failed = |error: io::Error| KafkaError::Connection(format!("{address}: {error}"));
-        let stream = TcpStream::connect(address).await.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        Ok(Self { stream, last_id: 0 })
-    }
-
-    /// Finds the leader of a partition through the first of `brokers` that answers.
-    pub(crate) async fn to_leader(
-        brokers: &[String],
-        topic: &str,
-        partition: i32,
-    ) -> Result<Self, KafkaError> {
-        let mut failure = KafkaError::Connection("no brokers".to_owned());
-        for broker in brokers {
-            let leader = async {
-                let mut connection = Self::open(broker).await?;
-                connection.leader(topic, partition).await
-            };
-            match leader.await {
-                Ok(address) => return Self::open(&address).await,
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
-    }
-
-    /// The address of a partition's leader.
-    async fn leader(&mut self, topic: &str, partition: i32) -> Result<String, KafkaError> {
-        let mut body = 1_i32.to_be_bytes().to_vec();
-        put_text(&mut body, topic);
-        body.push(0); // do not create it
-        let frame = self.request(METADATA, &body).await?;
-        let mut bytes = Bytes(&frame);
-        let (_correlation, _throttle) = (bytes.i32()?, bytes.i32()?);
-        let mut brokers = Vec::new();
-        for _ in 0..bytes.count()? {
-            let (id, host, port) = (bytes.i32()?, bytes.text()?, bytes.i32()?);
-            let _rack = bytes.text()?;
-            brokers.push((id, host, port));
-        }
-        let (_cluster, _controller) = (bytes.text()?, bytes.i32()?);
-        for _ in 0..bytes.count()? {
-            let code = bytes.i16()?;
-            let (name, _internal) = (bytes.text()?, bytes.i8()?);
-            if name == topic {
-                accepted(code)?;
-            }
-            for _ in 0..bytes.count()? {
-                let code = bytes.i16()?;
-                let (number, leader) = (bytes.i32()?, bytes.i32()?);
-                for _replicas_then_in_sync in 0..2 {
-                    let count = bytes.count()?;
-                    bytes.take(count.saturating_mul(4))?;
-                }
-                if name == topic && number == partition {
-                    // A replica that is down does not keep the leader from answering.
-                    if ProtocolError::new(code) != Some(ProtocolError::ReplicaNotAvailable) {
-                        accepted(code)?;
-                    }
-                    return brokers
-                        .iter()
-                        .find(|(id, ..)| *id == leader)
-                        .map(|(_, host, port)| format!("{host}:{port}"))
-                        .ok_or(KafkaError::Broker {
-                            code: ProtocolError::LeaderNotAvailable,
-                            detail: None,
-                        });
-                }
-            }
-        }
-        accepted(3) // unknown topic or partition
-            .map(|()| String::new())
-    }
-
-    /// Fetches from `offset` on, as soon as there is something or after `wait_ms`.
-    pub(crate) async fn fetch(
-        &mut self,
-        (topic, partition): (&str, i32),
-        offset: i64,
-        max_bytes: i32,
-        wait_ms: i32,
-    ) -> Result<Answer, KafkaError> {
-        let mut body = Vec::with_capacity(64 + topic.len());
+impl Wanted<'_> {
+    fn body(&self, topic_id: Option<Uuid>) -> Vec<u8> {
+        let mut body = Vec::with_capacity(128 + self.topic.len());
         body.extend((-1_i32).to_be_bytes()); // a client, no replica
-        body.extend(wait_ms.to_be_bytes());
+        body.extend(self.wait_ms.to_be_bytes());
         body.extend(1_i32.to_be_bytes()); // bytes to wait for
-        body.extend(max_bytes.to_be_bytes());
+        body.extend(self.max_bytes.to_be_bytes());
         body.push(READ_COMMITTED);
-        body.extend(1_i32.to_be_bytes());
-        put_text(&mut body, topic);
-        body.extend(1_i32.to_be_bytes());
-        body.extend(partition.to_be_bytes());
-        body.extend(offset.to_be_bytes());
-        body.extend(max_bytes.to_be_bytes());
-        let frame = self.request(FETCH, &body).await?;
-
-        let mut bytes = Bytes(&frame);
-        let (_correlation, _throttle) = (bytes.i32()?, bytes.i32()?);
-        let one = |count| match count {
-            1 => Ok(()),
-            other => Err(Malformed::Length(i64::try_from(other).unwrap_or(i64::MAX))),
+        let Some(topic_id) = topic_id else {
+            body.extend(1_i32.to_be_bytes());
+            put_text(&mut body, self.topic);
+            body.extend(1_i32.to_be_bytes());
+            body.extend(self.partition.to_be_bytes());
+            body.extend(self.offset.to_be_bytes());
+            body.extend(self.max_bytes.to_be_bytes());
+            return body;
         };
-        one(bytes.count()?)?;
-        let _topic = bytes.text()?;
-        one(bytes.count()?)?;
-        let (_partition, code) = (bytes.i32()?, bytes.i16()?);
-        let (high_watermark, stable_offset) = (bytes.i64()?, bytes.i64()?);
-        accepted(code)?;
-        let mut aborted = Vec::new();
-        for _ in 0..bytes.count()? {
-            let (producer_id, first_offset) = (bytes.i64()?, bytes.i64()?);
-            aborted.push(Aborted {
-                producer_id,
-                first_offset,
-            });
-        }
-        let batches = bytes.bytes()?.unwrap_or_default().len();
-        let end = frame.len() - bytes.0.len();
+        body.extend(0_i32.to_be_bytes()); // no session,
+        body.extend((-1_i32).to_be_bytes()); // and none to begin
+        put_compact_length(&mut body, 1);
+        body.extend(topic_id.as_bytes());
+        put_compact_length(&mut body, 1);
+        body.extend(self.partition.to_be_bytes());
+        body.extend((-1_i32).to_be_bytes()); // whatever the leader's epoch
+        body.extend(self.offset.to_be_bytes());
+        body.extend((-1_i32).to_be_bytes()); // of the record before,
+        body.extend((-1_i64).to_be_bytes()); // and of a follower's log: unknown
+        body.extend(self.max_bytes.to_be_bytes());
+        body.extend([0, 0]); // no tagged fields of the partition and of the topic
+        put_compact_length(&mut body, 0); // nothing to forget
+        put_compact_length(&mut body, 0); // no rack
+        body.push(0); // no tagged fields
+        body
+    }
+}
+
+impl Leader {
+    /// Fetches from an offset on, as soon as there is something or after a while.
+    pub(crate) async fn fetch(&mut self, wanted: Wanted<'_>) -> Result<Answer, KafkaError> {
+        let dialect = match self.topic_id {
+            Some(_) => Dialect::Ids,
+            None => Dialect::Names,
+        };
+        let body = wanted.body(self.topic_id);
+        let flexible = dialect.flexible();
+        let frame = self
+            .connection
+            .request(dialect.fetch(), flexible, &body)
+            .await?;
+        let (throttle, found) = found(&frame, flexible)?;
+        let (batches, aborted, ends) = match found {
+            Some(found) => (found.batches, found.aborted, Some(found.ends)),
+            None => (0..0, Vec::new(), None),
+        };
         Ok(Answer {
-            batches: end - batches..end,
             frame,
+            batches,
             aborted,
-            high_watermark,
-            stable_offset,
+            ends,
+            throttle: Connection::throttle(&mut self.connection, throttle),
         })
     }
+}
 
-    /// Sends a request and reads its answer, which begins with the request's number. After an error,
-    /// or when dropped midway, the connection must not be used again.
-    async fn request(&mut self, api: i16, body: &[u8]) -> Result<Vec<u8>, KafkaError> {
-        self.last_id = self.last_id.wrapping_add(1);
-        let mut frame = vec![0; 4];
-        frame.extend(api.to_be_bytes());
-        frame.extend(VERSION.to_be_bytes());
-        frame.extend(self.last_id.to_be_bytes());
-        put_text(&mut frame, CLIENT_ID);
-        frame.extend(body);
-        let length = i32::try_from(frame.len() - 4).unwrap_or(i32::MAX);
-        frame[..4].copy_from_slice(&length.to_be_bytes());
-        let exchange = async {
-            self.stream.write_all(&frame).await?;
-            self.stream.read_i32().await
+struct Found {
+    batches: Range<usize>,
+    aborted: Vec<Aborted>,
+    ends: Ends,
+}
+
+/// What an answer brings, and for how many milliseconds nothing more may be asked. Where that is so it
+/// may bring nothing, not even the topic that was asked for (KIP-219).
+fn found(frame: &[u8], flexible: bool) -> Result<(i32, Option<Found>), KafkaError> {
+    let mut fields = Fields::of_answer(frame, flexible)?;
+    let throttle = fields.bytes.i32()?;
+    if flexible {
+        accepted(fields.bytes.i16()?)?;
+        let _session = fields.bytes.i32()?;
+    }
+    let topics = fields.count()?;
+    if topics == 0 && throttle > 0 {
+        return Ok((throttle, None));
+    }
+    one(topics)?;
+    if flexible {
+        let _topic = fields.bytes.uuid()?;
+    } else {
+        let _topic = fields.text()?;
+    }
+    one(fields.count()?)?;
+    let (_partition, code) = (fields.bytes.i32()?, fields.bytes.i16()?);
+    let (high_watermark, stable_offset) = (fields.bytes.i64()?, fields.bytes.i64()?);
+    accepted(code)?;
+    if flexible {
+        let _log_start = fields.bytes.i64()?;
+    }
+    let mut aborted = Vec::new();
+    for _ in 0..fields.count()? {
+        let (producer_id, first_offset) = (fields.bytes.i64()?, fields.bytes.i64()?);
+        fields.tags()?;
+        aborted.push(Aborted {
+            producer_id,
+            first_offset,
+        });
+    }
+    if flexible {
+        let _preferred_replica = fields.bytes.i32()?;
+    }
+    let batches = fields.nullable_bytes()?.unwrap_or_default().len();
+    let end = frame.len() - fields.bytes.0.len();
+    let found = Found {
+        batches: end - batches..end,
+        aborted,
+        ends: Ends {
+            high_watermark,
+            stable_offset: stable_offset.min(high_watermark),
+        },
+    };
+    Ok((throttle, Some(found)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_topics_is_one_only_while_a_quota_counts() {
+        let answer = |throttle: i32| {
+            let mut frame = 7_i32.to_be_bytes().to_vec();
+            frame.extend(throttle.to_be_bytes());
+            frame.extend(0_i32.to_be_bytes());
+            frame
         };
-        let length = exchange.await.map_err(|error| broken(&error))?;
-        let length = usize::try_from(length)
-            .ok()
-            .filter(|_| length <= MAX_FRAME_BYTES)
-            .ok_or_else(|| KafkaError::Connection(format!("an answer of {length} bytes")))?;
-        let mut answer = vec![0; length];
-        let read = self.stream.read_exact(&mut answer).await;
-        read.map_err(|error| broken(&error))?;
-        if Bytes(&answer).i32()? != self.last_id {
-            return Err(KafkaError::Connection(
-                "an answer to another request".to_owned(),
-            ));
-        }
-        Ok(answer)
+        let (throttle, found_nothing) = found(&answer(250), false).unwrap();
+        assert_eq!((throttle, found_nothing.is_none()), (250, true));
+        assert!(found(&answer(0), false).is_err());
+
+        let flexible = |throttle: i32| {
+            let mut frame = 7_i32.to_be_bytes().to_vec();
+            frame.push(0); // tagged fields of the header
+            frame.extend(throttle.to_be_bytes());
+            frame.extend([0; 2]);
+            frame.extend([0; 4]);
+            frame.extend([1, 0]); // no topics, no tagged fields
+            frame
+        };
+        let (throttle, found_nothing) = found(&flexible(250), true).unwrap();
+        assert_eq!((throttle, found_nothing.is_none()), (250, true));
+        assert!(found(&flexible(0), true).is_err());
     }
 }

@@ -5,8 +5,10 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod brokers;
 pub mod cluster;
 mod compression;
+mod connection;
 pub mod envelope;
 pub mod error;
 mod fetch;
@@ -14,10 +16,12 @@ pub mod partitioner;
 pub mod reader;
 mod record_batch;
 pub mod topic_name;
+mod transport;
 mod wire;
 pub mod writer;
 
-pub use cluster::{Brokers, Cluster};
+pub use brokers::Brokers;
+pub use cluster::Cluster;
 pub use envelope::{Envelope, InvalidEnvelope};
 pub use error::{Failure, KafkaError};
 pub use partitioner::partition_of;

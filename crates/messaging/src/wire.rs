@@ -1,5 +1,7 @@
 //! Kafka's primitive types in bytes: <https://kafka.apache.org/protocol#protocol_types>.
 
+use uuid::Uuid;
+
 /// Bytes that are not what the protocol says they are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
@@ -86,6 +88,23 @@ impl<'a> Bytes<'a> {
         std::str::from_utf8(bytes).map_err(|_| Malformed::Text)
     }
 
+    /// Seven bits a byte, lowest first.
+    fn unsigned_varint(&mut self) -> Result<u64, Malformed> {
+        let mut value: u64 = 0;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.array()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(Malformed::Varint)
+    }
+
+    pub(crate) fn uuid(&mut self) -> Result<Uuid, Malformed> {
+        self.array().map(Uuid::from_bytes)
+    }
+
     /// The length of an array; 0 of -1.
     pub(crate) fn count(&mut self) -> Result<usize, Malformed> {
         let count = self.i32()?;
@@ -103,6 +122,98 @@ impl<'a> Bytes<'a> {
     }
 }
 
+/// The fields of a message, in one of the two ways in which versions of it are written: the flexible
+/// ones have compact lengths and tagged fields.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fields<'a> {
+    pub(crate) bytes: Bytes<'a>,
+    pub(crate) flexible: bool,
+}
+
+impl<'a> Fields<'a> {
+    /// Those of an answer, behind its header.
+    pub(crate) fn of_answer(frame: &'a [u8], flexible: bool) -> Result<Self, Malformed> {
+        let mut fields = Self {
+            bytes: Bytes(frame),
+            flexible,
+        };
+        let _correlation = fields.bytes.i32()?;
+        fields.tags()?;
+        Ok(fields)
+    }
+
+    /// Empty where there is none.
+    pub(crate) fn text(&mut self) -> Result<&'a str, Malformed> {
+        if !self.flexible {
+            return self.bytes.text();
+        }
+        let text = self.compact()?.unwrap_or_default();
+        std::str::from_utf8(text).map_err(|_| Malformed::Text)
+    }
+
+    pub(crate) fn nullable_bytes(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+        if self.flexible {
+            self.compact()
+        } else {
+            self.bytes.bytes()
+        }
+    }
+
+    /// The length of an array; 0 where there is none.
+    pub(crate) fn count(&mut self) -> Result<usize, Malformed> {
+        if !self.flexible {
+            return self.bytes.count();
+        }
+        let count = self.bytes.unsigned_varint()?.saturating_sub(1);
+        usize::try_from(count).map_err(|_| Malformed::Short)
+    }
+
+    /// Passes over an array of numbers of 32 bits.
+    pub(crate) fn skip_numbers(&mut self) -> Result<(), Malformed> {
+        let count = self.count()?;
+        self.bytes.take(count.saturating_mul(4)).map(|_| ())
+    }
+
+    /// Passes over tagged fields, where the version has them.
+    pub(crate) fn tags(&mut self) -> Result<(), Malformed> {
+        if self.flexible {
+            for _ in 0..self.bytes.unsigned_varint()? {
+                let _tag = self.bytes.unsigned_varint()?;
+                let length = self.bytes.unsigned_varint()?;
+                self.bytes
+                    .take(usize::try_from(length).map_err(|_| Malformed::Short)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn compact(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+        match self.bytes.unsigned_varint()? {
+            0 => Ok(None),
+            more => {
+                let length = usize::try_from(more - 1).map_err(|_| Malformed::Short)?;
+                self.bytes.take(length).map(Some)
+            }
+        }
+    }
+}
+
+/// Appends the length of an array, or of what else has a compact one.
+pub(crate) fn put_compact_length(out: &mut Vec<u8>, length: usize) {
+    let mut left = length + 1;
+    while left >= 0x80 {
+        out.push(u8::try_from(left & 0x7f).unwrap_or_default() | 0x80);
+        left >>= 7;
+    }
+    out.push(u8::try_from(left).unwrap_or_default());
+}
+
+/// Appends a text with a compact length.
+pub(crate) fn put_compact_text(out: &mut Vec<u8>, text: &str) {
+    put_compact_length(out, text.len());
+    out.extend(text.bytes());
+}
+
 /// Appends a text with its length in 16 bits. Names of topics and clients are far shorter.
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     let length = i16::try_from(text.len()).unwrap_or(i16::MAX);
@@ -113,6 +224,35 @@ pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn compact_lengths_come_back() {
+        for length in [0, 1, 126, 127, 128, 16_382, 16_383, 3_000_000] {
+            let mut out = Vec::new();
+            put_compact_length(&mut out, length);
+            let mut fields = Fields {
+                bytes: Bytes(&out),
+                flexible: true,
+            };
+            assert_eq!(fields.count(), Ok(length));
+            assert!(fields.bytes.is_empty());
+        }
+    }
+
+    #[test]
+    fn tagged_fields_are_passed_over_and_a_hostile_length_is_none() {
+        let fields = |bytes| Fields {
+            bytes: Bytes(bytes),
+            flexible: true,
+        };
+        let mut tagged = fields(&[2, 0, 1, 9, 5, 2, 9, 9, 3, b'a', b'b']);
+        assert_eq!(tagged.tags(), Ok(()));
+        assert_eq!(tagged.text(), Ok("ab"));
+        let endless = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+        assert_eq!(fields(&endless).text(), Err(Malformed::Short));
+        assert!(fields(&endless).tags().is_err());
+        assert!(fields(&endless).skip_numbers().is_err());
+    }
 
     #[test]
     fn varints_are_zigzag() {

@@ -4,6 +4,7 @@
 
 mod announced;
 mod away;
+mod brokers;
 mod clients;
 mod commands;
 mod example;
@@ -18,6 +19,7 @@ mod ops;
 mod place;
 mod poison;
 mod process;
+mod progress;
 mod property;
 mod redrive;
 mod retention;

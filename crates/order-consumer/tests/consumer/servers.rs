@@ -40,17 +40,47 @@ impl Private {
     }
 
     pub(crate) fn start(&self) -> Spawned {
-        Spawned::start(
-            BINARY,
-            &["run"],
-            [
-                ("DATABASE_URL", self.stack.database_url.clone()),
-                ("KAFKA_BROKERS", self.stack.kafka_brokers.clone()),
-                ("KAFKA_TOPIC_PARTITIONS", "2".to_owned()),
-                ("LEASE_TTL", "4s".to_owned()),
-                ("OPS_PORT", "0".to_owned()),
-            ],
-        )
+        self.start_with(Vec::new())
+    }
+
+    /// With these variables instead of the usual ones.
+    pub(crate) fn start_with(&self, variables: Vec<(&'static str, String)>) -> Spawned {
+        Spawned::start(BINARY, &["run"], self.variables(variables))
+    }
+
+    /// Runs a command that succeeds.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> String {
+        let mut command = Spawned::start(BINARY, arguments, self.variables(Vec::new()));
+        let code = command.exit_code(PATIENCE).await;
+        let said = command.log();
+        assert_eq!(code, Some(0), "{arguments:?}: {said}");
+        said
+    }
+
+    fn variables(&self, mut own: Vec<(&'static str, String)>) -> Vec<(&'static str, String)> {
+        for (name, value) in [
+            ("DATABASE_URL", self.stack.database_url.clone()),
+            ("KAFKA_BROKERS", self.stack.kafka_brokers.clone()),
+            ("KAFKA_TOPIC_PARTITIONS", "2".to_owned()),
+            ("LEASE_TTL", "4s".to_owned()),
+            ("OPS_PORT", "0".to_owned()),
+        ] {
+            if !own.iter().any(|(other, _)| *other == name) {
+                own.push((name, value));
+            }
+        }
+        own
+    }
+
+    /// Kills a server and starts it again, with its data and on its port.
+    pub(crate) async fn restart(&self, server: Server) {
+        let dir = self.dir.clone();
+        tokio::task::spawn_blocking(move || {
+            dir.kill(server).unwrap();
+            dir.start(server).unwrap();
+        })
+        .await
+        .unwrap();
     }
 
     pub(crate) async fn sql(&self) -> Option<Client> {
@@ -60,7 +90,7 @@ impl Private {
         Some(client)
     }
 
-    async fn sold(&self) -> Option<i64> {
+    pub(crate) async fn sold(&self) -> Option<i64> {
         let query = "select coalesce(sum(orders), 0)::bigint from product_sales";
         let row = self.sql().await?.query_one(query, &[]).await.ok()?;
         Some(row.get(0))
@@ -75,7 +105,7 @@ impl Private {
         .await;
     }
 
-    async fn place(&self, partitions: i32, orders: usize) {
+    pub(crate) async fn place(&self, partitions: i32, orders: usize) {
         for partition in 0..partitions {
             let records: Vec<_> = std::iter::repeat_with(|| order("P-1", 1))
                 .filter(|record| partition_of(&record.key, partitions) == partition)
@@ -125,13 +155,7 @@ async fn p7_p9_postgres_dies_inside_transactions_and_partitions_are_added() {
             (!sql.query(busy, &[]).await.unwrap().is_empty()).then_some(())
         })
         .await;
-        let dir = private.dir.clone();
-        tokio::task::spawn_blocking(move || {
-            dir.kill(Server::Postgres).unwrap();
-            dir.start(Server::Postgres).unwrap();
-        })
-        .await
-        .unwrap();
+        private.restart(Server::Postgres).await;
         private.until_sold(placed).await;
     }
     let sql = private.sql().await.unwrap();
