@@ -132,6 +132,7 @@ mod tests {
             next_offset,
             high_watermark: next_offset,
             stable_offset: next_offset,
+            throttle: std::time::Duration::ZERO,
         })
     }
 

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub fenced: Counter,
     /// Inbox rows removed after their time.
     pub cleaned: Counter,
+    /// For how long quotas of Kafka delayed fetches.
+    pub throttled: Counter<f64, AtomicU64>,
     /// Partitions owned now.
     pub partitions_owned: Gauge,
     /// Offsets still to be consumed.
@@ -56,6 +58,7 @@ impl Metrics {
             retries: Counter::default(),
             fenced: Counter::default(),
             cleaned: Counter::default(),
+            throttled: Counter::default(),
             partitions_owned: Gauge::default(),
             lag: Family::default(),
             lag_seconds: Family::default(),
@@ -111,6 +114,11 @@ impl Metrics {
     }
 
     fn register_others(&self, registry: &mut Registry) {
+        registry.register(
+            "inbox_throttled_seconds",
+            "Time for which quotas of Kafka delayed fetches",
+            self.throttled.clone(),
+        );
         registry.register(
             "inbox_partitions_owned",
             "Partitions this process owns",

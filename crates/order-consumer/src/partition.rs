@@ -23,6 +23,9 @@ const APPLY_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a stop, or another owner, waits for a batch that is being applied.
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long a look at the end of a partition may take that delays something else.
+const END_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Time between two looks at where the group stands, while nothing comes.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -143,8 +146,19 @@ impl PartitionConsumer {
 
     /// Waits, and looks meanwhile how far behind the group is by now.
     async fn pause(&mut self, delay: Duration) {
-        let look = tokio::time::timeout(delay, self.end.latest());
-        let (latest, ()) = tokio::join!(look, tokio::time::sleep(delay));
+        tokio::join!(self.look_at_the_end(delay), tokio::time::sleep(delay));
+    }
+
+    /// A quota of Kafka is no trouble, but it may be why nothing moves.
+    async fn while_throttled(&mut self) {
+        let partition = self.wiring.stream.partition;
+        let reason = "a quota of Kafka delays its fetches".to_owned();
+        self.wiring.standings.trouble(partition, reason);
+        self.look_at_the_end(END_DEADLINE).await;
+    }
+
+    async fn look_at_the_end(&mut self, limit: Duration) {
+        let latest = tokio::time::timeout(limit, self.end.latest()).await;
         if let Ok(Ok(latest)) = latest {
             let partition = self.wiring.stream.partition;
             self.wiring.standings.grown(partition, latest);
@@ -184,6 +198,17 @@ impl PartitionConsumer {
                     });
                 }
             };
+            self.wiring
+                .metrics
+                .throttled
+                .inc_by(fetched.throttle.as_secs_f64());
+            if fetched.is_withheld() {
+                let looking = self.while_throttled();
+                if stop.run_until_cancelled(looking).await.is_none() {
+                    return Ok(Step::Empty);
+                }
+                return self.idle(fetched.from, stop).await;
+            }
             self.stand_at(fetched.from, &fetched);
             if fetched.next_offset == fetched.from {
                 return self.idle(fetched.from, stop).await;

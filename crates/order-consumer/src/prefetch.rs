@@ -22,6 +22,15 @@ pub(crate) struct FetchedBatch {
     pub(crate) next_offset: i64,
     pub(crate) high_watermark: i64,
     pub(crate) stable_offset: i64,
+    /// For how long a quota of Kafka delays the next fetch.
+    pub(crate) throttle: Duration,
+}
+
+impl FetchedBatch {
+    /// Whether a quota may be why it brings nothing. Where the partition ends it does not say then.
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.next_offset == self.from && !self.throttle.is_zero()
+    }
 }
 
 /// Fetches in a task of its own, which ends with this value and after the first failure.
@@ -72,5 +81,6 @@ fn decoded(from: i64, fetched: Fetched) -> FetchedBatch {
         next_offset: fetched.next_offset,
         high_watermark: fetched.high_watermark,
         stable_offset: fetched.stable_offset,
+        throttle: fetched.throttle,
     }
 }

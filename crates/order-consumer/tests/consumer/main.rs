@@ -21,6 +21,7 @@ mod poison;
 mod process;
 mod progress;
 mod property;
+mod quota;
 mod redrive;
 mod retention;
 mod seen;
