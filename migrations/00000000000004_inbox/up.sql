@@ -5,10 +5,12 @@ create table inbox (
     partition      integer not null,
     "offset"       bigint not null,
     processed_at   timestamptz not null default now(),
+    redelivered_at timestamptz,
     primary key (consumer_group, event_id)
 );
 comment on table inbox is 'Events whose effect has happened, once. Written in the transaction of the effect.';
 comment on column inbox.event_id is 'Record header ce_id.';
+comment on column inbox.redelivered_at is 'When the newest copy of the record came, null while there was one only; retention counts from here.';
 comment on column inbox."offset" is 'Of the newest copy of the record that was seen: the row stays while Kafka can deliver that copy again.';
 
 create table inbox_offset (
@@ -17,12 +19,14 @@ create table inbox_offset (
     partition      integer not null,
     next_offset    bigint not null,
     last_event_id  uuid,
+    topic_id       uuid,
     updated_at     timestamptz not null default now(),
     primary key (consumer_group, topic, partition)
 ) with (fillfactor = 50);
 comment on table inbox_offset is 'How far a consumer group has come. Moves in the transaction of the effects, from its expected value only.';
 comment on column inbox_offset.next_offset is 'The offset to fetch next.';
-comment on column inbox_offset.last_event_id is 'Event id of the record at next_offset - 1, null when it had none: another one there means the topic was recreated.';
+comment on column inbox_offset.last_event_id is 'Event id of the record at next_offset - 1, null when it had none: another one there means that the topic was made again or that Kafka lost records.';
+comment on column inbox_offset.topic_id is 'Kafka''s id of the topic that next_offset is in: a topic of the same name with another id is another one. Null where brokers have no ids.';
 
 create table inbox_dead_letter (
     consumer_group text not null,

@@ -9,6 +9,7 @@ use storage::inbox::{self, Opened, Progress, Stream};
 use storage::lease::MemberId;
 use storage::{Connection, outbox};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::batch::{New, Sorted, Split, WAITS, letter, sort, split};
 use crate::decode::Decoded;
@@ -22,6 +23,8 @@ pub struct Fence {
     pub owner: MemberId,
     pub epoch: i64,
     pub expected_offset: i64,
+    /// Kafka's id of the topic that the batch is from, as far as it is recorded.
+    pub topic_id: Option<Uuid>,
 }
 
 /// What to do when an event cannot be applied.
@@ -86,9 +89,11 @@ pub async fn apply(
                 owner,
                 epoch,
                 expected_offset,
+                topic_id,
             } = fence;
             let offsets = (expected_offset, batch.next_offset - 1);
-            let Some(opened) = inbox::fence(conn, stream, offsets, owner, epoch).await? else {
+            let Some(opened) = inbox::fence(conn, stream, offsets, topic_id, owner, epoch).await?
+            else {
                 return Ok(Outcome::Fenced);
             };
             let sorted = sort_by_what_is_held(conn, stream, batch, offsets, opened).await?;
@@ -99,6 +104,7 @@ pub async fn apply(
             let progress = Progress {
                 next_offset: batch.next_offset,
                 last_event_id: batch.last_event_id(),
+                topic_id,
             };
             inbox::advance(conn, stream, progress).await?;
             Ok(Outcome::Applied(Applied {

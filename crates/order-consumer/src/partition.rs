@@ -7,6 +7,7 @@ use service::{Backoff, CancellationToken, Reminder};
 use storage::inbox::{self, Progress};
 use storage::{OwnConnection, StorageError};
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::apply::{Applied, Fence, Outcome, apply};
 use crate::effects::EffectError;
@@ -71,6 +72,8 @@ pub struct PartitionConsumer {
     confirmed: Instant,
     /// Asked how long the partition has become, while no batch tells.
     end: PartitionReader,
+    /// Kafka's id of the topic that is read, as it is recorded.
+    topic_id: Option<Uuid>,
 }
 
 impl PartitionConsumer {
@@ -84,6 +87,7 @@ impl PartitionConsumer {
             batch: None,
             portion: Portion::default(),
             confirmed: Instant::now(),
+            topic_id: None,
         }
     }
 
@@ -192,7 +196,7 @@ impl PartitionConsumer {
                         let described = stop.run_until_cancelled(self.out_of_range()).await;
                         return described.map_or(Ok(Step::Empty), |place| Err(place?.into()));
                     }
-                    return Err(match place::unreadable(&self.wiring.stream, &error) {
+                    return Err(match place::lost(&self.wiring.stream, &error) {
                         Some(place) => place.into(),
                         None => error.into(),
                     });
@@ -294,8 +298,10 @@ impl PartitionConsumer {
             // Also when it is not to be found there: then the lag tells.
             standings.begin(stream.partition, progress.next_offset, Instant::now());
         }
-        let next_offset = place::find(&mut conn, &mut reader, stream, known).await?;
+        let found = place::find(&mut conn, &mut reader, stream, known).await?;
         self.connection.keep(conn);
+        self.topic_id = found.topic_id;
+        let next_offset = found.next_offset;
         Ok(Prefetch::start(reader, next_offset))
     }
 
@@ -308,6 +314,7 @@ impl PartitionConsumer {
             owner: self.wiring.leases.member(),
             epoch: self.wiring.epoch,
             expected_offset: batch.fetched().from,
+            topic_id: self.topic_id,
         };
         let (attempt, records) = batch.attempt(self.portion);
         let count = records.records.len();

@@ -6,6 +6,7 @@ use domain::EventId;
 use messaging::{Failure, KafkaError, PartitionReader, envelope};
 use storage::inbox::{self, Progress, Stream};
 use storage::{Connection, StorageError, within};
+use uuid::Uuid;
 
 use crate::partition::StepError;
 
@@ -17,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub enum PlaceError {
     #[error(
         "offset {next_offset} of {topic}/{partition} is not there (the partition has {earliest} to \
-         {latest}): data was deleted before it was consumed, or the topic was made anew; \
+         {latest}): data was deleted before it was consumed, or the topic was made again; \
          nothing is skipped, the partition stands still until `order-consumer offsets reset`"
     )]
     OutOfRange {
@@ -28,16 +29,30 @@ pub enum PlaceError {
         latest: i64,
     },
     #[error(
-        "the record at offset {offset} of {topic}/{partition} is not the one consumed there \
-         (event {found} instead of {expected}): the topic was made anew; nothing is skipped, the \
+        "{topic}/{partition} was consumed up to offset {next_offset} of another topic of this name \
+         (id {expected}, now {found}): it was deleted and made again; nothing is skipped, the \
          partition stands still until `order-consumer offsets reset`"
     )]
-    Recreated {
+    AnotherTopic {
+        topic: String,
+        partition: i32,
+        next_offset: i64,
+        expected: Uuid,
+        found: Uuid,
+    },
+    #[error(
+        "the record at offset {offset} of {topic}/{partition} is not the one consumed there{}: the \
+         topic was deleted and made again, or Kafka has lost records; nothing is skipped, the \
+         partition stands still until `order-consumer offsets reset`",
+        events.as_ref().map(|(expected, found)| format!(" (event {found} instead of {expected})"))
+            .unwrap_or_default()
+    )]
+    AnotherRecord {
         topic: String,
         partition: i32,
         offset: i64,
-        expected: EventId,
-        found: String,
+        /// The one that was consumed and the one that is there, if that is known.
+        events: Option<(EventId, String)>,
     },
     #[error(
         "the record batch at offset {offset} of {topic}/{partition} cannot be read: {reason}; \
@@ -65,6 +80,14 @@ pub(crate) async fn known(
     within(DEADLINE, inbox::progress(conn, stream)).await
 }
 
+/// A place that was found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) next_offset: i64,
+    /// As it is recorded.
+    pub(crate) topic_id: Option<Uuid>,
+}
+
 /// Where the group stands according to what was recorded; at the partition's beginning if it never
 /// was here.
 ///
@@ -75,14 +98,38 @@ pub(crate) async fn find(
     reader: &mut PartitionReader,
     stream: &Stream,
     known: Option<Progress>,
-) -> Result<i64, StepError> {
-    if let Some(progress) = known {
-        recognise(reader, stream, progress).await?;
-        return Ok(progress.next_offset);
+) -> Result<Found, StepError> {
+    let topic_id = reader.topic_id().await?;
+    let Some(progress) = known else {
+        let next_offset = reader.earliest().await?;
+        let begin = inbox::begin_at(conn, stream, next_offset, topic_id);
+        within::<_, StorageError>(DEADLINE, begin).await?;
+        return Ok(Found {
+            next_offset,
+            topic_id,
+        });
+    };
+    let next_offset = progress.next_offset;
+    if let (Some(expected), Some(found)) = (progress.topic_id, topic_id)
+        && expected != found
+    {
+        return Err(StepError::Place(PlaceError::AnotherTopic {
+            topic: stream.topic.clone(),
+            partition: stream.partition,
+            next_offset,
+            expected,
+            found,
+        }));
     }
-    let earliest = reader.earliest().await?;
-    within::<_, StorageError>(DEADLINE, inbox::begin_at(conn, stream, earliest)).await?;
-    Ok(earliest)
+    recognise(reader, stream, progress).await?;
+    if let (None, Some(id)) = (progress.topic_id, topic_id) {
+        let identify = inbox::identify(conn, stream, next_offset, id);
+        within::<_, StorageError>(DEADLINE, identify).await?;
+    }
+    Ok(Found {
+        next_offset,
+        topic_id: progress.topic_id.or(topic_id),
+    })
 }
 
 /// Compares the record before the place with what was there when it was consumed. What Kafka no
@@ -109,32 +156,37 @@ async fn recognise(
         Ok(envelope) => envelope.event_id.to_string(),
         Err(invalid) => invalid.to_string(),
     };
-    Err(StepError::Place(PlaceError::Recreated {
+    Err(StepError::Place(PlaceError::AnotherRecord {
         topic: stream.topic.clone(),
         partition: stream.partition,
         offset,
-        expected,
-        found,
+        events: Some((expected, found)),
     }))
 }
 
-/// The place, if what is there cannot be read.
-pub(crate) fn unreadable(stream: &Stream, error: &KafkaError) -> Option<PlaceError> {
-    let KafkaError::Unreadable {
-        offset,
-        end,
-        reason,
-    } = error
-    else {
-        return None;
-    };
-    Some(PlaceError::Unreadable {
-        topic: stream.topic.clone(),
-        partition: stream.partition,
-        offset: *offset,
-        behind: *end,
-        reason: reason.clone(),
-    })
+/// The place, if a fetch failed because of what is there.
+pub(crate) fn lost(stream: &Stream, error: &KafkaError) -> Option<PlaceError> {
+    let (topic, partition) = (stream.topic.clone(), stream.partition);
+    match error {
+        KafkaError::AnotherRecord { offset } => Some(PlaceError::AnotherRecord {
+            topic,
+            partition,
+            offset: *offset,
+            events: None,
+        }),
+        KafkaError::Unreadable {
+            offset,
+            end,
+            reason,
+        } => Some(PlaceError::Unreadable {
+            topic,
+            partition,
+            offset: *offset,
+            behind: *end,
+            reason: reason.clone(),
+        }),
+        _ => None,
+    }
 }
 
 /// Describes a place that Kafka does not have.
@@ -172,7 +224,7 @@ mod tests {
                 end,
                 reason: "damaged".to_owned(),
             };
-            unreadable(&stream, &error).unwrap().to_string()
+            lost(&stream, &error).unwrap().to_string()
         };
         assert_eq!(
             said(Some(12)),
@@ -182,6 +234,6 @@ mod tests {
         );
         assert!(said(None).ends_with("until `order-consumer offsets reset`"));
         let other = KafkaError::Connection("closed".to_owned());
-        assert_eq!(unreadable(&stream, &other), None);
+        assert_eq!(lost(&stream, &other), None);
     }
 }

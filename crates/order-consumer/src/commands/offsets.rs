@@ -12,6 +12,7 @@ use storage::inbox::{self, Stream};
 use storage::{Connection, StorageError};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
 
 use super::{Context, TOPIC};
 
@@ -67,6 +68,7 @@ impl FromStr for Target {
 struct Move {
     stream: Stream,
     next_offset: i64,
+    topic_id: Option<Uuid>,
 }
 
 pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<ExitCode> {
@@ -88,9 +90,11 @@ pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
             bail!("{TOPIC} has no partition {partition}, it has {count}");
         }
         let mut reader = PartitionReader::new(cluster.clone(), TOPIC, partition);
-        let next_offset = place(&mut reader, reset.to)
-            .await
-            .with_context(|| format!("{TOPIC}/{partition}"))?;
+        let look = async {
+            let topic_id = reader.topic_id().await?;
+            anyhow::Ok((place(&mut reader, reset.to).await?, topic_id))
+        };
+        let (next_offset, topic_id) = look.await.with_context(|| format!("{TOPIC}/{partition}"))?;
         moves.push(Move {
             stream: Stream {
                 group: context.group().to_owned(),
@@ -98,6 +102,7 @@ pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
                 partition,
             },
             next_offset,
+            topic_id,
         });
     }
     let mut rows = Vec::new();
@@ -111,7 +116,7 @@ pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
     if !reset.dry_run {
         conn.transaction(async |conn| {
             for to in &moves {
-                inbox::reset(conn, &to.stream, to.next_offset).await?;
+                inbox::reset(conn, &to.stream, to.next_offset, to.topic_id).await?;
             }
             Ok::<_, StorageError>(())
         })

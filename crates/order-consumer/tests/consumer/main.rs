@@ -30,3 +30,4 @@ mod session_settings;
 mod speed;
 mod steps;
 mod support;
+mod topic_identity;

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use local_stack::testing::eventually;
-use order_consumer::partition::{PartitionConsumer, StepError};
+use local_stack::testing::{KafkaProxy, delete_topic, eventually};
+use messaging::{Cluster, PartitionWriter};
+use order_consumer::partition::{PartitionConsumer, Step, StepError};
 use order_consumer::place::PlaceError;
+use order_consumer::wiring::Wiring;
 use service::CancellationToken;
-use storage::inbox::{self, Stream};
 
-use crate::support::{Fixture, GROUP, drain, order};
+use crate::support::{Fixture, drain, order};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -19,39 +20,51 @@ async fn place_error(consumer: &mut PartitionConsumer) -> PlaceError {
     }
 }
 
+impl Fixture {
+    /// The topic is deleted and made again, with other records at the same offsets.
+    async fn make_the_topic_again(&self, records: usize) {
+        assert!(delete_topic(&self.brokers, &self.topic).await);
+        eventually("the topic to be made again", PATIENCE, async || {
+            let made = self.cluster.create_topic(&self.topic, 2, 1).await;
+            (made.ok()?).then_some(())
+        })
+        .await;
+        let records: Vec<_> = (0..records).map(|_| order("P-2", 1)).collect();
+        eventually("its records", PATIENCE, async || {
+            let mut writer = PartitionWriter::new(self.cluster.clone(), &self.topic, 0);
+            writer.produce(records.clone()).await.ok()
+        })
+        .await;
+    }
+}
+
+/// What stops the partition; Kafka may need a moment to know the topic again.
+async fn until_stopped(consumer: &mut PartitionConsumer) -> PlaceError {
+    eventually(
+        "the partition to stand still",
+        PATIENCE,
+        async || match consumer.step(&CancellationToken::new()).await {
+            Err(StepError::Place(error)) => Some(error),
+            Err(StepError::Kafka(_)) | Ok(Step::Empty) => None,
+            other => panic!("{other:?}"),
+        },
+    )
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_anew_stops_the_partition_until_its_offset_is_reset() {
-    let mut fixture = Fixture::new().await;
+async fn a_topic_made_again_stops_the_partition_until_its_offset_is_reset() {
+    let fixture = Fixture::new().await;
     let (_keeper, leases) = fixture.owner().await;
     let (mut consumer, _) = fixture.consumer(0, &leases);
     fixture
         .produce(0, (0..3).map(|_| order("P-1", 1)).collect())
         .await;
     assert_eq!(drain(&mut consumer).await, 3);
-    // Another topic in its place, with other records at the same offsets: where the group stands is
-    // handed over to it.
-    let before = fixture.topic.clone();
-    fixture.topic = local_stack::testing::unique_topic("anew");
-    fixture
-        .cluster
-        .ensure_topic(&fixture.topic, 2, 1)
-        .await
-        .unwrap();
-    fixture
-        .produce(0, (0..5).map(|_| order("P-2", 1)).collect())
-        .await;
-    let hand_over = format!(
-        "update inbox_offset set topic = '{}' where topic = '{before}'",
-        fixture.topic
-    );
-    fixture.sql.batch_execute(&hand_over).await.unwrap();
-    let (_keeper, leases) = fixture.owner().await;
-    let (mut consumer, _) = fixture.consumer(0, &leases);
+    fixture.make_the_topic_again(5).await;
     for _ in 0..2 {
-        let error = place_error(&mut consumer).await;
-        let PlaceError::Recreated { offset: 2, .. } = &error else {
-            panic!("{error}")
-        };
+        let error = until_stopped(&mut consumer).await;
+        assert!(matches!(error, PlaceError::AnotherTopic { .. }), "{error}");
         assert!(error.to_string().contains("offsets reset"), "{error}");
     }
     assert_eq!(fixture.sales("P-2").await, (0, 0));
@@ -71,15 +84,76 @@ async fn a_topic_made_anew_stops_the_partition_until_its_offset_is_reset() {
     }
     stop.cancel();
     running.await.unwrap();
-    let stream = Stream {
-        group: GROUP.to_owned(),
-        topic: fixture.topic.clone(),
-        partition: 0,
-    };
-    let session = storage::Session::request("test");
-    let mut conn = fixture.database.connect(&session).await.unwrap();
-    inbox::reset(&mut conn, &stream, 0).await.unwrap();
+    fixture.reset(0).await;
     assert_eq!(drain(&mut consumer).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_ids_a_topic_made_again_is_told_by_its_last_record() {
+    let fixture = Fixture::new().await;
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    proxy.hide_topic_ids();
+    let old = || Cluster::new(proxy.brokers().parse().unwrap());
+    let (_keeper, leases) = fixture.owner().await;
+    let consumer = || {
+        let (wiring, _) = fixture.wiring(0, &leases);
+        PartitionConsumer::new(Wiring {
+            cluster: old(),
+            ..wiring
+        })
+    };
+    let mut running = consumer();
+    // The last one has no event id.
+    let mut records: Vec<_> = (0..3).map(|_| order("P-1", 1)).collect();
+    let mut nameless = order("P-1", 1);
+    nameless.headers.clear();
+    records.push(nameless);
+    fixture.produce(0, records).await;
+    assert_eq!(drain(&mut running).await, 3);
+    let ids = "select count(topic_id)::text from inbox_offset";
+    assert_eq!(fixture.text(ids).await, "0");
+    // Nobody asks for more while the next batch waits to be taken.
+    fixture.produce(0, vec![order("P-1", 1)]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    fixture.make_the_topic_again(50).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let step = running.step(&CancellationToken::new()).await;
+    println!("{step:?}");
+    let error = until_stopped(&mut running).await;
+    assert!(
+        matches!(error, PlaceError::AnotherRecord { offset: 4, .. }),
+        "{error}"
+    );
+    // The next one knows the last record by its event id.
+    let error = until_stopped(&mut consumer()).await;
+    assert!(
+        matches!(error, PlaceError::AnotherRecord { offset: 4, .. }),
+        "{error}"
+    );
+    assert_eq!(fixture.sales("P-2").await, (0, 0));
+    fixture.reset(0).await;
+    assert_eq!(drain(&mut running).await, 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_a_topic_that_is_gone_does_not_count_where_the_group_was_put_since() {
+    let fixture = Fixture::new().await;
+    let (_keeper, leases) = fixture.owner().await;
+    let (mut consumer, metrics) = fixture.consumer(0, &leases);
+    fixture.produce(0, vec![order("P-1", 1)]).await;
+    assert_eq!(drain(&mut consumer).await, 1);
+    // Fetched, and not taken yet.
+    fixture.produce(0, vec![order("P-1", 1)]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    fixture.make_the_topic_again(5).await;
+    // Where the old batch begins, by chance.
+    fixture.reset(1).await;
+    let fenced = consumer.step(&CancellationToken::new()).await.unwrap();
+    assert_eq!(fenced, Step::Fenced);
+    assert_eq!(drain(&mut consumer).await, 4);
+    assert_eq!(metrics.fenced.get(), 1);
+    assert_eq!(fixture.sales("P-1").await, (1, 1));
+    assert_eq!(fixture.sales("P-2").await, (4, 4));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,20 +165,11 @@ async fn a_running_owner_goes_on_where_a_reset_says() {
         .produce(0, (0..4).map(|_| order("P-1", 1)).collect())
         .await;
     assert_eq!(drain(&mut consumer).await, 4);
-    let stream = Stream {
-        group: GROUP.to_owned(),
-        topic: fixture.topic.clone(),
-        partition: 0,
-    };
-    let session = storage::Session::request("test");
-    let mut conn = fixture.database.connect(&session).await.unwrap();
-    inbox::reset(&mut conn, &stream, 1).await.unwrap();
+    fixture.reset(1).await;
     fixture.produce(0, vec![order("P-1", 1)]).await;
     let mut new = 0;
     while metrics.duplicates.get() < 3 || new < 1 {
-        if let order_consumer::partition::Step::Applied(applied) =
-            consumer.step(&CancellationToken::new()).await.unwrap()
-        {
+        if let Step::Applied(applied) = consumer.step(&CancellationToken::new()).await.unwrap() {
             new += applied.new;
         }
     }

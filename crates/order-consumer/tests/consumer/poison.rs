@@ -77,14 +77,16 @@ impl Fixture {
         }
     }
 
-    async fn reset(&self, next_offset: i64) {
+    pub(crate) async fn reset(&self, next_offset: i64) {
         let mut conn = self
             .database
             .connect(&Session::request("test"))
             .await
             .unwrap();
         let stream = self.stream();
-        inbox::reset(&mut conn, &stream, next_offset).await.unwrap();
+        inbox::reset(&mut conn, &stream, next_offset, None)
+            .await
+            .unwrap();
     }
 }
 

@@ -87,6 +87,7 @@ impl Run<'_> {
             owner: self.leases.member(),
             epoch: self.leases.epoch(0).expect("owned"),
             expected_offset: from,
+            topic_id: None,
         };
         let batch = Batch {
             records,
@@ -153,7 +154,7 @@ async fn check(run: &mut Run<'_>, arrivals: Vec<(usize, Arrival, bool)>) {
     let mut came: Vec<(usize, EventId, i64, bool)> = Vec::new();
     let mut seen = HashSet::new();
     let (mut batch, mut next_offset) = (Vec::new(), 0);
-    inbox::begin_at(&mut run.conn, &run.stream, 0)
+    inbox::begin_at(&mut run.conn, &run.stream, 0, None)
         .await
         .unwrap();
     for (key, arrival, ends) in arrivals {

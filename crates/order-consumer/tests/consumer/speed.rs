@@ -50,7 +50,7 @@ async fn speed_of_a_batch_beside_the_bare_insert() {
     };
     let session = Session::unhurried("test");
     let mut conn = fixture.database.connect(&session).await.unwrap();
-    inbox::begin_at(&mut conn, &stream, 0).await.unwrap();
+    inbox::begin_at(&mut conn, &stream, 0, None).await.unwrap();
     let bare = fixture
         .sql
         .prepare(
@@ -88,6 +88,7 @@ async fn speed_of_a_batch_beside_the_bare_insert() {
                     owner: leases.member(),
                     epoch: leases.epoch(0).expect("owned"),
                     expected_offset: from,
+                    topic_id: None,
                 };
                 from += step;
                 let batch = Batch {

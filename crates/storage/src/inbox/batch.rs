@@ -27,7 +27,7 @@ select exists (select from inbox_dead_letter d
 from inbox_offset o
 join lease l on l.scope = ? and l.unit = o.partition
 where o.consumer_group = ? and o.topic = ? and o.partition = ? and o.next_offset = ?
-  and l.owner = ? and l.epoch = ?
+  and o.topic_id is not distinct from ? and l.owner = ? and l.epoch = ?
 for update of o for share of l"#;
 
 /// What there is to know before a batch is sorted.
@@ -41,9 +41,9 @@ pub struct Opened {
     pub held_before: bool,
 }
 
-/// Opens the batch of the offsets `first..=last`: `None` unless this member owns the partition under
-/// `epoch` and the group stands at `first` exactly. Then the batch must be dropped, whatever it
-/// holds.
+/// Opens the batch of the offsets `first..=last` of a topic: `None` unless this member owns the
+/// partition under `epoch` and the group stands at `first` of this topic exactly. Then the batch must
+/// be dropped, whatever it holds.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -51,6 +51,7 @@ pub async fn fence(
     conn: &mut AsyncPgConnection,
     stream: &Stream,
     (expected, last): (i64, i64),
+    topic_id: Option<Uuid>,
     owner: MemberId,
     epoch: i64,
 ) -> Result<Option<Opened>, StorageError> {
@@ -62,6 +63,7 @@ pub async fn fence(
         .bind::<Text, _>(&stream.topic)
         .bind::<Integer, _>(stream.partition)
         .bind::<BigInt, _>(expected)
+        .bind::<Nullable<SqlUuid>, _>(topic_id)
         .bind::<SqlUuid, _>(owner.as_uuid())
         .bind::<BigInt, _>(epoch)
         .get_result(conn)
@@ -183,7 +185,7 @@ pub async fn follow_copies(
     Ok(())
 }
 
-/// Closes a batch: the group stands at `progress` now. [`fence`] locked the row.
+/// Closes a batch: the group stands at `progress` now, in the same topic. [`fence`] locked the row.
 ///
 /// # Errors
 /// When Postgres cannot be asked.

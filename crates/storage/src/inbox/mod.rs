@@ -35,6 +35,8 @@ pub struct Progress {
     pub next_offset: i64,
     /// Event id of the record before it, if that had one.
     pub last_event_id: Option<EventId>,
+    /// Kafka's id of the topic, if it was known.
+    pub topic_id: Option<Uuid>,
 }
 
 /// Where the group stands; `None` when it never consumed this partition.
@@ -51,9 +53,11 @@ pub async fn progress(
         next_offset: i64,
         #[diesel(sql_type = Nullable<SqlUuid>)]
         last_event_id: Option<Uuid>,
+        #[diesel(sql_type = Nullable<SqlUuid>)]
+        topic_id: Option<Uuid>,
     }
     Ok(sql_query(
-        "select next_offset, last_event_id from inbox_offset \
+        "select next_offset, last_event_id, topic_id from inbox_offset \
          where consumer_group = $1 and topic = $2 and partition = $3",
     )
     .bind::<Text, _>(&stream.group)
@@ -65,6 +69,7 @@ pub async fn progress(
     .map(|row| Progress {
         next_offset: row.next_offset,
         last_event_id: row.last_event_id.map(EventId::from),
+        topic_id: row.topic_id,
     }))
 }
 
@@ -76,15 +81,41 @@ pub async fn begin_at(
     conn: &mut AsyncPgConnection,
     stream: &Stream,
     next_offset: i64,
+    topic_id: Option<Uuid>,
 ) -> Result<(), StorageError> {
     sql_query(
-        "insert into inbox_offset (consumer_group, topic, partition, next_offset) \
-         values ($1, $2, $3, $4) on conflict do nothing",
+        "insert into inbox_offset (consumer_group, topic, partition, next_offset, topic_id) \
+         values ($1, $2, $3, $4, $5) on conflict do nothing",
     )
     .bind::<Text, _>(&stream.group)
     .bind::<Text, _>(&stream.topic)
     .bind::<Integer, _>(stream.partition)
     .bind::<BigInt, _>(next_offset)
+    .bind::<Nullable<SqlUuid>, _>(topic_id)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Records the id of the topic in which a group stands at `next_offset`, unless one is recorded.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn identify(
+    conn: &mut AsyncPgConnection,
+    stream: &Stream,
+    next_offset: i64,
+    topic_id: Uuid,
+) -> Result<(), StorageError> {
+    sql_query(
+        "update inbox_offset set topic_id = $5 where consumer_group = $1 and topic = $2 \
+         and partition = $3 and next_offset = $4 and topic_id is null",
+    )
+    .bind::<Text, _>(&stream.group)
+    .bind::<Text, _>(&stream.topic)
+    .bind::<Integer, _>(stream.partition)
+    .bind::<BigInt, _>(next_offset)
+    .bind::<SqlUuid, _>(topic_id)
     .execute(conn)
     .await?;
     Ok(())
@@ -99,16 +130,19 @@ pub async fn reset(
     conn: &mut AsyncPgConnection,
     stream: &Stream,
     next_offset: i64,
+    topic_id: Option<Uuid>,
 ) -> Result<(), StorageError> {
     sql_query(
-        "insert into inbox_offset (consumer_group, topic, partition, next_offset) \
-         values ($1, $2, $3, $4) on conflict (consumer_group, topic, partition) do update \
-         set next_offset = excluded.next_offset, last_event_id = null, updated_at = now()",
+        "insert into inbox_offset (consumer_group, topic, partition, next_offset, topic_id) \
+         values ($1, $2, $3, $4, $5) on conflict (consumer_group, topic, partition) do update \
+         set next_offset = excluded.next_offset, last_event_id = null, \
+             topic_id = excluded.topic_id, updated_at = now()",
     )
     .bind::<Text, _>(&stream.group)
     .bind::<Text, _>(&stream.topic)
     .bind::<Integer, _>(stream.partition)
     .bind::<BigInt, _>(next_offset)
+    .bind::<Nullable<SqlUuid>, _>(topic_id)
     .execute(conn)
     .await?;
     Ok(())

@@ -10,6 +10,8 @@ use storage::dead_letters::{
 use storage::inbox::{Progress, Stream, advance, begin_at, fence, follow_copies, progress, record};
 use storage::lease::{MemberId, claim, ensure_units, release, renew};
 
+use uuid::Uuid;
+
 use crate::support::{Fixture, TTL};
 
 fn stream() -> Stream {
@@ -25,35 +27,54 @@ async fn the_fence_opens_for_the_owner_at_the_expected_offset_only() {
     let fixture = Fixture::new().await;
     let mut conn = fixture.connect().await;
     let (stream, me, other) = (stream(), MemberId::generate(), MemberId::generate());
+    let (topic_id, another) = (Uuid::now_v7(), Uuid::now_v7());
     let scope = Stream::lease_scope("g", "t");
     assert_eq!(progress(&mut conn, &stream).await.unwrap(), None);
-    begin_at(&mut conn, &stream, 5).await.unwrap();
-    begin_at(&mut conn, &stream, 9).await.unwrap();
+    begin_at(&mut conn, &stream, 5, Some(topic_id))
+        .await
+        .unwrap();
+    begin_at(&mut conn, &stream, 9, None).await.unwrap();
     ensure_units(&mut conn, &scope, 1).await.unwrap();
     renew(&mut conn, &scope, me, TTL).await.unwrap();
     let epoch = claim(&mut conn, &scope, me, &[(0, 0)]).await.unwrap()[0].epoch;
 
     let mut opens = async |from: i64, owner, epoch| {
-        fence(&mut conn, &stream, (from, from + 9), owner, epoch)
-            .await
-            .unwrap()
-            .is_some()
+        fence(
+            &mut conn,
+            &stream,
+            (from, from + 9),
+            Some(topic_id),
+            owner,
+            epoch,
+        )
+        .await
+        .unwrap()
+        .is_some()
     };
     assert!(opens(5, me, epoch).await);
     assert!(!opens(6, me, epoch).await);
     assert!(!opens(5, other, epoch).await);
     assert!(!opens(5, me, epoch - 1).await);
+    for wrong in [Some(another), None] {
+        let of_another = fence(&mut conn, &stream, (5, 9), wrong, me, epoch).await;
+        assert_eq!(of_another.unwrap(), None);
+    }
 
     let there = Progress {
         next_offset: 8,
         last_event_id: Some(EventId::generate()),
+        topic_id: Some(topic_id),
     };
     advance(&mut conn, &stream, there).await.unwrap();
     assert_eq!(progress(&mut conn, &stream).await.unwrap(), Some(there));
-    let again = fence(&mut conn, &stream, (5, 9), me, epoch).await.unwrap();
+    let again = fence(&mut conn, &stream, (5, 9), Some(topic_id), me, epoch)
+        .await
+        .unwrap();
     assert_eq!(again, None);
     release(&mut conn, &scope, me, &[0]).await.unwrap();
-    let after = fence(&mut conn, &stream, (8, 9), me, epoch).await.unwrap();
+    let after = fence(&mut conn, &stream, (8, 9), Some(topic_id), me, epoch)
+        .await
+        .unwrap();
     assert_eq!(after, None);
 }
 
