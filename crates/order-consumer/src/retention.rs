@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use messaging::{Cluster, KafkaError, PartitionReader};
 use service::Reminder;
+use storage::inbox;
 use storage::inbox_retention::{Sweep, sweep, sweep_dead_letters, unpublished_older_than};
 use storage::lease::Leases;
 use storage::{Connection, Database, Session, StorageError, within};
+use time::OffsetDateTime;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -25,7 +27,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub enum Cleaning {
     /// Another process does it.
     NotOurs,
-    /// Events are unpublished for so long that they may come when their rows are gone.
+    /// Events are unpublished, or records not consumed, for so long that they may come when their rows
+    /// are gone.
     Waiting,
     Swept {
         deleted: i64,
@@ -61,8 +64,15 @@ pub struct Cleaner {
 #[derive(Default)]
 pub struct Pass {
     after: Option<Uuid>,
-    log_starts: Option<Vec<(i32, i64)>>,
+    look: Option<Look>,
     connection: Option<Connection>,
+}
+
+/// What Kafka and the group said at the beginning of a pass.
+struct Look {
+    at: Instant,
+    /// The lowest offset of each partition.
+    log_starts: Vec<(i32, i64)>,
 }
 
 impl Cleaner {
@@ -114,17 +124,26 @@ impl Cleaner {
             self.pass = Pass::default();
             return Ok(Cleaning::Waiting);
         }
-        let log_starts = match self.pass.log_starts.take() {
-            Some(log_starts) => log_starts,
-            None => self.log_starts().await?,
+        let look = match self.pass.look.take() {
+            Some(look) => Some(look),
+            None => self.look(&mut conn, limit).await?,
+        };
+        let Some(look) = look else {
+            info!(
+                topic = self.topic,
+                "records are not consumed for long: the inbox is not cleaned"
+            );
+            self.pass = Pass::default();
+            return Ok(Cleaning::Waiting);
         };
         let part = Sweep {
             group: &self.group,
             topic: &self.topic,
             after: self.pass.after,
             limit: ROWS,
-            older_than: self.retention,
-            log_starts: &log_starts,
+            // What came since the look was young enough then.
+            older_than: self.retention.saturating_add(look.at.elapsed()),
+            log_starts: &look.log_starts,
         };
         let swept = within(DEADLINE, sweep(&mut conn, &part)).await?;
         self.metrics
@@ -140,20 +159,38 @@ impl Cleaner {
         }
         self.pass = Pass {
             after: swept.reached.or(self.pass.after),
-            log_starts: Some(log_starts),
+            look: Some(look),
             connection: Some(conn),
         };
         Ok(Cleaning::Swept { deleted })
     }
 
-    async fn log_starts(&self) -> Result<Vec<(i32, i64)>, KafkaError> {
+    /// `None` when a record waits in Kafka that is older than `limit`: its event may have been applied
+    /// so long ago that its row would go before the record comes.
+    async fn look(
+        &self,
+        conn: &mut Connection,
+        limit: Duration,
+    ) -> Result<Option<Look>, CleaningError> {
+        let at = Instant::now();
+        let old = OffsetDateTime::now_utc() - limit;
         let counts = self.cluster.partition_counts().await?;
         let count = counts.get(&self.topic).copied().unwrap_or(0);
         let mut log_starts = Vec::new();
+        let mut first_young = Vec::new();
         for partition in 0..count {
             let mut reader = PartitionReader::new(self.cluster.clone(), &self.topic, partition);
             log_starts.push((partition, reader.earliest().await?));
+            first_young.push((partition, reader.first_since(old).await?));
         }
-        Ok(log_starts)
+        let next = inbox::next_offsets(conn, &self.group, &self.topic);
+        let next = within::<_, StorageError>(DEADLINE, next).await?;
+        // One that was never consumed is consumed from its beginning.
+        let waits = |&(partition, young): &(i32, i64), start: i64| {
+            next.get(&partition).copied().unwrap_or(start) < young
+        };
+        let mut partitions = first_young.iter().zip(&log_starts);
+        let waits = partitions.any(|(young, (_, start))| waits(young, *start));
+        Ok((!waits).then_some(Look { at, log_starts }))
     }
 }

@@ -20,6 +20,7 @@ pub struct Sweep<'a> {
     pub after: Option<Uuid>,
     /// Rows to look at.
     pub limit: i64,
+    /// Counted from the newest delivery.
     pub older_than: Duration,
     /// The lowest offset that each partition still has.
     pub log_starts: &'a [(i32, i64)],
@@ -48,7 +49,7 @@ old as (
     join inbox i on i.consumer_group = $1 and i.event_id = w.event_id
     join unnest($5, $6) s(partition, log_start) on s.partition = i.partition
     where i.topic = $4 and i."offset" < s.log_start
-      and i.processed_at < now() - make_interval(secs => $7)
+      and coalesce(i.redelivered_at, i.processed_at) < now() - make_interval(secs => $7)
     order by i.event_id for update of i skip locked),
 gone as (
     delete from inbox i using old where i.consumer_group = $1 and i.event_id = old.event_id

@@ -88,6 +88,59 @@ async fn rows_go_when_they_are_old_and_kafka_has_no_copy_left() {
     assert_eq!(pass(&mut cleaner).await, (1, Cleaning::Done));
 }
 
+/// What an event of long ago has left behind.
+const LONG_AGO: &str = "update inbox set processed_at = now() - interval '2 hours'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_a_row_counts_its_age_from_the_newest_delivery() {
+    let fixture = Fixture::new().await;
+    let (_keeper, leases) = fixture.owner().await;
+    let (mut consumer, _) = fixture.consumer(0, &leases);
+    let mut cleaner = cleaner(&fixture, leases.clone());
+    let event = vec![order("P-1", 1)];
+    fixture.produce(0, event.clone()).await;
+    assert_eq!(drain(&mut consumer).await, 1);
+    // Replayed just before the outbox forgets it, again and again, while Kafka keeps less.
+    for replays in 1..=3 {
+        fixture.sql.batch_execute(LONG_AGO).await.unwrap();
+        fixture.produce(0, event.clone()).await;
+        assert_eq!(drain(&mut consumer).await, 0, "its effect has happened");
+        fixture.delete_before(replays + 1).await;
+        assert_eq!(pass(&mut cleaner).await, (0, Cleaning::Done));
+    }
+    assert_eq!(fixture.sales("P-1").await, (1, 1));
+    // Without another copy its time comes.
+    let age = "update inbox set redelivered_at = now() - interval '2 hours'";
+    fixture.sql.batch_execute(age).await.unwrap();
+    assert_eq!(pass(&mut cleaner).await, (1, Cleaning::Done));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_rows_stay_while_an_old_copy_is_not_consumed_yet() {
+    let fixture = Fixture::new().await;
+    let (_keeper, leases) = fixture.owner().await;
+    let (mut consumer, _) = fixture.consumer(0, &leases);
+    let limit = Duration::from_secs(2);
+    let mut cleaner = Cleaner {
+        retention: limit * 2,
+        ..cleaner(&fixture, leases.clone())
+    };
+    let event = vec![order("P-1", 1)];
+    fixture.produce(0, event.clone()).await;
+    assert_eq!(drain(&mut consumer).await, 1);
+    fixture.sql.batch_execute(LONG_AGO).await.unwrap();
+    // A copy waits for a consumer that is away, and the one that was consumed is gone.
+    fixture.produce(0, event).await;
+    fixture.delete_before(1).await;
+    tokio::time::sleep(limit + Duration::from_millis(500)).await;
+    assert_eq!(pass(&mut cleaner).await, (0, Cleaning::Waiting));
+    assert_eq!(drain(&mut consumer).await, 0, "its effect has happened");
+    assert_eq!(fixture.sales("P-1").await, (1, 1));
+    fixture.sql.batch_execute(LONG_AGO).await.unwrap();
+    fixture.delete_before(2).await;
+    assert_eq!(pass(&mut cleaner).await.1, Cleaning::Done);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_go_a_few_thousand_at_a_time() {
     let fixture = Fixture::new().await;

@@ -145,21 +145,19 @@ pub async fn record(
 
 /// A group that was put back meets copies again that are older than the one it met last.
 ///
-/// Rows are locked in the order of event ids before any is changed: the order in which a join finds
-/// them is the planner's, and two partitions that carry copies of the same events would deadlock.
+/// A row may be swept after [`record`] met it, so it is inserted again where it is gone. Rows are taken
+/// in the order of event ids: two partitions that carry copies of the same events would deadlock.
 const FOLLOW: &str = r#"
-with locked as (
-    select event_id from inbox where consumer_group = ? and event_id = any(?)
-    order by event_id for update)
-update inbox i set topic = n.topic, partition = n.partition,
-    "offset" = case when (i.topic, i.partition) = (n.topic, n.partition)
-                    then greatest(i."offset", n.at) else n.at end
-from (select ? as topic, ?::integer as partition, * from unnest(?, ?) c(event_id, at)) n
-join locked using (event_id)
-where i.consumer_group = ? and i.event_id = n.event_id"#;
+insert into inbox as i (consumer_group, event_id, topic, partition, "offset", redelivered_at)
+select ?, n.event_id, ?, ?, n.at, now() from unnest(?, ?) n(event_id, at) order by n.event_id
+on conflict (consumer_group, event_id) do update
+set topic = excluded.topic, partition = excluded.partition,
+    "offset" = case when (i.topic, i.partition) = (excluded.topic, excluded.partition)
+                    then greatest(i."offset", excluded."offset") else excluded."offset" end,
+    redelivered_at = greatest(i.redelivered_at, excluded.redelivered_at)"#;
 
 /// Moves the rows of events that arrived again to their newest copy, so that they stay for as long
-/// as Kafka can deliver it.
+/// as Kafka can deliver it, and lets their age begin again.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -174,12 +172,10 @@ pub async fn follow_copies(
     let (ids, offsets) = columns(copies);
     cached(FOLLOW)
         .bind::<Text, _>(&stream.group)
-        .bind::<Array<SqlUuid>, _>(&ids)
         .bind::<Text, _>(&stream.topic)
         .bind::<Integer, _>(stream.partition)
-        .bind::<Array<SqlUuid>, _>(&ids)
+        .bind::<Array<SqlUuid>, _>(ids)
         .bind::<Array<BigInt>, _>(offsets)
-        .bind::<Text, _>(&stream.group)
         .execute(conn)
         .await?;
     Ok(())

@@ -2,6 +2,8 @@
 
 mod batch;
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text, Uuid as SqlUuid};
@@ -71,6 +73,33 @@ pub async fn progress(
         last_event_id: row.last_event_id.map(EventId::from),
         topic_id: row.topic_id,
     }))
+}
+
+/// The offsets at which a group stands in the partitions of a topic.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn next_offsets(
+    conn: &mut AsyncPgConnection,
+    group: &str,
+    topic: &str,
+) -> Result<HashMap<i32, i64>, StorageError> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Integer)]
+        partition: i32,
+        #[diesel(sql_type = BigInt)]
+        next_offset: i64,
+    }
+    let rows: Vec<Row> = sql_query(
+        "select partition, next_offset from inbox_offset where consumer_group = $1 and topic = $2",
+    )
+    .bind::<Text, _>(group)
+    .bind::<Text, _>(topic)
+    .load(conn)
+    .await?;
+    let rows = rows.into_iter();
+    Ok(rows.map(|row| (row.partition, row.next_offset)).collect())
 }
 
 /// Sets where a group begins in a partition it never consumed; leaves one it did.

@@ -1,6 +1,7 @@
 //! The inbox, its fence, and dead letters.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use diesel_async::SimpleAsyncConnection;
 use domain::EventId;
@@ -8,8 +9,8 @@ use storage::dead_letters::{
     Amount, Cause, DeadLetter, held_before, held_keys, hold, unsettled_of_key,
 };
 use storage::inbox::{Progress, Stream, advance, begin_at, fence, follow_copies, progress, record};
+use storage::inbox_retention::{Sweep, sweep};
 use storage::lease::{MemberId, claim, ensure_units, release, renew};
-
 use uuid::Uuid;
 
 use crate::support::{Fixture, TTL};
@@ -110,6 +111,40 @@ async fn p5_an_event_is_new_once_per_group() {
         ..stream()
     };
     assert_eq!(record(&mut conn, &group, &copies).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn p5_a_row_that_is_swept_while_a_copy_of_its_event_arrives_is_there_again() {
+    let fixture = Fixture::new().await;
+    let (mut consumer, mut cleaner) = (fixture.connect().await, fixture.connect().await);
+    let event = [(EventId::generate(), 7)];
+    record(&mut consumer, &stream(), &[(event[0].0, 1)])
+        .await
+        .unwrap();
+    let age = "update inbox set processed_at = now() - interval '2 hours'";
+    fixture.run(age).await;
+    consumer.batch_execute("begin").await.unwrap();
+    let new = record(&mut consumer, &stream(), &event).await.unwrap();
+    assert_eq!(new, HashSet::new());
+    let part = Sweep {
+        group: "g",
+        topic: "t",
+        after: None,
+        limit: 100,
+        older_than: Duration::from_hours(1),
+        log_starts: &[(0, 5)],
+    };
+    // Nothing of it is locked yet.
+    assert_eq!(sweep(&mut cleaner, &part).await.unwrap().deleted, 1);
+    follow_copies(&mut consumer, &stream(), &event)
+        .await
+        .unwrap();
+    consumer.batch_execute("commit").await.unwrap();
+    let there = "select count(*) || ' at ' || max(\"offset\") from inbox";
+    assert_eq!(fixture.text(there).await, "1 at 7");
+    // The other way round: what a batch has followed stays.
+    fixture.run(age).await;
+    assert_eq!(sweep(&mut cleaner, &part).await.unwrap().deleted, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
