@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::assignment::{StartConsumer, follow};
 use crate::effects::Effects;
-use crate::membership::Membership;
+use crate::membership::{Membership, PartitionCount};
 use crate::metrics::Metrics;
 use crate::partition::PartitionConsumer;
 use crate::retention::{Cleaner, Pass};
@@ -105,11 +105,15 @@ async fn consume(
         pass: Pass::default(),
     };
     let (postgres, kafka) = (Problems::new(postgres), Problems::new(kafka));
+    let (progress, count) = (Problems::new(progress), PartitionCount::new(partitions));
     let membership = Membership {
         connection: OwnConnection::new(settings.database.clone(), Session::request(NAME)),
         scope: Stream::lease_scope(&settings.group, topic),
         member: leases.member(),
+        topic: topic.to_owned(),
+        partitions: count.clone(),
         postgres: postgres.clone(),
+        progress: progress.clone(),
     };
     let consumers = Consumers {
         settings,
@@ -129,10 +133,9 @@ async fn consume(
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         metrics.partitions_owned.set(count);
     };
-    let progress = Problems::new(progress);
     let beside = async {
         tokio::join!(
-            watch_growth(&cluster, topic, worker, &leases, &kafka),
+            watch_growth(&cluster, topic, worker, (&leases, &count), &kafka),
             standing::watch(topic, &standings, &metrics, &progress),
             cleaner.run(),
             membership.watch(),
@@ -189,7 +192,7 @@ async fn watch_growth(
     cluster: &Cluster,
     topic: &str,
     worker: WorkerSettings,
-    leases: &Leases,
+    (leases, partitions): (&Leases, &PartitionCount),
     kafka: &Problems,
 ) -> Infallible {
     let mut pause = GROWTH_INTERVAL;
@@ -200,6 +203,7 @@ async fn watch_growth(
             Ok(count) => {
                 kafka.clear(topic);
                 leases.resize(count).await;
+                partitions.set(count);
                 pause = GROWTH_INTERVAL;
             }
             Err(error) => {

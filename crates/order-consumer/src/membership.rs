@@ -1,22 +1,50 @@
-//! Watches that this process is a living member of its group. One that is not owns no partition, and
-//! with nothing to do it would be ready while nothing is consumed.
+//! Watches that this process is a living member of its group, and that the members share all of the
+//! work. One that is no member owns no partition, and with nothing to do it would be ready while
+//! nothing is consumed; so would all where none of them gets hold of a partition.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use service::Problems;
-use storage::lease::{MemberId, survey};
+use storage::lease::{MemberId, Survey, survey};
 use storage::{OwnConnection, StorageError};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A partition is without an owner for a moment whenever one dies; for longer it should not be.
+const OWNERLESS: Duration = Duration::from_secs(30);
+
+/// How many partitions the topic has, as was seen last. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct PartitionCount(Arc<AtomicI32>);
+
+impl PartitionCount {
+    pub(crate) fn new(count: i32) -> Self {
+        Self(Arc::new(AtomicI32::new(count)))
+    }
+
+    pub(crate) fn set(&self, count: i32) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> i32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// See the module.
 pub(crate) struct Membership {
     pub(crate) connection: OwnConnection,
     pub(crate) scope: String,
     pub(crate) member: MemberId,
+    pub(crate) topic: String,
+    pub(crate) partitions: PartitionCount,
     pub(crate) postgres: Problems,
+    pub(crate) progress: Problems,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -30,11 +58,24 @@ enum Trouble {
 impl Membership {
     /// Looks until it is dropped.
     pub(crate) async fn watch(mut self) -> Infallible {
+        let mut ownerless = Ownerless::default();
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            match self.look().await {
-                Ok(()) => self.postgres.clear(self.who()),
+            let looked = self.look().await;
+            match &looked {
+                Ok(survey) if survey.members.iter().any(|m| m.id == self.member) => {
+                    self.postgres.clear(self.who());
+                }
+                Ok(_) => self.postgres.report(self.who(), Trouble::RunOut),
                 Err(error) => self.postgres.report(self.who(), error),
+            }
+            if let Ok(survey) = looked {
+                let news = ownerless.update(&survey, self.partitions.get(), Instant::now());
+                self.progress
+                    .update(news.into_iter().map(|(partition, waits)| {
+                        let who = format!("owner of {}/{partition}", self.topic);
+                        (who, waits.map(reason))
+                    }));
             }
         }
     }
@@ -43,11 +84,88 @@ impl Membership {
         format!("leases of {}", self.scope)
     }
 
-    async fn look(&mut self) -> Result<(), Trouble> {
+    async fn look(&mut self) -> Result<Survey, Trouble> {
         let scope = &self.scope;
         let look = async |conn: &mut _| survey(conn, scope).await;
-        let survey = self.connection.call(DEADLINE, look).await?;
-        let alive = survey.members.iter().any(|member| member.id == self.member);
-        if alive { Ok(()) } else { Err(Trouble::RunOut) }
+        Ok(self.connection.call(DEADLINE, look).await?)
+    }
+}
+
+fn reason(waits: Duration) -> String {
+    let seconds = waits.as_secs();
+    format!(
+        "no process of the group consumes it for {seconds} s; see the log for what keeps leases"
+    )
+}
+
+/// Since when partitions have had no living owner.
+#[derive(Debug, Default)]
+struct Ownerless(HashMap<i32, Instant>);
+
+impl Ownerless {
+    /// Partitions that have been without an owner for too long, with that time, and those that have
+    /// one again.
+    fn update(
+        &mut self,
+        survey: &Survey,
+        partitions: i32,
+        now: Instant,
+    ) -> Vec<(i32, Option<Duration>)> {
+        let is_alive = |owner: MemberId| survey.members.iter().any(|member| member.id == owner);
+        let owned = |partition: i32| {
+            let mut units = survey.units.iter();
+            units.any(|unit| unit.number == partition && unit.owner.is_some_and(is_alive))
+        };
+        let mut news = Vec::new();
+        self.0.retain(|&partition, _| {
+            let ended = partition >= partitions || owned(partition);
+            if ended {
+                news.push((partition, None));
+            }
+            !ended
+        });
+        for partition in (0..partitions).filter(|partition| !owned(*partition)) {
+            let waits = now.duration_since(*self.0.entry(partition).or_insert(now));
+            if waits >= OWNERLESS {
+                news.push((partition, Some(waits)));
+            }
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::lease::{Member, Unit};
+
+    use super::*;
+
+    #[test]
+    fn a_partition_without_a_living_owner_is_told_after_a_while() {
+        let (alive, dead) = (MemberId::generate(), MemberId::generate());
+        let survey = |owners: [Option<MemberId>; 3]| Survey {
+            members: vec![Member {
+                id: alive,
+                expires_in: OWNERLESS,
+            }],
+            units: (0..)
+                .zip(owners)
+                .map(|(number, owner)| Unit {
+                    number,
+                    epoch: 1,
+                    owner,
+                })
+                .collect(),
+        };
+        let mut ownerless = Ownerless::default();
+        let start = Instant::now();
+        // The last one is left from a topic that had more.
+        let some = survey([Some(alive), Some(dead), None]);
+        assert_eq!(ownerless.update(&some, 2, start), []);
+        let later = start + OWNERLESS;
+        assert_eq!(ownerless.update(&some, 2, later), [(1, Some(OWNERLESS))]);
+        let all = survey([Some(alive), Some(alive), None]);
+        assert_eq!(ownerless.update(&all, 2, later), [(1, None)]);
+        assert_eq!(ownerless.update(&some, 2, later), [], "from now on");
     }
 }

@@ -6,7 +6,7 @@ use messaging::{Failure, KafkaError, PartitionReader};
 use service::{Backoff, CancellationToken, Reminder};
 use storage::inbox::{self, Progress};
 use storage::{OwnConnection, StorageError};
-use tracing::warn;
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::apply::{Applied, Fence, Outcome, apply};
@@ -23,6 +23,10 @@ const APPLY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a stop, or another owner, waits for a batch that is being applied.
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A partition has no leader for a moment after its topic was made and whenever leaders change: that
+/// is no trouble before it lasts.
+const LEADER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a look at the end of a partition may take that delays something else.
 const END_DEADLINE: Duration = Duration::from_secs(1);
@@ -95,6 +99,7 @@ impl PartitionConsumer {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut trouble = Reminder::default();
+        let mut leaderless: Option<Instant> = None;
         let (partition, name) = (self.wiring.stream.partition, self.wiring.name());
         while !stop.is_cancelled() && self.wiring.owned() {
             // A step in the middle of its transaction is left to end, for a while: to drop it is
@@ -116,6 +121,18 @@ impl PartitionConsumer {
                     self.wiring.postgres.clear(&name);
                     backoff.reset();
                     trouble.end();
+                    leaderless = None;
+                }
+                Err(StepError::Kafka(error))
+                    if error.is_about_the_leader()
+                        && leaderless.get_or_insert_with(Instant::now).elapsed()
+                            < LEADER_PATIENCE =>
+                {
+                    debug!(partition = name, %error, "waiting for a leader");
+                    self.wiring.postgres.clear(&name);
+                    self.wiring.standings.trouble(partition, error.to_string());
+                    let pause = self.pause(backoff.next_delay());
+                    stop.run_until_cancelled(pause).await;
                 }
                 Err(error) => {
                     match &error {
@@ -238,6 +255,9 @@ impl PartitionConsumer {
                 if self.wiring.owned() {
                     self.wiring.metrics.fenced.inc();
                 }
+                let partition = self.wiring.stream.partition;
+                let reason = "the last batch was refused: another owner, or another offset";
+                self.wiring.standings.trouble(partition, reason.to_owned());
                 self.drop_batch();
                 Ok(Step::Fenced)
             }

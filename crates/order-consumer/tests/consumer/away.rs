@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::ops::Ops;
 use crate::process::BINARY;
+use crate::progress::{flows, stands_still};
 use crate::servers::TOPIC;
 use crate::support::{Fixture, PATIENCE, drain, order};
 
@@ -158,6 +159,34 @@ async fn one_that_owns_no_partition_misses_kafka_too() {
     consumer.terminate();
     let ended = consumer.exit_code(Duration::from_secs(5)).await;
     assert_eq!(ended, Some(0), "{}", consumer.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p11_a_partition_that_nobody_consumes_is_named() {
+    let fixture = Fixture::on_the_real_topic().await;
+    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
+    let partitions = fixture.partitions().await;
+    // Somebody holds what would be claimed; the heartbeat has all it needs.
+    let hold = format!(
+        "insert into lease (scope, unit)
+         select 'the-group/{TOPIC}', unit from generate_series(0, {partitions} - 1) unit;
+         begin; select from lease where unit = 0 for update"
+    );
+    fixture.sql.batch_execute(&hold).await.unwrap();
+    let consumer = fixture.start();
+    let ops = Ops::of(&consumer).await;
+    let product = Uuid::now_v7().to_string();
+    fixture.produce(0, vec![order(&product, 1)]).await;
+    stands_still(ops, "progress", &[&format!("{TOPIC}/0"), "no process"]).await;
+    fixture.sql.batch_execute("rollback").await.unwrap();
+    let sql = fixture.test.connect().await;
+    let sold = "select count(*) from product_sales where product_id = $1";
+    flows(1, async || {
+        let row = sql.query_one(sold, &[&product]).await.unwrap();
+        Some(row.get(0))
+    })
+    .await;
+    ops.until_ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

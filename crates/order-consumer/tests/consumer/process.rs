@@ -268,6 +268,31 @@ async fn wrong_settings_are_all_named_and_end_it_with_status_78() {
 }
 
 #[tokio::test]
+async fn brokers_that_are_no_addresses_end_it_with_status_78_and_say_what_is_wrong() {
+    for (brokers, reason) in [
+        (
+            "PLAINTEXT://127.0.0.1:9092",
+            "leave out what precedes the host",
+        ),
+        ("127.0.0.1:9092;127.0.0.1:9093", "separated by commas"),
+        ("::1:9092", "belongs in brackets"),
+    ] {
+        let settings = vec![
+            ("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d".to_owned()),
+            ("KAFKA_BROKERS", brokers.to_owned()),
+            ("OPS_PORT", "0".to_owned()),
+        ];
+        let mut consumer = Spawned::start(BINARY, &["run"], settings);
+        let ended = consumer.exit_code(Duration::from_secs(10)).await;
+        let log = consumer.log();
+        assert_eq!(ended, Some(78), "{brokers}: {log}");
+        let mut lines = log.lines();
+        let line = lines.find(|line| line.contains("KAFKA_BROKERS"));
+        assert!(line.is_some_and(|line| line.contains(reason)), "{log}");
+    }
+}
+
+#[tokio::test]
 async fn an_inbox_that_forgets_too_early_is_refused() {
     let settings = |inbox: &str, outbox: Option<&str>| {
         let mut settings = vec![

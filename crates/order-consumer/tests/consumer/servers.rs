@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use local_stack::testing::{Spawned, eventually};
+use local_stack::testing::{Spawned, delete_topic, eventually};
 use local_stack::{Server, Stack, StackDir};
 use messaging::{Cluster, OutgoingRecord, PartitionWriter, partition_of};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
 use crate::java::Script;
+use crate::ops::Ops;
 use crate::process::BINARY;
 use crate::support::{PATIENCE, order};
 
@@ -124,6 +125,28 @@ impl Private {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_the_first_start_creates_makes_no_noise() {
+    let private = Private::new().await;
+    let mut quiet = Vec::new();
+    for group in ["one", "two", "three"] {
+        delete_topic(&private.stack.kafka_brokers, TOPIC).await;
+        let group = vec![("KAFKA_GROUP_ID", group.to_owned())];
+        let mut consumer = private.start_with(group);
+        let ops = Ops::of(&consumer).await;
+        ops.until("inbox_partitions_owned", 2.0).await;
+        private.place(2, 1).await;
+        ops.until("inbox_consumed_total", 2.0).await;
+        ops.until_ready().await;
+        consumer.terminate();
+        consumer.exit_code(PATIENCE).await;
+        let log = consumer.log();
+        let warnings = log.lines().filter(|line| line.contains("\"WARN\""));
+        quiet.extend(warnings.map(str::to_owned));
+    }
+    assert_eq!(quiet, Vec::<String>::new());
 }
 
 impl Drop for Private {
