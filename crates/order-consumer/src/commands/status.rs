@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use messaging::PartitionReader;
+use messaging::{Failure, PartitionReader};
 use serde::Serialize;
 use service::output::{self, print_json, table};
 use storage::dead_letters::{self, Counts};
 use storage::inbox::{self, Stream};
 use storage::lease;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Context, TOPIC};
@@ -31,6 +33,9 @@ struct PartitionStatus {
     log_start: i64,
     log_end: i64,
     lag: i64,
+    /// For how long the oldest record that is not consumed has been in Kafka; absent where none is to
+    /// be had.
+    lag_seconds: Option<f64>,
     /// The process that consumes it, while it lives.
     owner: Option<Uuid>,
     dead: i64,
@@ -64,13 +69,16 @@ pub(crate) async fn run(context: Context, json: bool) -> anyhow::Result<ExitCode
         let mut reader = PartitionReader::new(cluster.clone(), TOPIC, partition);
         let (log_start, log_end) = (reader.earliest().await?, reader.latest().await?);
         let next_offset = progress.map(|progress| progress.next_offset);
+        let from = next_offset.unwrap_or(log_start);
+        let lag_seconds = waits(&mut reader, from, log_end).await?;
         let held = counts.get(&partition).copied().unwrap_or_default();
         partitions.push(PartitionStatus {
             partition,
             next_offset,
             log_start,
             log_end,
-            lag: (log_end - next_offset.unwrap_or(log_start)).max(0),
+            lag: (log_end - from).max(0),
+            lag_seconds,
             owner: owners.get(&partition).copied(),
             dead: held.dead,
             behind: held.behind,
@@ -78,6 +86,35 @@ pub(crate) async fn run(context: Context, json: bool) -> anyhow::Result<ExitCode
     }
     print(&context, partitions, json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// For how long the first record from `offset` on has waited.
+async fn waits(
+    reader: &mut PartitionReader,
+    offset: i64,
+    log_end: i64,
+) -> anyhow::Result<Option<f64>> {
+    let mut next = offset;
+    // What is no record is passed by; a transaction that is open keeps what is behind it.
+    while next < log_end {
+        let fetched = match reader.fetch(next, 1, Duration::ZERO).await {
+            Ok(fetched) => fetched,
+            Err(error) => match error.failure() {
+                // Nothing is to be had from here on before somebody decides.
+                Failure::OutOfRange | Failure::Configuration => return Ok(None),
+                _ => return Err(error.into()),
+            },
+        };
+        if let Some(first) = fetched.records.first() {
+            let waits = OffsetDateTime::now_utc() - first.timestamp;
+            return Ok(Some(waits.as_seconds_f64().max(0.0)));
+        }
+        if fetched.next_offset == next {
+            break;
+        }
+        next = fetched.next_offset;
+    }
+    Ok(None)
 }
 
 fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> anyhow::Result<()> {
@@ -92,7 +129,7 @@ fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> any
     }
     let group = context.group();
     let dash = || "-".to_owned();
-    let cells: Vec<[String; 8]> = partitions
+    let cells: Vec<[String; 9]> = partitions
         .into_iter()
         .map(|p| {
             [
@@ -101,6 +138,8 @@ fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> any
                 p.log_start.to_string(),
                 p.log_end.to_string(),
                 p.lag.to_string(),
+                p.lag_seconds
+                    .map_or_else(dash, |seconds| format!("{seconds:.0} s")),
                 p.owner.map_or_else(dash, |owner| owner.to_string()),
                 p.dead.to_string(),
                 p.behind.to_string(),
@@ -113,6 +152,7 @@ fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> any
         "START",
         "END",
         "LAG",
+        "WAITS",
         "OWNER",
         "DEAD",
         "BEHIND",

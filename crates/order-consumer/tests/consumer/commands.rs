@@ -184,6 +184,7 @@ async fn an_operator_sees_what_is_held_and_what_waits_behind_it() {
         "behind",
         "dead",
         "lag",
+        "lagSeconds",
         "logEnd",
         "logStart",
         "nextOffset",

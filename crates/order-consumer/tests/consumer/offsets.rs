@@ -1,6 +1,9 @@
 //! `offsets reset` as an operator uses it, beside a consumer that waits for it.
 
+use std::time::Duration;
+
 use local_stack::testing::eventually;
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
@@ -76,4 +79,21 @@ async fn an_operator_moves_one_partition_and_first_looks_where_to() {
     fixture.until_sold(&product, 1).await;
     fixture.produce(0, vec![order(&product, 1)]).await;
     fixture.until_sold(&product, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_for_how_long_the_oldest_record_has_waited() {
+    let fixture = Fixture::on_the_real_topic().await;
+    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
+    fixture.produce(0, vec![order("P-1", 1)]).await;
+    let waited = Duration::from_secs(2);
+    tokio::time::sleep(waited).await;
+    let status = fixture.told(&["status", "--json"]).await;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let waits = status["partitions"][0]["lagSeconds"].as_f64().unwrap();
+    let least = waited.as_secs_f64() - 0.5;
+    assert!((least..PATIENCE.as_secs_f64()).contains(&waits), "{status}");
+    let table = fixture.told(&["status"]).await;
+    let heads = table.lines().nth(1).unwrap();
+    assert!(heads.contains("LAG  WAITS"), "{table}");
 }
