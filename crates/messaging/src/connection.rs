@@ -2,7 +2,7 @@
 //! finding somebody who answers; see [`crate::reader`].
 //!
 //! Where brokers know topics by their ids (Kafka 3.1) records are fetched by them, and a topic that
-//! was deleted and made anew is another one. Elsewhere version 4 of Fetch and of Metadata is spoken:
+//! was deleted and made again is another one. Elsewhere version 4 of Fetch and of Metadata is spoken:
 //! the oldest that know transactions, which every broker since Kafka 0.11 speaks.
 
 use std::io;
@@ -26,13 +26,13 @@ const API_VERSIONS: i16 = 18;
 const CLIENT_ID: &str = "transactional-outbox";
 pub(crate) const READ_COMMITTED: u8 = 1;
 
-/// As [`Version`] for a request that is spoken in one version only.
+/// The version of Fetch and Metadata where topics are known by name.
 const OLD: i16 = 4;
 
 /// Largest answer taken from a broker. Bounds what one fetch can cost in memory.
 const MAX_FRAME_BYTES: i32 = 64 * 1024 * 1024;
 
-/// Brokers, and those a broker has named as leaders: each gets its turn soon, whoever is mute.
+/// Brokers, and those a broker has named as leaders: each gets its turn soon, even while others are mute.
 pub(crate) const BROKERS: Race = Race {
     stagger: Duration::from_millis(500),
     again: Some(Duration::from_secs(2)),

@@ -26,7 +26,7 @@ pub enum KafkaError {
         end: Option<i64>,
         reason: String,
     },
-    /// Another record lies where one was read before: the topic was deleted and made anew.
+    /// Another record lies where one was read before: the topic was deleted and made again.
     #[error("kafka: the record at offset {offset} is not the one that was there")]
     AnotherRecord { offset: i64 },
     /// The topic was not even asked for.

@@ -253,7 +253,7 @@ impl PartitionReader {
         if *self.identity.get_or_insert(identity) != identity {
             return Err(KafkaError::Broker {
                 code: ProtocolError::UnknownTopicId,
-                detail: Some("the topic was made anew".to_owned()),
+                detail: Some("the topic was made again".to_owned()),
             });
         }
         let answer: Answer = self.within(max_wait, leader.fetch(wanted)).await?;

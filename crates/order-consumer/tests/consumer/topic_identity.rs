@@ -14,8 +14,8 @@ use crate::support::{PATIENCE, order};
 const FETCHED: Duration = Duration::from_secs(1);
 
 impl Private {
-    /// The topic is deleted and made anew.
-    async fn make_the_topic_anew(&self) {
+    /// The topic is deleted and made again.
+    async fn make_the_topic_again(&self) {
         let broker = &self.stack.kafka_brokers;
         delete_topic(broker, TOPIC).await;
         let cluster = messaging::Cluster::new(broker.parse().unwrap());
@@ -38,7 +38,7 @@ async fn orders_of(sql: &Client, product: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p11_a_topic_made_anew_while_the_consumer_waits_for_a_lock_stops_it() {
+async fn p11_a_topic_made_again_while_the_consumer_waits_for_a_lock_stops_it() {
     let private = Private::new().await;
     let sql = private.sql().await.unwrap();
     let mut consumer = private.start();
@@ -59,7 +59,7 @@ async fn p11_a_topic_made_anew_while_the_consumer_waits_for_a_lock_stops_it() {
     // The next batch is fetched too, and waits: until that is taken Kafka is asked nothing.
     private.write("P-1", 5).await;
     tokio::time::sleep(FETCHED).await;
-    private.make_the_topic_anew().await;
+    private.make_the_topic_again().await;
     private.write("P-2", 50).await;
     holder.batch_execute("rollback").await.unwrap();
 
@@ -86,7 +86,7 @@ async fn p11_a_topic_made_anew_while_the_consumer_waits_for_a_lock_stops_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p11_a_topic_made_anew_is_noticed_also_when_nothing_is_known_of_the_last_record() {
+async fn p11_a_topic_made_again_is_noticed_also_when_nothing_is_known_of_the_last_record() {
     let private = Private::new().await;
     let sql = private.sql().await.unwrap();
     // Records that are none of ours have no event id.
@@ -102,7 +102,7 @@ async fn p11_a_topic_made_anew_is_noticed_also_when_nothing_is_known_of_the_last
     .await;
     consumer.terminate();
     consumer.exit_code(PATIENCE).await;
-    private.make_the_topic_anew().await;
+    private.make_the_topic_again().await;
     private.write("P-2", 10).await;
     let consumer = private.start();
     let ops = Ops::of(&consumer).await;
