@@ -132,7 +132,14 @@ async fn a_topic_that_the_first_start_creates_makes_no_noise() {
     let private = Private::new().await;
     let mut quiet = Vec::new();
     for group in ["one", "two", "three"] {
-        delete_topic(&private.stack.kafka_brokers, TOPIC).await;
+        let broker = &private.stack.kafka_brokers;
+        delete_topic(broker, TOPIC).await;
+        let cluster = Cluster::new(broker.parse().unwrap());
+        eventually("the broker to know that it is gone", PATIENCE, async || {
+            let counts = cluster.partition_counts().await.ok()?;
+            (!counts.contains_key(TOPIC)).then_some(())
+        })
+        .await;
         let group = vec![("KAFKA_GROUP_ID", group.to_owned())];
         let mut consumer = private.start_with(group);
         let ops = Ops::of(&consumer).await;
