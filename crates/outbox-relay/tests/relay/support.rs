@@ -1,6 +1,6 @@
 //! A relay driven step by step, and a look at what it left in Kafka.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use domain::EventId;
@@ -211,6 +211,7 @@ impl Fixture {
             })
             .collect();
         let mut by_key: HashMap<String, Vec<i64>> = HashMap::new();
+        let mut found = HashSet::new();
         let mut copies = 0;
         let mut at_recorded_place = 0;
         for (partition, records) in self.records().await {
@@ -222,11 +223,10 @@ impl Fixture {
                 if (partition, record.offset) == (*recorded_partition, *recorded_offset) {
                     at_recorded_place += 1;
                 }
-                let ids = by_key.entry(key.clone()).or_default();
-                if ids.contains(id) {
-                    copies += 1;
+                if found.insert(*id) {
+                    by_key.entry(key.clone()).or_default().push(*id);
                 } else {
-                    ids.push(*id);
+                    copies += 1;
                 }
             }
         }
