@@ -15,6 +15,7 @@ mod horizon;
 mod hot_key;
 mod interleaving;
 mod kafka_outage;
+mod lapsed_leases;
 mod large_backlog;
 mod load;
 mod logical_copy;
