@@ -20,6 +20,7 @@ mod large_backlog;
 mod load;
 mod logical_copy;
 mod lost_answers;
+mod lost_hold;
 mod memory;
 mod mute;
 mod open_files;
