@@ -17,6 +17,7 @@ mod interleaving;
 mod kafka_outage;
 mod lapsed_leases;
 mod large_backlog;
+mod late_writer;
 mod load;
 mod logical_copy;
 mod lost_answers;
