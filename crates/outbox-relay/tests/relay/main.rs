@@ -37,6 +37,7 @@ mod promoted_standby;
 mod refused;
 mod request_sizes;
 mod restore;
+mod returning_owner;
 mod seen;
 mod set_aside;
 mod shares;
