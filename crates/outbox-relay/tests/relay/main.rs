@@ -7,6 +7,7 @@ mod admin;
 mod commands;
 mod commands_at_work;
 mod counted;
+mod dead_entries;
 mod decisions;
 mod full_speed;
 mod hand_over;
