@@ -9,6 +9,7 @@ mod commands_at_work;
 mod counted;
 mod dead_entries;
 mod decisions;
+mod full_notify_queue;
 mod full_speed;
 mod hand_over;
 mod held;
