@@ -12,6 +12,7 @@ mod decisions;
 mod full_notify_queue;
 mod full_speed;
 mod hand_over;
+mod heartbeats;
 mod held;
 mod horizon;
 mod hot_key;
