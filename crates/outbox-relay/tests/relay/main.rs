@@ -4,6 +4,7 @@
 
 mod acls;
 mod admin;
+mod all_failing;
 mod commands;
 mod commands_at_work;
 mod counted;
