@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -23,6 +24,8 @@ pub enum Fault {
     LoseAnswer,
     /// Nobody answers, and the connection stays.
     Mute,
+    /// The broker gets it, and its answer comes when the fault is healed.
+    LateAnswer,
 }
 
 /// See the module. Ends with this value.
@@ -114,6 +117,14 @@ impl Faults {
         locked(&self.topics)
     }
 
+    /// Waits until no answer is to come late any more.
+    async fn until_answers_come(&self) {
+        let late = || self.topics().iter().any(|(_, f)| *f == Fault::LateAnswer);
+        while late() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn unless_mute(&self) {
         if self.mute.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
@@ -149,11 +160,11 @@ async fn connection(client: TcpStream, broker: SocketAddr, own: SocketAddr, faul
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
-    let losing = Arc::new(Mutex::new(false));
+    let (losing, late) = (Mutex::new(false), Mutex::new(false));
     // Either direction ending ends the connection.
     tokio::select! {
-        _ = requests(client_read, server_write, &faults, Arc::clone(&losing)) => {}
-        _ = answers(server_read, client_write, (broker, own), &faults, losing) => {}
+        _ = requests(client_read, server_write, &faults, (&losing, &late)) => {}
+        _ = answers(server_read, client_write, (broker, own), &faults, (&losing, &late)) => {}
     }
 }
 
@@ -161,7 +172,7 @@ async fn requests(
     mut client: OwnedReadHalf,
     mut broker: OwnedWriteHalf,
     faults: &Faults,
-    losing: Arc<Mutex<bool>>,
+    (losing, late): (&Mutex<bool>, &Mutex<bool>),
 ) -> std::io::Result<()> {
     loop {
         let request = frame(&mut client).await?;
@@ -173,9 +184,10 @@ async fn requests(
             None => {}
             Some(Fault::Refuse) => return Ok(()),
             Some(Fault::LoseAnswer) => {
-                *locked(&losing) = true;
+                *locked(losing) = true;
             }
             Some(Fault::Mute) => std::future::pending().await,
+            Some(Fault::LateAnswer) => *locked(late) = true,
         }
         send(&mut broker, &request).await?;
     }
@@ -186,7 +198,7 @@ async fn answers(
     mut client: OwnedWriteHalf,
     (theirs, own): (SocketAddr, SocketAddr),
     faults: &Faults,
-    losing: Arc<Mutex<bool>>,
+    (losing, late): (&Mutex<bool>, &Mutex<bool>),
 ) -> std::io::Result<()> {
     let host = theirs.ip().to_string();
     let address = |port: u16| [host.as_bytes(), &u32::from(port).to_be_bytes()].concat();
@@ -194,8 +206,11 @@ async fn answers(
     loop {
         let mut answer = frame(&mut broker).await?;
         faults.unless_mute().await;
-        if *locked(&losing) {
+        if *locked(losing) {
             return Ok(());
+        }
+        if std::mem::take(&mut *locked(late)) {
+            faults.until_answers_come().await;
         }
         if let Some(place) = answer.windows(from.len()).position(|part| part == from) {
             answer[place..place + from.len()].copy_from_slice(&to);

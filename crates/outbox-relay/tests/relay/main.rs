@@ -21,6 +21,7 @@ mod interleaving;
 mod kafka_outage;
 mod lapsed_leases;
 mod large_backlog;
+mod late_answers;
 mod late_writer;
 mod load;
 mod logical_copy;
