@@ -83,6 +83,12 @@ impl Books {
         })
     }
 
+    /// How many events, of any topic, wait to be published.
+    pub(crate) async fn waiting(&self) -> Result<i64> {
+        let sql = "select count(*) from outbox where state in ('pending', 'unavailable')";
+        Ok(self.client.query_one(sql, &[]).await?.get(0))
+    }
+
     pub(crate) async fn sales(&self) -> Result<Sales> {
         let sql = "select product_id, orders, units from product_sales";
         let rows = self.client.query(sql, &[]).await?;

@@ -13,7 +13,7 @@ use crate::deployment::{Deployment, Service};
 use crate::mode::Mode;
 use crate::native::Native;
 use crate::report::Report;
-use crate::steps::{crashes, duplicates, flow, poison, refusals, sharing, shutdown};
+use crate::steps::{crashes, duplicates, flow, poison, progress, refusals, sharing, shutdown};
 use crate::world::World;
 
 /// Fetching a Kafka and a Postgres, or building images from nothing, may take this long.
@@ -143,6 +143,9 @@ async fn steps(report: &mut Report, deployment: &mut impl Deployment) -> Result<
             "one of each is killed",
             crashes::of_one_of_each(world, deployment),
         )
+        .await?;
+    report
+        .step("nothing waits", progress::nothing_waits(world, deployment))
         .await?;
     report
         .step("SIGTERM", shutdown::is_graceful(deployment))

@@ -92,16 +92,17 @@ impl Deployment for Compose {
         })
     }
 
-    async fn metrics(&self, service: Service) -> Result<Vec<String>> {
-        let mut texts = Vec::new();
+    async fn ask(&self, service: Service, path: &str) -> Result<Vec<(u16, String)>> {
+        let mut answers = Vec::new();
         for container in self.containers(service).await? {
             let port = format!("{}/tcp", service.ops_port());
             let published = output(docker(&["port", &container, &port])).await?;
             let address = published.lines().next().context("no ops port")?;
-            let url = format!("http://{address}/metrics");
-            texts.push(self.client.get(url).send().await?.text().await?);
+            let answer = self.client.get(format!("http://{address}{path}"));
+            let answer = answer.send().await?;
+            answers.push((answer.status().as_u16(), answer.text().await?));
         }
-        Ok(texts)
+        Ok(answers)
     }
 
     async fn kill(&mut self, service: Service, count: usize) -> Result<()> {

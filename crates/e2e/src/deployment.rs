@@ -96,8 +96,14 @@ pub(crate) trait Deployment {
     /// Returns once all are ready.
     async fn up(&mut self) -> Result<Addresses>;
 
+    /// What each running instance answers at a path of its ops endpoints: the status and the text.
+    async fn ask(&self, service: Service, path: &str) -> Result<Vec<(u16, String)>>;
+
     /// The text of `/metrics` of each running instance.
-    async fn metrics(&self, service: Service) -> Result<Vec<String>>;
+    async fn metrics(&self, service: Service) -> Result<Vec<String>> {
+        let answers = self.ask(service, "/metrics").await?;
+        Ok(answers.into_iter().map(|(_, text)| text).collect())
+    }
 
     /// SIGKILL to `count` of the running instances; returns once they are gone.
     async fn kill(&mut self, service: Service, count: usize) -> Result<()>;

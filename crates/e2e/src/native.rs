@@ -165,13 +165,14 @@ impl Deployment for Native {
         })
     }
 
-    async fn metrics(&self, service: Service) -> Result<Vec<String>> {
-        let mut texts = Vec::new();
+    async fn ask(&self, service: Service, path: &str) -> Result<Vec<(u16, String)>> {
+        let mut answers = Vec::new();
         for instance in self.of(service) {
-            let url = format!("{}/metrics", instance.ops);
-            texts.push(self.client.get(url).send().await?.text().await?);
+            let url = format!("{}{path}", instance.ops);
+            let answer = self.client.get(url).send().await?;
+            answers.push((answer.status().as_u16(), answer.text().await?));
         }
-        Ok(texts)
+        Ok(answers)
     }
 
     async fn kill(&mut self, service: Service, count: usize) -> Result<()> {

@@ -4,6 +4,7 @@ pub(crate) mod crashes;
 pub(crate) mod duplicates;
 pub(crate) mod flow;
 pub(crate) mod poison;
+pub(crate) mod progress;
 pub(crate) mod refusals;
 pub(crate) mod sharing;
 pub(crate) mod shutdown;
