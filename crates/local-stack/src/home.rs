@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifacts::Artifacts;
 use crate::error::{IoContext, StackError};
 use crate::files::{create_traversable, default_folder, own_folder, remove_folder, write_whole};
-use crate::kafka::Kafka;
+use crate::kafka::{Kafka, Membership, Ports, cluster_id};
 use crate::postgres::Postgres;
 use crate::stack::{Server, Stack};
 use crate::{java, kafka, ports, postgres, processes};
@@ -113,14 +113,17 @@ impl Home {
                 let pid = self.postgres.start(&artifacts, postgres_port)?;
                 Postgres::create_database(postgres_port).map(|()| pid)
             });
+            let alone = Membership {
+                cluster_id: &cluster_id(),
+                nodes: &[Ports {
+                    broker: kafka_port,
+                    controller: controller_port,
+                }],
+                own: 0,
+            };
             let kafka = self
                 .kafka
-                .create(
-                    &artifacts,
-                    &java,
-                    [kafka_port, controller_port],
-                    kafka_settings,
-                )
+                .create(&artifacts, &java, alone, kafka_settings)
                 .and_then(|()| self.kafka.start(&artifacts, &java, kafka_port));
             (
                 postgres

@@ -1,5 +1,5 @@
-//! One Kafka node, broker and controller at once: its folder, its settings, starting it and asking
-//! whether it answers.
+//! A Kafka node, broker and controller at once, alone or one of several: its folder, its settings,
+//! starting it and asking whether it answers.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -29,6 +29,25 @@ rootLogger.level=warn
 rootLogger.appenderRef.console.ref=console
 ";
 
+/// The ports of a node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    /// For clients and other brokers.
+    pub(crate) broker: u16,
+    /// For the controllers among themselves.
+    pub(crate) controller: u16,
+}
+
+/// A cluster as one of its nodes sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Membership<'a> {
+    pub(crate) cluster_id: &'a str,
+    /// Of all nodes. A node's id is its place in here, counted from 1.
+    pub(crate) nodes: &'a [Ports],
+    /// The place of the node itself.
+    pub(crate) own: usize,
+}
+
 /// A Kafka node in its folder.
 #[derive(Debug)]
 pub(crate) struct Kafka {
@@ -55,13 +74,13 @@ impl Kafka {
         &self,
         artifacts: &Artifacts,
         java: &Path,
-        [port, controller]: [u16; 2],
+        membership: Membership<'_>,
         more_settings: &[(String, String)],
     ) -> Result<(), StackError> {
         create_traversable(&self.folder)?;
         File::create(&self.log).at("create", &self.log)?;
         let properties = self.properties();
-        let mut settings = server_properties(port, controller);
+        let mut settings = server_properties(membership);
         for (name, value) in more_settings {
             settings.extend([name, "=", value, "\n"]);
         }
@@ -78,7 +97,7 @@ impl Kafka {
                 "kafka.tools.StorageTool",
                 "format",
                 "--cluster-id",
-                &cluster_id(),
+                membership.cluster_id,
                 "--config",
             ])
             .arg(&properties)
@@ -150,24 +169,33 @@ impl Kafka {
     }
 }
 
-/// The settings of a single node that answers clients on one port and itself, as its controller, on
-/// another.
-fn server_properties(port: u16, controller: u16) -> String {
+/// The settings of a node that answers clients on one port and other controllers on another. What a
+/// cluster keeps for itself has as many replicas as there are nodes.
+fn server_properties(Membership { nodes, own, .. }: Membership<'_>) -> String {
+    let Ports { broker, controller } = nodes[own];
+    let voters = (1..).zip(nodes);
+    let voters: Vec<String> = voters
+        .map(|(id, node)| format!("{id}@127.0.0.1:{}", node.controller))
+        .collect();
+    let (id, voters, replicas) = (own + 1, voters.join(","), nodes.len());
+    // All but one, if there are several.
+    let in_sync = replicas.saturating_sub(1).max(1);
     format!(
         "\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
+node.id={id}
+controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs=data
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={replicas}
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 metric.reporters=
@@ -176,7 +204,7 @@ metric.reporters=
 }
 
 /// Kafka's notation for 16 bytes.
-fn cluster_id() -> String {
+pub(crate) fn cluster_id() -> String {
     URL_SAFE_NO_PAD.encode(Uuid::now_v7().as_bytes())
 }
 
@@ -212,9 +240,40 @@ fn api_versions(port: u16) -> std::io::Result<i16> {
 mod tests {
     use super::*;
 
+    fn rendered(nodes: &[Ports], own: usize) -> String {
+        let cluster_id = "any";
+        server_properties(Membership {
+            cluster_id,
+            nodes,
+            own,
+        })
+    }
+
+    #[test]
+    fn the_settings_of_one_of_several_name_all_controllers() {
+        let nodes = [20_001, 20_003, 20_005].map(|broker| Ports {
+            broker,
+            controller: broker + 1,
+        });
+        let rendered = rendered(&nodes, 1);
+        for line in [
+            "node.id=2",
+            "controller.quorum.voters=1@127.0.0.1:20002,2@127.0.0.1:20004,3@127.0.0.1:20006",
+            "listeners=PLAINTEXT://127.0.0.1:20003,CONTROLLER://127.0.0.1:20004",
+            "min.insync.replicas=2",
+            "offsets.topic.replication.factor=3",
+        ] {
+            assert!(rendered.lines().any(|l| l == line), "{line}\n{rendered}");
+        }
+    }
+
     #[test]
     fn the_settings_name_both_ports() {
-        let rendered = server_properties(20_001, 20_002);
+        let alone = Ports {
+            broker: 20_001,
+            controller: 20_002,
+        };
+        let rendered = rendered(&[alone], 0);
         for line in [
             "listeners=PLAINTEXT://127.0.0.1:20001,CONTROLLER://127.0.0.1:20002",
             "advertised.listeners=PLAINTEXT://127.0.0.1:20001",

@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod artifacts;
+mod cluster;
 mod error;
 mod files;
 mod home;
@@ -22,6 +23,7 @@ mod readiness;
 mod stack;
 pub mod testing;
 
+pub use cluster::KafkaCluster;
 pub use error::StackError;
 pub use stack::{Server, Stack, StackDir};
 

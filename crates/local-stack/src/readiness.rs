@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crate::error::{IoContext, StackError};
 use crate::files;
 
-/// How long a server may take to answer after its start. Ten times what it takes, for a busy
-/// machine.
-pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+/// How long a server may take to answer after its start. Many times what it takes, for a busy
+/// machine: a broker of a cluster waits for the others, too.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(3);
 
 const POLL: Duration = Duration::from_millis(20);
 
