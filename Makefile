@@ -29,7 +29,7 @@ test: build ## run all tests, on the running stack or on one for the time of the
 	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
 	cargo test --workspace
 
-soak: build ## run the tests that take minutes: a million events, 10 GB of large ones, thirty-two relays, a partition that fails, a promoted standby
+soak: build ## run the tests that take minutes: a million events, 10 GB of large ones, 20 million dead entries, thirty-two relays, three brokers that fail in turn, a promoted standby
 	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
 	cargo test --workspace --test relay -- --ignored
 

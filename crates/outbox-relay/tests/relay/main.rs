@@ -50,6 +50,7 @@ mod sharing;
 mod soak;
 mod steps;
 mod support;
+mod three_brokers;
 mod topic_changes;
 mod topic_names;
 mod unheard;
