@@ -2,6 +2,10 @@
 //!
 //! Runs as a task of its own with a connection of its own, so that no amount of work delays a beat.
 //! When beats fail it keeps trying; the workers stop by themselves when [`Ownership`] runs out.
+//!
+//! Ownership never comes back: a tenure that has ended, by this process's clock or by what Postgres
+//! says, is void for good. Where the table still names this member, the keeper claims the unit again,
+//! which raises its epoch.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -11,13 +15,19 @@ use diesel_async::AsyncPgConnection;
 use futures::StreamExt;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::ownership::{Leases, Ownership, Request, Tenure};
-use super::{Claim, MemberId, claim, decide, ensure_units, leave, release, renew, survey};
+use super::{
+    Claim, MemberId, claim, decide, ensure_units, leave, release, remove_expired_members, renew,
+    survey,
+};
 use crate::connection::{Database, Session};
 use crate::error::{StorageError, within};
 use crate::notify::{Channel, listen, notify, wake_ups};
+
+/// How often a member looks for rows of members that expired long ago.
+const CLEANING_INTERVAL: Duration = Duration::from_mins(1);
 
 /// See the module. Made by [`Keeper::new`], driven by [`Keeper::run`] or, in tests, by
 /// [`Keeper::beat`].
@@ -32,6 +42,10 @@ pub struct Keeper {
     requests: mpsc::Receiver<Request>,
     connection: Option<AsyncPgConnection>,
     ensured_units: i32,
+    /// The highest epoch of each unit whose tenure here has ended.
+    ended: BTreeMap<i32, i64>,
+    /// When rows of dead members were last removed.
+    cleaned: Option<Instant>,
 }
 
 impl Keeper {
@@ -61,6 +75,8 @@ impl Keeper {
             requests,
             connection: None,
             ensured_units: 0,
+            ended: BTreeMap::new(),
+            cleaned: None,
         };
         let leases = Leases {
             member,
@@ -116,47 +132,103 @@ impl Keeper {
     /// # Errors
     /// When Postgres cannot be asked; what was owned then stays so until its time runs out.
     pub async fn beat(&mut self) -> Result<Duration, StorageError> {
-        // The time counts from before the request: Postgres' answer may be late, never early.
-        let sent = Instant::now();
         let limit = self.ttl / 3;
-        let arriving = self.ensured_units == 0;
         let (scope, member, ttl) = (self.scope.clone(), self.member, self.ttl);
         let unit_count = self.unit_count;
-        let ensure = unit_count > self.ensured_units;
+        let arriving = self.ensured_units == 0;
+        if unit_count > self.ensured_units {
+            let conn = self.connected().await?;
+            within(limit, ensure_units(conn, &scope, unit_count)).await?;
+            self.ensured_units = unit_count;
+        }
+        self.connected().await?;
+        // The time counts from before the request: Postgres' answer may be late, never early.
+        let sent = Instant::now();
         let conn = self.connected().await?;
-        let (owned, decision, members) = within(limit, async {
-            if ensure {
-                ensure_units(conn, &scope, unit_count).await?;
-            }
-            let mut owned = renew(conn, &scope, member, ttl).await?;
-            let mut survey = survey(conn, &scope).await?;
-            // Rows of units that are no more stay, in case these come back.
-            survey.units.retain(|unit| unit.number < unit_count);
-            let mut decision = decide(&survey, member);
-            let beyond = owned.iter().map(|claim| claim.unit);
-            decision
-                .give_up
-                .extend(beyond.filter(|unit| *unit >= unit_count));
-            if !decision.take.is_empty() {
-                owned.extend(claim(conn, &scope, member, &decision.take).await?);
-            }
-            if arriving && survey.members.len() > 1 {
-                // The others may owe us a share.
-                notify(conn, Channel::Lease).await?;
-            }
-            Ok::<_, StorageError>((owned, decision, survey.members))
-        })
-        .await?;
-        self.ensured_units = unit_count;
-        self.publish(&owned, &decision.give_up, sent + ttl * 4 / 5);
+        let mut owned = within(limit, renew(conn, &scope, member, ttl)).await?;
+        let valid_until = sent + ttl * 4 / 5;
+        // What is renewed counts at once, whatever becomes of the rest of this beat.
+        self.publish(&owned, None, valid_until);
+
+        let conn = self.connected().await?;
+        let mut survey = within(limit, survey(conn, &scope)).await?;
+        // Rows of units that are no more stay, in case these come back.
+        survey.units.retain(|unit| unit.number < unit_count);
+        let decision = decide(&survey, member);
+        let beyond = owned.iter().map(|claim| claim.unit);
+        let beyond = beyond.filter(|unit| *unit >= unit_count);
+        let giving_up: Vec<i32> = decision.give_up.into_iter().chain(beyond).collect();
+        let void: Vec<Claim> = owned.extract_if(.., |claim| self.is_void(claim)).collect();
+        let (unwanted, again): (Vec<Claim>, Vec<Claim>) = void
+            .into_iter()
+            .partition(|claim| giving_up.contains(&claim.unit));
+        let mut take = decision.take;
+        take.extend(again.iter().map(|claim| (claim.unit, claim.epoch)));
+        let unwanted: Vec<i32> = unwanted.iter().map(|claim| claim.unit).collect();
+        let conn = self.connected().await?;
+        if !take.is_empty() {
+            owned.extend(within(limit, claim(conn, &scope, member, &take)).await?);
+        }
+        self.publish(&owned, Some(&giving_up), valid_until);
+
+        let conn = self.connected().await?;
+        if !unwanted.is_empty() {
+            within(limit, release(conn, &scope, member, &unwanted)).await?;
+        }
+        if !unwanted.is_empty() || (arriving && survey.members.len() > 1) {
+            // The others may take something, or owe us a share.
+            self.notify_others().await;
+        }
+        self.clean().await?;
         // A member that will be dead before our next beat has missed one of its own: look again
         // as soon as its units are free.
-        let next_death = members
+        let next_death = survey
+            .members
             .iter()
             .filter(|m| m.id != member)
             .map(|m| m.expires_in + Duration::from_millis(50))
             .min();
         Ok(next_death.map_or(ttl / 3, |death| death.min(ttl / 3)))
+    }
+
+    /// Wakes the other members. A hint: each of them looks by itself at its next beat, so a failure
+    /// (a queue of notifications that is full, for one) costs time only.
+    async fn notify_others(&mut self) {
+        let limit = self.ttl / 3;
+        let Some(conn) = &mut self.connection else {
+            return;
+        };
+        match within(limit, notify(conn, Channel::Lease)).await {
+            Ok(()) => {}
+            Err(error) => {
+                debug!(scope = self.scope, %error, "cannot wake the other members");
+                if !matches!(error, StorageError::Query(_)) {
+                    // Nobody knows what it would answer next.
+                    self.connection = None;
+                }
+            }
+        }
+    }
+
+    /// Removes the rows of members that expired long ago, now and then.
+    async fn clean(&mut self) -> Result<(), StorageError> {
+        if self
+            .cleaned
+            .is_some_and(|at| at.elapsed() < CLEANING_INTERVAL)
+        {
+            return Ok(());
+        }
+        self.cleaned = Some(Instant::now());
+        let (scope, limit) = (self.scope.clone(), self.ttl / 3);
+        let conn = self.connected().await?;
+        within(limit, remove_expired_members(conn, &scope)).await
+    }
+
+    /// Whether a tenure under this epoch, or a later one, has ended here.
+    fn is_void(&self, claim: &Claim) -> bool {
+        self.ended
+            .get(&claim.unit)
+            .is_some_and(|ended| claim.epoch <= *ended)
     }
 
     async fn connected(&mut self) -> Result<&mut AsyncPgConnection, StorageError> {
@@ -168,34 +240,59 @@ impl Keeper {
         Ok(self.connection.as_mut().expect("set just above"))
     }
 
-    fn publish(&self, owned: &[Claim], giving_up: &[i32], valid_until: Instant) {
-        let units: BTreeMap<i32, Tenure> = owned
-            .iter()
-            .map(|claim| {
-                let leaving = giving_up.contains(&claim.unit);
-                let epoch = claim.epoch;
-                (claim.unit, Tenure { epoch, leaving })
-            })
-            .collect();
-        self.ownership.send_if_modified(|now| {
+    /// Tells the workers what they own. `giving_up` is `None` before that is decided: what was
+    /// leaving goes on leaving.
+    fn publish(&mut self, owned: &[Claim], giving_up: Option<&[i32]>, valid_until: Instant) {
+        let Self {
+            ownership,
+            ended,
+            scope,
+            ..
+        } = self;
+        ownership.send_if_modified(|now| {
+            // Under the lock that every look takes: whoever saw the time run out did so before.
+            if now.has_run_out() {
+                end(ended, &now.units);
+            }
+            let claims = owned.iter().filter(|claim| {
+                ended
+                    .get(&claim.unit)
+                    .is_none_or(|ended| claim.epoch > *ended)
+            });
+            let units: BTreeMap<i32, Tenure> = claims
+                .map(|claim| {
+                    let epoch = claim.epoch;
+                    let leaving = giving_up.map_or_else(
+                        || now.units.get(&claim.unit).is_some_and(|t| t.leaving),
+                        |units| units.contains(&claim.unit),
+                    );
+                    (claim.unit, Tenure { epoch, leaving })
+                })
+                .collect();
             let changed = now.units != units;
             if changed {
-                let lost = now
-                    .units
-                    .keys()
-                    .filter(|unit| !units.contains_key(unit))
-                    .count();
-                info!(
-                    scope = self.scope,
-                    owned = units.len(),
-                    lost,
-                    "leases changed"
-                );
+                let mut lost = now.units.clone();
+                lost.retain(|unit, tenure| units.get(unit).map(|t| t.epoch) != Some(tenure.epoch));
+                end(ended, &lost);
+                let (owned, lost) = (units.len(), lost.len());
+                info!(scope, owned, lost, "leases changed");
             }
-            // Workers ended when the time ran out; the same units again are news to them.
-            let back = !units.is_empty() && now.valid_until <= Instant::now();
             *now = Ownership { units, valid_until };
-            changed || back
+            changed
+        });
+    }
+
+    /// Ends the tenures of these units: nothing that was begun under them counts from here on.
+    fn give_up(&mut self, is_given_up: impl Fn(i32) -> bool) {
+        let Self {
+            ownership, ended, ..
+        } = self;
+        ownership.send_modify(|now| {
+            let gone: BTreeMap<i32, Tenure> = now
+                .units
+                .extract_if(.., |unit, _| is_given_up(*unit))
+                .collect();
+            end(ended, &gone);
         });
     }
 
@@ -223,27 +320,29 @@ impl Keeper {
         if units.is_empty() {
             return Ok(());
         }
-        self.ownership.send_modify(|now| {
-            now.units.retain(|unit, _| !units.contains(unit));
-        });
+        self.give_up(|unit| units.contains(&unit));
         let (scope, member, limit) = (self.scope.clone(), self.member, self.ttl / 3);
         let conn = self.connected().await?;
-        within(limit, async {
-            release(conn, &scope, member, &units).await?;
-            notify(conn, Channel::Lease).await
-        })
-        .await
+        within(limit, release(conn, &scope, member, &units)).await?;
+        self.notify_others().await;
+        Ok(())
     }
 
     async fn leave(&mut self) -> Result<(), StorageError> {
-        self.ownership.send_modify(|now| now.units.clear());
+        self.give_up(|_| true);
         let (scope, member, limit) = (self.scope.clone(), self.member, self.ttl / 3);
         let conn = self.connected().await?;
-        within(limit, async {
-            leave(conn, &scope, member).await?;
-            notify(conn, Channel::Lease).await
-        })
-        .await
+        within(limit, leave(conn, &scope, member)).await?;
+        self.notify_others().await;
+        Ok(())
+    }
+}
+
+/// Notes that these tenures have ended.
+fn end(ended: &mut BTreeMap<i32, i64>, units: &BTreeMap<i32, Tenure>) {
+    for (unit, tenure) in units {
+        let epoch = ended.entry(*unit).or_insert(tenure.epoch);
+        *epoch = tenure.epoch.max(*epoch);
     }
 }
 

@@ -14,7 +14,9 @@ mod statements;
 pub use decision::{Decision, Member, Survey, Unit, decide};
 pub use keeper::Keeper;
 pub use ownership::{Leases, Ownership, Tenure};
-pub use statements::{Claim, claim, ensure_units, leave, release, renew, survey};
+pub use statements::{
+    Claim, claim, ensure_units, leave, release, remove_expired_members, renew, survey,
+};
 
 use std::fmt;
 

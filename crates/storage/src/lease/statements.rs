@@ -129,23 +129,25 @@ pub async fn survey(conn: &mut AsyncPgConnection, scope: &str) -> Result<Survey,
 }
 
 /// Whoever holds a row lock is taking that unit: it is left to them. A unit is taken only at the
-/// epoch it was seen at, and only while its owner is still none or dead.
+/// epoch it was seen at, and only while its owner is still none, dead, or the one who takes it: a
+/// member whose own clock ended a tenure needs a new epoch.
 const CLAIM: &str = concat!(
     "\
 with free as (
     select l.unit, l.epoch from lease l
     join unnest($3, $4) seen(unit, epoch) on seen.unit = l.unit and seen.epoch = l.epoch
-    where l.scope = $1 and not exists (
+    where l.scope = $1 and (l.owner = $2 or not exists (
         select from lease_member m where m.scope = l.scope and m.member_id = l.owner and ",
     alive!(),
-    ")
+    "))
     order by l.unit for update of l skip locked)
 update lease l set owner = $2, epoch = l.epoch + 1 from free
 where l.scope = $1 and l.unit = free.unit and l.epoch = free.epoch
 returning l.unit, l.epoch"
 );
 
-/// Takes units that are free, each seen at the given epoch; returns those it got.
+/// Takes units that are free or this member's own, each seen at the given epoch; returns those it
+/// got, with their new epochs.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -185,8 +187,7 @@ pub async fn release(
     .await?)
 }
 
-/// Leaves the scope: gives back whatever this member owns and removes its heartbeat, and those of
-/// members that have been dead for a day.
+/// Leaves the scope: gives back whatever this member owns and removes its heartbeat.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -196,12 +197,30 @@ pub async fn leave(
     me: MemberId,
 ) -> Result<(), StorageError> {
     sql_query(
-        "with gone as (delete from lease_member where scope = $1 and \
-         (member_id = $2 or expires_at < clock_timestamp() - interval '1 day')) \
+        "with gone as (delete from lease_member where scope = $1 and member_id = $2) \
          update lease set owner = null where scope = $1 and owner = $2",
     )
     .bind::<Text, _>(scope)
     .bind::<SqlUuid, _>(me.as_uuid())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Removes the heartbeats of members that expired an hour ago or earlier: processes that only ever
+/// crash never [`leave`]. One that was frozen for so long comes back with its next heartbeat.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn remove_expired_members(
+    conn: &mut AsyncPgConnection,
+    scope: &str,
+) -> Result<(), StorageError> {
+    sql_query(
+        "delete from lease_member \
+         where scope = $1 and expires_at < clock_timestamp() - interval '1 hour'",
+    )
+    .bind::<Text, _>(scope)
     .execute(conn)
     .await?;
     Ok(())

@@ -8,6 +8,7 @@ mod lease;
 mod lease_fence;
 mod lease_interleaving;
 mod lease_sharing;
+mod lease_tenure;
 mod member;
 mod migrations;
 mod mute_hosts;
