@@ -51,16 +51,19 @@ comment on table outbox_published is 'Events acknowledged by Kafka, and where th
 comment on column outbox_published.processed_at is 'When the acknowledgement was recorded; retention counts from here.';
 
 create table outbox_held (
-    id           bigint primary key,
-    slot         smallint not null,
-    topic        text not null,
-    key          text not null,
-    cause        text not null,
-    error        text,
-    attempts     integer,
-    behind       bigint,
-    held_at      timestamptz not null default now(),
-    discarded_at timestamptz,
+    id              bigint primary key,
+    slot            smallint not null,
+    topic           text not null,
+    key             text not null,
+    cause           text not null,
+    partition_count integer not null default 0,
+    partition       integer not null default -1,
+    bytes           integer not null,
+    error           text,
+    attempts        integer,
+    behind          bigint,
+    held_at         timestamptz not null default now(),
+    discarded_at    timestamptz,
     constraint outbox_held_cause check (cause in ('dead', 'behind', 'unavailable')),
     constraint outbox_held_only_dead_are_discarded check (discarded_at is null or cause = 'dead')
 ) with (
@@ -68,13 +71,20 @@ create table outbox_held (
     autovacuum_vacuum_threshold = 20000,
     autovacuum_vacuum_cost_delay = 0
 );
-create index outbox_held_key on outbox_held (topic, key, id) where discarded_at is null;
-create index outbox_held_unavailable on outbox_held (slot, id) where cause = 'unavailable';
-comment on table outbox_held is 'Events that cannot go out now. They hold back later events of their topic and key, and nothing else.';
+-- Two indexes of which a row is in one at most: a key with many unavailable events costs nothing to
+-- those who ask whether a dead one holds it back.
+create index outbox_held_key on outbox_held (topic, key, id)
+    where cause <> 'unavailable' and discarded_at is null;
+create index outbox_held_unavailable on outbox_held (slot, topic, partition_count, partition, id)
+    where cause = 'unavailable';
+comment on table outbox_held is 'Events that cannot go out now. A dead one holds back later events of its topic and key; unavailable ones hold back later events of their partition and slot.';
 comment on column outbox_held.cause is 'dead: can never be produced. behind: waits for a dead one of its key. unavailable: its partition cannot be written.';
+comment on column outbox_held.partition_count is 'How many partitions the topic had when the event was routed; 0 when the topic did not exist.';
+comment on column outbox_held.partition is 'Where the event was routed; -1 when the topic did not exist.';
+comment on column outbox_held.bytes is 'As in outbox_pending, so that moving back reads no event.';
 comment on column outbox_held.error is 'What Kafka or the client said of a dead or unavailable one.';
 comment on column outbox_held.attempts is 'Produce requests that carried it before it was held.';
-comment on column outbox_held.behind is 'Id of the held event it waits for.';
+comment on column outbox_held.behind is 'Id of the dead event it waits for.';
 comment on column outbox_held.discarded_at is 'When an operator gave a dead one up; from then on it holds nothing back.';
 
 -- One multi-row insert into outbox_event costs one of these, however it was phrased
@@ -108,12 +118,14 @@ select e.*,
            when q.id is not null then 'pending'
            else 'unqueued'
        end as state,
-       p.processed_at, p.kafka_partition, p.kafka_offset
+       p.processed_at, p.kafka_partition, p.kafka_offset,
+       case when p.id is null and h.discarded_at is null then clock_timestamp() - e.created_at end
+           as waiting
 from outbox_event e
 left join outbox_published p on p.id = e.id
 left join outbox_held h on h.id = e.id
 left join outbox_pending q on q.slot = (hashtextextended(e.key, 0) & 31)::smallint and q.id = e.id;
-comment on view outbox is 'One row per event, with its state: pending, published, dead, behind, unavailable, discarded, or unqueued (written by a session that switched triggers off).';
+comment on view outbox is 'One row per event, with its state: pending, published, dead, behind, unavailable, discarded, or unqueued (written by a session that switched triggers off). Column waiting says for how long an event that is not published has waited since it was written.';
 
 create table outbox_sample_hash (
     only_row boolean primary key default true check (only_row),

@@ -27,4 +27,4 @@ pub use error::{Failure, KafkaError};
 pub use partitioner::partition_of;
 pub use reader::{Fetched, IncomingRecord, LARGEST_RECORD, PartitionReader};
 pub use topic_name::{InvalidTopicName, check_topic_name};
-pub use writer::{OutgoingRecord, PartitionWriter};
+pub use writer::{OutgoingRecord, PRODUCE_DEADLINE, PartitionWriter};

@@ -151,7 +151,7 @@ fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use local_stack::testing::{Dropping, Mute};
+    use local_stack::testing::Mute;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -171,7 +171,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_drops_packets_is_passed_by_after_a_moment() {
-        let dropping = Dropping::start();
+        let dropping = Mute::dropping().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let sound = listener.local_addr().unwrap();
         let begun = Instant::now();
@@ -253,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_says_nothing_is_passed_by() {
-        let mute = Mute::start().await;
+        let mute = Mute::accepting().await;
         let address = Address {
             host: "127.0.0.1".to_owned(),
             port: mute.address().port(),

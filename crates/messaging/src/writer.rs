@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 use crate::error::{KafkaError, within};
 
-/// The client asks the broker to wait 30 s for its followers. To give up earlier would append a
-/// copy per attempt while one of them is slow.
-const PRODUCE_DEADLINE: Duration = Duration::from_secs(35);
+/// What every produce request has. The client asks the broker to wait 30 s for its followers. To give up
+/// earlier would append a copy per attempt while one of them is slow.
+pub const PRODUCE_DEADLINE: Duration = Duration::from_secs(35);
 
 /// A connection without a request for so long is closed. Brokers do so after ten minutes, and to learn
 /// of that by a request leaves its outcome unknown; and there may be very many partitions.

@@ -11,19 +11,17 @@ use storage::lease::Keeper;
 use storage::migrations::{self, NotReady};
 use storage::outbox::{Unfit, check_fitness};
 use storage::{Database, OwnConnection, Session};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::observer::Observer;
-use crate::partitions::Partitions;
-use crate::probing::Turns;
-use crate::recovery::Recovery;
 use crate::relay::{Relay, RelayError};
 use crate::retention::Cleaner;
 use crate::routes::RouteKeeper;
 use crate::settings::Settings;
-use crate::waiting::Waiting;
+use crate::unavailable::circuits::Circuits;
+use crate::unavailable::recovery::{MissingTopics, Recovery, Turns};
 use crate::wake::Listener;
 use crate::wiring::Wiring;
 
@@ -109,7 +107,7 @@ pub struct Assembly {
     pub surroundings: Surroundings,
 }
 
-/// Beside the relay: looks up topics, listens for wake-ups, returns what was set aside, observes,
+/// Beside the relay: looks up topics, listens for wake-ups, moves unavailable events back, observes,
 /// deletes what is old.
 pub struct Surroundings {
     observer: Observer,
@@ -135,8 +133,7 @@ impl Assembly {
         let cluster = Cluster::new(settings.brokers.clone());
         let (route_keeper, routes) = RouteKeeper::new(cluster.clone(), settings.worker);
         let wake = Arc::new(Notify::new());
-        let (partitions, waiting) = (Partitions::default(), Waiting::default());
-        let (probes, probe_receiver) = mpsc::channel(16);
+        let (circuits, missing) = (Circuits::default(), MissingTopics::default());
         let beside = Session::request(NAME).with_index_plans();
         let own = |session| OwnConnection::new(settings.database.clone(), session);
         let surroundings = Surroundings {
@@ -157,12 +154,11 @@ impl Assembly {
                 connection: own(session.clone().with_index_plans()),
                 leases: leases.clone(),
                 topics: routes.topics.clone(),
-                partitions: partitions.clone(),
-                waiting: waiting.clone(),
+                circuits: circuits.clone(),
+                missing: missing.clone(),
                 failing: health.failing.clone(),
-                probes,
-                turns: Turns::default(),
                 wake: Arc::clone(&wake),
+                turns: Turns::default(),
             },
             route_keeper,
             listener: Listener {
@@ -182,9 +178,8 @@ impl Assembly {
             wake,
             metrics,
             health,
-            partitions,
-            waiting,
-            probes: probe_receiver,
+            circuits,
+            missing,
         });
         Self {
             relay,

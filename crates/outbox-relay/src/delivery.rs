@@ -1,6 +1,6 @@
-//! A sender's loop: one request in flight, retried until Kafka has it.
+//! A sender's loop: one request in flight, retried until Kafka has it or the circuit opens.
 //!
-//! What it holds it sends in order, hands to the holder, or drops. An event whose slot was lost is
+//! What it holds it sends in order, hands to the holder, or drops. An event whose tenure has ended is
 //! dropped, and with it every later one of that slot, so that what is missing of a slot is always
 //! its end. One that can never be produced is found by halving, and holds back its key alone.
 
@@ -8,15 +8,17 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use messaging::{Failure, KafkaError, envelope};
+use messaging::{Failure, KafkaError, PRODUCE_DEADLINE, envelope};
 use service::{Backoff, Reminder};
 use storage::outbox::{HoldCause, Settled};
-use tracing::{error, warn};
+use tokio::task::{JoinError, JoinSet};
+use tracing::{error, info, warn};
 
+use crate::diverted::Diverted;
 use crate::poison::Poison;
-use crate::sender::{Dispatched, Sender};
-use crate::settler::Acknowledged;
+use crate::sender::{Dispatched, Sender, Tested};
 use crate::trace;
+use crate::unavailable::circuits::{PATIENCE, Permission};
 use crate::{chunk, giants};
 
 /// Kafka being back, the next attempt must not be far.
@@ -25,8 +27,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// A sender at work.
 pub(crate) struct Delivery {
     sender: Sender,
+    name: String,
     waiting: VecDeque<Dispatched>,
     poison: Poison,
+    diverted: Diverted,
+    /// When the first request was sent of those that failed, since one succeeded or nothing was in
+    /// hand.
+    failing_since: Option<Instant>,
+    /// The readiness endpoint was told of a failure.
+    reported: bool,
+    reminder: Reminder,
+    /// The test that is out, and earlier ones that were given up and may still be answered.
+    tests: JoinSet<Tested>,
     /// What the topic takes in one request; learned from its refusals.
     max_bytes: usize,
     /// Lowered while the record that cannot be stored is searched for.
@@ -36,9 +48,15 @@ pub(crate) struct Delivery {
 impl Delivery {
     pub(crate) fn new(sender: Sender) -> Self {
         Self {
+            name: sender.name(),
             sender,
             waiting: VecDeque::new(),
             poison: Poison::default(),
+            diverted: Diverted::default(),
+            failing_since: None,
+            reported: false,
+            reminder: Reminder::default(),
+            tests: JoinSet::new(),
             max_bytes: chunk::MAX_REQUEST_BYTES,
             max_events: usize::MAX,
         }
@@ -48,13 +66,17 @@ impl Delivery {
     pub(crate) async fn run(&mut self) {
         loop {
             if self.waiting.is_empty() {
+                self.failing_since = None;
+                if !self.sender.circuits.is_open(&self.sender.partition) {
+                    self.clear_report();
+                }
                 tokio::select! {
                     event = self.sender.queue.recv() => match event {
                         Some(event) => self.waiting.push_back(event),
                         None => return,
                     },
-                    Some(probe) = self.sender.probes.recv() => {
-                        self.sender.probe(probe).await;
+                    Some(late) = self.tests.join_next() => {
+                        self.answered_late(late);
                         continue;
                     }
                     () = self.sender.writer.close_when_idle() => continue,
@@ -63,62 +85,87 @@ impl Delivery {
             while let Ok(event) = self.sender.queue.try_recv() {
                 self.waiting.push_back(event);
             }
+            self.drop_void(&mut Vec::new()).await;
             self.bury_the_giants().await;
-            self.park_what_follows_poison().await;
-            if self.sender.is_set_aside() {
-                self.hold_all(Vec::new(), "its partition was set aside")
-                    .await;
+            self.hold_what_follows_poison().await;
+            self.hold_what_follows_diverted().await;
+            if self.waiting.is_empty() {
                 continue;
             }
-            let sizes = self
-                .waiting
-                .iter()
-                .take(self.max_events)
-                .map(|d| envelope::encoded_size(&d.event));
-            let count = chunk::take(sizes, self.max_bytes);
-            let chunk = self.waiting.drain(..count).collect();
-            self.deliver(chunk).await;
+            match self.permission() {
+                Permission::Send => {
+                    let chunk = self.next_chunk();
+                    self.deliver(chunk).await;
+                }
+                Permission::Test(deadline) => self.test(deadline).await,
+                Permission::Hold => {
+                    self.hold_all(Vec::new(), "its partition cannot be written")
+                        .await;
+                }
+            }
         }
     }
 
-    /// Sends one chunk until Kafka has it, or nothing of it is ours to send any more.
+    fn permission(&self) -> Permission {
+        let Sender {
+            circuits,
+            partition,
+            ..
+        } = &self.sender;
+        circuits.permission(partition, Instant::now())
+    }
+
+    fn next_chunk(&mut self) -> Vec<Dispatched> {
+        let sizes = self
+            .waiting
+            .iter()
+            .take(self.max_events)
+            .map(|d| envelope::encoded_size(&d.event));
+        let count = chunk::take(sizes, self.max_bytes);
+        self.waiting.drain(..count).collect()
+    }
+
+    /// Sends one chunk until Kafka has it, the circuit opens, or nothing of it is ours to send any
+    /// more.
     async fn deliver(&mut self, mut chunk: Vec<Dispatched>) {
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
-        let mut reminder = Reminder::default();
         let mut attempts = 0;
         let begun = Instant::now();
         loop {
-            self.drop_what_is_not_ours(&mut chunk).await;
+            self.drop_void(&mut chunk).await;
             if chunk.is_empty() {
-                self.sender.health.failing.clear(self.sender.name());
                 return;
             }
             attempts += 1;
+            let sent = Instant::now();
             let produced = self.sender.produce(chunk.iter().map(|d| &d.event)).await;
             let error = match produced {
-                Ok(first_offset) => {
-                    if self.sender.tracer.is_on() {
-                        let (tracer, partition) = (&self.sender.tracer, self.sender.partition.1);
-                        let events = chunk.iter().map(|d| &d.event);
-                        trace::sent(tracer, partition, begun, first_offset, events);
-                    }
-                    return self.acknowledge(chunk, first_offset).await;
-                }
+                Ok(first_offset) => return self.acknowledge(chunk, first_offset, begun).await,
                 Err(error) => error,
             };
             match error.failure() {
                 Failure::Impossible => return self.impossible(chunk, &error, attempts).await,
-                Failure::Transient | Failure::Configuration | Failure::OutOfRange => {
-                    self.report(&error, chunk.len(), &mut reminder);
-                }
+                Failure::Transient | Failure::Configuration | Failure::OutOfRange => {}
+            }
+            let lasts = self.failing_since.get_or_insert(sent).elapsed() >= PATIENCE;
+            self.count(&error, chunk.len());
+            // A topic that was just made, or a leader that just moved, is no trouble for a moment.
+            if lasts || !error.is_about_the_leader() {
+                self.report(&error, chunk.len(), "cannot produce; trying again");
             }
             if self.sender.stop.is_cancelled() {
                 continue;
             }
-            if self.sender.partitions.failed(&self.sender.partition) {
+            if lasts {
                 let events = chunk.len() + self.waiting.len();
-                let (topic, partition) = (&self.sender.partition.0, self.sender.partition.1);
-                warn!(topic, partition, events, %error, "partition set aside; others go on");
+                let (topic, partition) = &self.sender.partition;
+                self.sender
+                    .circuits
+                    .open(&self.sender.partition, Instant::now());
+                warn!(
+                    topic,
+                    partition, events, %error, "circuit open: the partition's events are held"
+                );
                 return self.hold_all(chunk, &error.to_string()).await;
             }
             let pause = tokio::time::sleep(backoff.next_delay());
@@ -126,19 +173,100 @@ impl Delivery {
         }
     }
 
-    async fn drop_what_is_not_ours(&self, chunk: &mut Vec<Dispatched>) {
+    /// Half-open: one request, which has until `deadline`. All else is held at once, also what comes
+    /// meanwhile, so that no slot waits for the answer. One that comes later still counts.
+    async fn test(&mut self, deadline: Duration) {
+        let chunk = self.next_chunk();
+        let begun = Instant::now();
+        let request = self.sender.separate_request(&chunk);
+        let test = self.tests.spawn(request).id();
+        let stop = self.sender.stop.clone();
+        let mut too_late = std::pin::pin!(async {
+            tokio::select! {
+                () = tokio::time::sleep(deadline) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        let outcome = loop {
+            self.hold_all(Vec::new(), "its partition cannot be written")
+                .await;
+            tokio::select! {
+                Some(answered) = self.tests.join_next_with_id() => match answered {
+                    Ok((id, tested)) if id == test => {
+                        self.sender.writer = tested.writer;
+                        break tested.outcome;
+                    }
+                    answered => self.answered_late(answered.map(|(_, tested)| tested)),
+                },
+                () = &mut too_late => break Err(KafkaError::Deadline(deadline)),
+                Some(event) = self.sender.queue.recv() => self.waiting.push_back(event),
+            }
+        };
+        match outcome {
+            Ok(first_offset) => {
+                info!(partition = self.name, "circuit closed: the partition works");
+                self.acknowledge(chunk, first_offset, begun).await;
+            }
+            Err(error) if error.failure() == Failure::Impossible => {
+                self.impossible(chunk, &error, 1).await;
+            }
+            Err(error) => {
+                self.count(&error, chunk.len());
+                self.report(&error, chunk.len(), "the circuit stays open; trying again");
+                let Sender {
+                    circuits,
+                    partition,
+                    ..
+                } = &self.sender;
+                circuits.test_failed(partition, PRODUCE_DEADLINE);
+                let mut chunk = chunk;
+                self.drop_void(&mut chunk).await;
+                self.hold_all(chunk, &error.to_string()).await;
+            }
+        }
+    }
+
+    /// A test that was given up has an answer: the partition works, if it says so. Its events are held
+    /// and go out again.
+    fn answered_late(&mut self, late: Result<Tested, JoinError>) {
+        match late {
+            Ok(tested) => {
+                if tested.outcome.is_ok() {
+                    self.works();
+                }
+            }
+            Err(died) => {
+                if let Ok(panic) = died.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        }
+    }
+
+    /// Drops what was read under a tenure that has ended, of the chunk in hand and of all that waits.
+    async fn drop_void(&mut self, chunk: &mut Vec<Dispatched>) {
         let owned = self.sender.owned();
-        let dropped: Vec<Slot> = chunk
-            .extract_if(.., |d| owned.get(&d.slot.number().into()) != Some(&d.epoch))
-            .map(|d| d.slot)
-            .collect();
+        let mut dropped: Vec<Slot> = Vec::new();
+        let mut is_ours = |d: &Dispatched| {
+            let ours = owned.get(&d.slot.number().into()) == Some(&d.epoch);
+            if !ours {
+                dropped.push(d.slot);
+            }
+            ours
+        };
+        chunk.retain(&mut is_ours);
+        self.waiting.retain(&mut is_ours);
         if !dropped.is_empty() {
             self.sender.give_back(dropped.into_iter()).await;
         }
     }
 
-    async fn acknowledge(&mut self, chunk: Vec<Dispatched>, first_offset: i64) {
+    async fn acknowledge(&mut self, chunk: Vec<Dispatched>, first_offset: i64, begun: Instant) {
         let partition = self.sender.partition.1;
+        if self.sender.tracer.is_on() {
+            let events = chunk.iter().map(|d| &d.event);
+            trace::sent(&self.sender.tracer, partition, begun, first_offset, events);
+        }
         let settled = (first_offset..)
             .zip(&chunk)
             .map(|(offset, d)| Settled {
@@ -150,20 +278,34 @@ impl Delivery {
             })
             .collect();
         self.max_events = self.max_events.saturating_mul(2);
-        // Nobody asks how a partition fares whose sender was ended, and nobody would forget it.
-        if !self.sender.stop.is_cancelled() {
-            self.sender.partitions.accepted(&self.sender.partition);
-        }
-        self.sender.health.failing.clear(self.sender.name());
+        self.works();
         // The settler outlives the senders; it is gone only when the process is going.
-        let pending = Acknowledged::Pending(settled);
-        let _ = self.sender.outlets.acknowledged.send(pending).await;
+        let _ = self.sender.outlets.acknowledged.send(settled).await;
+    }
+
+    /// The partition answered.
+    fn works(&mut self) {
+        let Sender {
+            circuits,
+            partition,
+            ..
+        } = &self.sender;
+        circuits.close(partition, Instant::now());
+        self.failing_since = None;
+        self.clear_report();
+    }
+
+    fn clear_report(&mut self) {
+        if std::mem::take(&mut self.reported) {
+            self.sender.health.failing.clear(&self.name);
+            self.reminder.end();
+        }
     }
 
     /// Kafka refused the request for what is in it: halves it until the guilty record is alone.
     async fn impossible(&mut self, chunk: Vec<Dispatched>, error: &KafkaError, attempts: i32) {
         // It answered, so it works.
-        self.sender.partitions.accepted(&self.sender.partition);
+        self.works();
         if chunk.len() > 1 {
             let bytes: usize = chunk.iter().map(|d| envelope::encoded_size(&d.event)).sum();
             self.max_events = chunk.len().div_ceil(2);
@@ -204,24 +346,44 @@ impl Delivery {
 
     /// Events of the same batch that come after a dead one of their key: later batches learn of it
     /// from the table.
-    async fn park_what_follows_poison(&mut self) {
+    async fn hold_what_follows_poison(&mut self) {
         if self.poison.is_empty() {
             return;
         }
-        let mut parked = Vec::new();
+        let mut blocked = Vec::new();
         self.waiting.retain(|d| {
             let follows = self.poison.is_followed_by(d);
             if follows {
-                parked.push(d.to_hold(HoldCause::Parked, None, 0));
+                blocked.push(d.to_hold(HoldCause::Blocked, None, 0));
             }
             !follows
         });
-        self.sender.hold(parked).await;
+        self.sender.hold(blocked).await;
     }
 
-    /// The partition is set aside: so is all that was on its way there.
+    /// Events of the same batch that come after one that was moved to held as unavailable.
+    async fn hold_what_follows_diverted(&mut self) {
+        if self.diverted.is_empty() {
+            return;
+        }
+        let reason = "an earlier event of its partition is held";
+        let mut held = Vec::new();
+        self.waiting.retain(|d| {
+            let follows = self.diverted.is_followed_by(d);
+            if follows {
+                held.push(d.to_hold(HoldCause::Unavailable, Some(reason.to_owned()), 0));
+            }
+            !follows
+        });
+        self.sender.hold(held).await;
+    }
+
+    /// Holds all that was on its way to the partition, of which `chunk` comes first.
     async fn hold_all(&mut self, mut chunk: Vec<Dispatched>, reason: &str) {
         chunk.extend(self.waiting.drain(..));
+        for event in &chunk {
+            self.diverted.add(event);
+        }
         let holds = chunk
             .iter()
             .map(|d| d.to_hold(HoldCause::Unavailable, Some(reason.to_owned()), 0))
@@ -229,22 +391,27 @@ impl Delivery {
         self.sender.hold(holds).await;
     }
 
-    fn report(&self, error: &KafkaError, events: usize, reminder: &mut Reminder) {
+    fn count(&self, error: &KafkaError, events: usize) {
         let sender = &self.sender;
         sender.metrics.produce_failures.inc();
         if error.outcome_is_unknown() {
             let resent = u64::try_from(events).unwrap_or(u64::MAX);
             sender.metrics.resent_after_unknown_outcome.inc_by(resent);
         }
-        sender.health.failing.report(sender.name(), error);
-        let (topic, partition) = (&sender.partition.0, sender.partition.1);
         if error.is_unknown_topic() {
             // Full: topics are being looked up already.
-            let _ = sender.outlets.wanted.try_send(topic.clone());
+            let _ = sender.outlets.wanted.try_send(sender.partition.0.clone());
         }
-        if reminder.is_due(Instant::now()) {
+    }
+
+    fn report(&mut self, error: &KafkaError, events: usize, consequence: &'static str) {
+        let sender = &self.sender;
+        self.reported = true;
+        sender.health.failing.report(&self.name, error);
+        let (topic, partition) = (&sender.partition.0, sender.partition.1);
+        if self.reminder.is_due(Instant::now()) {
             let needs_action = error.failure() == Failure::Configuration;
-            warn!(topic, partition, events, %error, needs_action, "cannot produce; trying again");
+            warn!(topic, partition, events, %error, needs_action, "{consequence}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use domain::Slot;
 use storage::lease::Tenure;
-use storage::outbox::{Batch, Giant, Hold, HoldCause};
+use storage::outbox::{Batch, Destination, Giant, Hold, HoldCause};
 use tracing::error;
 
 use crate::giants;
@@ -13,6 +13,7 @@ use crate::relay::Relay;
 use crate::routes::{Route, Topics};
 use crate::sender::Dispatched;
 use crate::trace::trace_id;
+use crate::unavailable::floors::Floors;
 
 impl Relay {
     /// Takes over what is new of the topics, and ends the senders of those that changed. Nothing
@@ -45,26 +46,34 @@ impl Relay {
             .into_iter()
             .map(|giant| bury(giant, owned))
             .collect();
+        let floors = Floors::new(batch.groups);
         let mut unroutable = HashSet::new();
         for pending in batch.events {
             let (slot, bytes) = (pending.slot, pending.bytes);
-            let parked = pending.parked.is_some();
             let event = Dispatched {
                 slot,
                 epoch: owned[&slot].epoch,
                 batch: self.batch,
                 id: pending.id,
                 version: pending.version,
+                destination: Destination::NOWHERE,
                 event: pending.event,
             };
-            let topic = &event.event.topic;
-            if parked {
-                holds.push(event.to_hold(HoldCause::Parked, None, 0));
+            if pending.blocked_by.is_some() {
+                holds.push(event.to_hold(HoldCause::Blocked, None, 0));
                 continue;
             }
+            let topic = &event.event.topic;
             match self.topics.route(topic, &event.event.key) {
-                Route::Partition(partition) => {
-                    if self.senders.send(partition, event) {
+                Route::Partition(destination) => {
+                    let event = Dispatched {
+                        destination,
+                        ..event
+                    };
+                    let topic = &event.event.topic;
+                    if !floors.is_empty() && floors.hold_back(slot, topic, destination, event.id) {
+                        holds.push(follow(&event));
+                    } else if self.senders.send(event) {
                         self.slots.dispatched(slot, bytes);
                         dispatched += 1;
                     }
@@ -81,7 +90,9 @@ impl Relay {
                 }
                 Route::Unknown => {
                     unroutable.insert((topic.clone(), slot));
-                    if self.unroutable.is_due(topic, &self.wiring.partitions, now) {
+                    if floors.hold_back(slot, topic, event.destination, event.id) {
+                        holds.push(follow(&event));
+                    } else if self.unroutable.is_due(topic, now) {
                         let error = Some("the topic does not exist".to_owned());
                         holds.push(event.to_hold(HoldCause::Unavailable, error, 0));
                     }
@@ -95,13 +106,7 @@ impl Relay {
 
     /// Asks for the topics that events wait for, pending or held, and reports them.
     pub(crate) fn tell_what_misses(&mut self, owned: &HashMap<Slot, Tenure>) {
-        let places = self.wiring.waiting.places();
-        let held = places
-            .keys()
-            .filter(|(slot, topic)| owned.contains_key(slot) && !self.topics.knows(topic))
-            .map(|(_, topic)| topic.clone())
-            .collect();
-        drop(places);
+        let held = self.wiring.missing.get();
         let owned = |slot| owned.contains_key(&slot);
         let failing = &self.wiring.health.failing;
         self.unroutable
@@ -125,6 +130,12 @@ impl Relay {
     }
 }
 
+/// Earlier events of its partition are held: it follows them.
+fn follow(event: &Dispatched) -> Hold {
+    let reason = "an earlier event of its partition is held";
+    event.to_hold(HoldCause::Unavailable, Some(reason.to_owned()), 0)
+}
+
 /// Dead wherever it would go, and whatever it waits for.
 fn bury(giant: Giant, owned: &HashMap<Slot, Tenure>) -> Hold {
     let error = giants::reason(giant.bytes);
@@ -144,6 +155,7 @@ fn bury(giant: Giant, owned: &HashMap<Slot, Tenure>) -> Hold {
         version,
         topic,
         key,
+        destination: Destination::NOWHERE,
         cause: HoldCause::Dead,
         error: Some(error),
         attempts: 0,

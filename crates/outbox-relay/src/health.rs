@@ -2,12 +2,12 @@
 //! refuses, and a pipeline that does nothing although something waits.
 
 use std::fmt::Display;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use service::{Check, Problems, Readiness};
 
-/// With something to send and nothing done for this long, a relay is not ready.
-const STALLED_AFTER: Duration = Duration::from_secs(30);
+/// An event that was first of its partition for this long is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// Shared by all tasks of the pipeline.
 #[derive(Debug, Clone)]
@@ -37,43 +37,22 @@ impl Health {
         &self.kafka
     }
 
-    /// Tells whether the work goes on: `stalled` is for how long nothing was done although `first`
-    /// waits, of which nobody knows why unless a partition or Postgres fails.
-    pub(crate) fn tell_progress(&self, stalled: Duration, first: impl Display) {
-        if stalled < STALLED_AFTER {
+    /// Tells whether the work goes on: `waiting` is the event that has been the first of its partition
+    /// for longest, and for how long it was seen to be. Nobody knows why it waits unless a partition or
+    /// Postgres fails.
+    pub(crate) fn tell_progress(&self, waiting: Option<(Duration, impl Display)>) {
+        let Some((waited, event)) = waiting.filter(|(waited, _)| *waited >= STUCK_AFTER) else {
             self.progress.ready();
             return;
-        }
-        let seconds = stalled.as_secs();
+        };
+        let seconds = waited.as_secs();
         let fails = [self.failing.summary(), self.postgres.summary()];
         let mut why = fails.into_iter().flatten().collect::<Vec<_>>().join("; ");
         if why.is_empty() {
             "neither a partition nor Postgres fails".clone_into(&mut why);
         }
-        self.progress.not_ready(format!(
-            "nothing was published for {seconds} s although {first} waits; {why}"
-        ));
-    }
-}
-
-/// For how long nothing was done although something waited. A value of counters and times.
-#[derive(Debug, Default)]
-pub(crate) struct Stall {
-    done: u64,
-    since: Option<Instant>,
-}
-
-impl Stall {
-    /// What a look at `now` saw: how much was ever done, and whether something waits.
-    pub(crate) fn look(&mut self, now: Instant, done: u64, waits: bool) -> Duration {
-        if done != self.done || !waits {
-            self.since = None;
-        }
-        self.done = done;
-        if !waits {
-            return Duration::ZERO;
-        }
-        now - *self.since.get_or_insert(now)
+        self.progress
+            .not_ready(format!("{event} has waited for {seconds} s; {why}"));
     }
 }
 
@@ -82,43 +61,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_counts_from_the_first_look_that_saw_something_waiting() {
-        let mut stall = Stall::default();
-        let start = Instant::now();
-        let mut look = |seconds: u64, done, waits| {
-            let now = start + Duration::from_secs(seconds);
-            stall.look(now, done, waits).as_secs()
-        };
-        assert_eq!(look(0, 5, false), 0);
-        // Idle for long is no stall.
-        assert_eq!(look(100, 5, true), 0);
-        assert_eq!(look(110, 5, true), 10);
-        assert_eq!(look(120, 6, true), 0, "something was done");
-        assert_eq!(look(140, 6, true), 20);
-        assert_eq!(look(150, 6, false), 0, "nothing waits");
-        assert_eq!(look(160, 6, true), 0);
-    }
-
-    #[test]
-    fn a_stalled_relay_says_what_waits_and_why() {
+    fn a_stuck_relay_says_what_waits_and_why() {
         let readiness = Readiness::new();
         let health = Health::new(&readiness);
         health.kafka.ready();
         health.postgres.clear("reading");
-        health.tell_progress(STALLED_AFTER / 2, "x");
+        health.tell_progress(Some((STUCK_AFTER / 2, "x")));
         assert!(readiness.is_ready());
         health.failing.report("orders/3", "broker is mute");
-        health.tell_progress(STALLED_AFTER, "event 7 of orders/3");
+        health.tell_progress(Some((STUCK_AFTER, "event 7 of orders/3")));
         let reason = readiness.report().checks[0].reason.clone().unwrap();
         for part in [
-            "for 30 s",
-            "event 7 of orders/3",
+            "event 7 of orders/3 has waited for 30 s",
             "orders/3: broker is mute, since 20",
         ] {
             assert!(reason.contains(part), "{part} in {reason}");
         }
         health.failing.clear("orders/3");
-        health.tell_progress(Duration::ZERO, "");
+        health.tell_progress(None::<(Duration, &str)>);
         assert!(readiness.is_ready());
     }
 }

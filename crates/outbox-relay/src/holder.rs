@@ -5,17 +5,18 @@ use std::time::{Duration, Instant};
 use service::{Backoff, Problems, Reminder};
 use storage::OwnConnection;
 use storage::lease::MemberId;
-use storage::outbox::{Hold, hold};
+use storage::outbox::{Hold, HoldCause, hold};
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::app::LEASE_SCOPE;
 use crate::metrics::Metrics;
 use crate::slots::Returned;
-use crate::waiting::Waiting;
 
-/// Events per transaction at most: each key of them is a lock.
-const MAX_EVENTS: usize = 500;
+/// Dead and blocked events per transaction at most: each key of them is a lock.
+const MAX_KEYS: usize = 500;
+/// Unavailable events per transaction at most.
+const MAX_EVENTS: usize = 5_000;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// With nothing to hold for this long, that it could not be done is of no matter any more.
 const QUIET: Duration = Duration::from_secs(10);
@@ -26,8 +27,6 @@ pub(crate) struct Holder {
     pub(crate) member: MemberId,
     pub(crate) holds: mpsc::Receiver<Vec<Hold>>,
     pub(crate) returned: mpsc::Sender<Returned>,
-    /// Told where unavailable events lie now.
-    pub(crate) waiting: Waiting,
     /// Told while nothing can be held.
     pub(crate) postgres: Problems,
     pub(crate) metrics: Metrics,
@@ -45,7 +44,11 @@ impl Holder {
                 };
                 holds.extend(more);
             }
-            for part in holds.chunks(MAX_EVENTS) {
+            let (unavailable, others): (Vec<Hold>, Vec<Hold>) = holds
+                .into_iter()
+                .partition(|hold| hold.cause == HoldCause::Unavailable);
+            let parts = unavailable.chunks(MAX_EVENTS);
+            for part in parts.chain(others.chunks(MAX_KEYS)) {
                 self.hold(part, &mut backoff, &mut trouble).await;
                 // Held or not: what is not stays pending, and is read again.
                 let returned = Returned::slots(part.iter().map(|hold| hold.slot));
@@ -81,7 +84,6 @@ impl Holder {
                 backoff.reset();
                 self.end(trouble);
                 self.metrics.held(&held);
-                self.waiting.note(holds);
                 self.metrics
                     .hold_seconds
                     .observe(started.elapsed().as_secs_f64());

@@ -2,23 +2,19 @@
 //! whether the work goes on. On a connection of its own, so that it sees a pipeline that hangs.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::time::{Duration, Instant};
 
-use domain::Slot;
 use service::{CancellationToken, Reminder};
 use storage::lease::Leases;
-use storage::outbox::{
-    Backlog, HeldCounts, HorizonHolder, Sendable, backlog, first_sendable, held_counts,
-    horizon_holders,
-};
+use storage::outbox::{Backlog, HeldCounts, HorizonHolder, backlog, held_counts, horizon_holders};
 use storage::{Connection, OwnConnection, StorageError};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::health::{Health, Stall};
+use crate::first_waiting::FirstWaiting;
+use crate::health::Health;
 use crate::metrics::{ByCause, Metrics};
-use crate::routes::{Route, Topics};
+use crate::routes::Topics;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Of all looks together. One that takes longer sees nothing, and the gauges stay as they were.
@@ -27,8 +23,6 @@ const DEADLINE: Duration = Duration::from_secs(4);
 const SHARE: u32 = 10;
 /// Counts go no further, so that a look costs the same however much there is.
 const COUNT_BOUND: i64 = 100_000;
-/// Events of a slot that are looked at for one that could be sent.
-const SENDABLE_BOUND: i64 = 256;
 
 /// See the module.
 pub(crate) struct Observer {
@@ -43,31 +37,27 @@ struct Seen {
     backlog: Backlog,
     held: HeldCounts,
     holders: Vec<HorizonHolder>,
-    first: Option<Sendable>,
 }
 
 impl Observer {
     /// Looks every five seconds until `stop`.
     pub(crate) async fn run(mut self, stop: &CancellationToken) {
         let mut trouble = Reminder::default();
-        let (mut horizon, mut stall) = (Horizon::default(), Stall::default());
+        let (mut horizon, mut first) = (Horizon::default(), FirstWaiting::default());
         loop {
             let started = Instant::now();
-            let owned = self.owned();
-            let look = async |conn: &mut _| look(conn, &owned).await;
             match self.connection.call(DEADLINE, look).await {
                 Ok(seen) => {
                     trouble.end();
-                    self.tell(&seen, &mut horizon, &mut stall);
+                    self.tell(&seen, &mut horizon);
                 }
                 Err(error) => {
-                    // What happened meanwhile is not known: an outage of Postgres is no stall.
-                    stall = Stall::default();
                     if trouble.is_due(started) {
                         warn!(%error, "cannot look at the backlog; its metrics stand still");
                     }
                 }
             }
+            self.look_who_waits(&mut first).await;
             let pause = tokio::time::sleep(INTERVAL.max(started.elapsed() * SHARE));
             if stop.run_until_cancelled(pause).await.is_none() {
                 return;
@@ -75,15 +65,19 @@ impl Observer {
         }
     }
 
-    fn owned(&self) -> Vec<Slot> {
-        let ownership = self.leases.ownership();
-        let units = ownership.units();
-        units
-            .filter_map(|(unit, _)| Slot::try_from(unit).ok())
-            .collect()
+    /// Tells the readiness endpoint which event has waited for longest, if any has.
+    async fn look_who_waits(&mut self, first: &mut FirstWaiting) {
+        let member = self.leases.member();
+        let look = async |conn: &mut _| first.look(conn, member).await;
+        if self.connection.call(DEADLINE * 2, look).await.is_err() {
+            // What happened meanwhile is not known: an outage of Postgres is no stall.
+            *first = FirstWaiting::default();
+        }
+        let longest = first.longest(Instant::now(), &self.topics.borrow());
+        self.health.tell_progress(longest);
     }
 
-    fn tell(&self, seen: &Seen, horizon: &mut Horizon, stall: &mut Stall) {
+    fn tell(&self, seen: &Seen, horizon: &mut Horizon) {
         let metrics = &self.metrics;
         metrics.backlog.set(seen.backlog.pending);
         let oldest = seen.backlog.oldest_seconds.unwrap_or_default();
@@ -110,48 +104,15 @@ impl Observer {
             Some(Verdict::Fine) => info!("the old snapshot is gone"),
             None => {}
         }
-
-        // Holding events back is work done, too.
-        let holds = &metrics.holds;
-        let done = metrics.published.get()
-            + holds.dead.get()
-            + holds.behind.get()
-            + holds.unavailable.get();
-        let stalled = stall.look(now, done, seen.first.is_some());
-        let first = seen.first.as_ref().map(|event| Waiting {
-            event,
-            topics: &self.topics,
-        });
-        match first {
-            Some(first) => self.health.tell_progress(stalled, first),
-            None => self.health.tell_progress(Duration::ZERO, ""),
-        }
     }
 }
 
-async fn look(conn: &mut Connection, owned: &[Slot]) -> Result<Seen, StorageError> {
+async fn look(conn: &mut Connection) -> Result<Seen, StorageError> {
     Ok(Seen {
         backlog: backlog(conn, COUNT_BOUND).await?,
         held: held_counts(conn, COUNT_BOUND).await?,
         holders: horizon_holders(conn).await?,
-        first: first_sendable(conn, owned, SENDABLE_BOUND).await?,
     })
-}
-
-/// An event that waits, in words.
-struct Waiting<'a> {
-    event: &'a Sendable,
-    topics: &'a watch::Receiver<Topics>,
-}
-
-impl fmt::Display for Waiting<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Sendable { id, topic, key } = self.event;
-        match self.topics.borrow().route(topic, key) {
-            Route::Partition(partition) => write!(f, "event {id} of {topic}/{partition}"),
-            Route::Unknown | Route::Impossible(_) => write!(f, "event {id} of topic {topic}"),
-        }
-    }
 }
 
 /// Remembers since when each holder of the snapshot horizon is in the way: of some Postgres does

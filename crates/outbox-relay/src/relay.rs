@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::pacing::Pacing;
 use crate::reader::Reader;
-use crate::routes::{Route, Topics};
+use crate::routes::Topics;
 use crate::senders::Senders;
 use crate::slots::{Returned, Slots};
 use crate::unroutable::Unroutable;
@@ -24,8 +24,10 @@ use crate::wiring::Wiring;
 
 /// How long a stop waits for requests that are out.
 const FINISH_DEADLINE: Duration = Duration::from_secs(6);
-/// Time between two looks at who waits.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// Time between two reads while no partition can be written, and events per slot of each: a backlog
+/// must not be carried to held and back, and a partition that was not tried yet must still be found.
+const OUTAGE_INTERVAL: Duration = Duration::from_secs(2);
+const OUTAGE_EVENTS: i64 = 100;
 /// Longest pause of the loop: stalls are looked for at least this often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,10 @@ pub enum Step {
     Idle,
     /// Every slot it may read has events in flight.
     Busy,
+    /// No partition can be written, and the next read is not due yet.
+    Outage,
+    /// A read ran into its time limit: the next one is of fewer slots.
+    ReadTooSlow,
     /// It owns no slot.
     NothingOwned,
 }
@@ -59,8 +65,8 @@ pub struct Relay {
     pub(crate) reader: Reader,
     pub(crate) topics: Topics,
     pub(crate) unroutable: Unroutable,
-    /// When it was last looked who waits behind failing partitions.
-    pub(crate) looked: Option<Instant>,
+    /// When it last read although no partition could be written.
+    pub(crate) outage_read: Option<Instant>,
     /// The latest step found events.
     pub(crate) flowing: bool,
     /// The latest step left idle slots for the next one.
@@ -109,8 +115,9 @@ impl Relay {
                             pacing.found_nothing(Duration::ZERO)
                         }
                         Step::Idle => pacing.found_nothing(started.elapsed()),
+                        Step::ReadTooSlow => Duration::ZERO,
                         // Something else than time ends these.
-                        Step::Busy | Step::NothingOwned => LONGEST_PAUSE,
+                        Step::Busy | Step::NothingOwned | Step::Outage => LONGEST_PAUSE,
                     }
                 }
                 Err(error) => {
@@ -132,7 +139,6 @@ impl Relay {
                     wake_ups.settled.inc();
                     self.take_back(&returned);
                 }
-                Some(probe) = self.wiring.probes.recv() => self.senders.probe(probe),
                 ended = self.senders.ended() => ended?,
                 Some(ended) = self.tasks.join_next() => ended?,
             }
@@ -149,9 +155,6 @@ impl Relay {
     pub async fn step(&mut self) -> Result<Step, StorageError> {
         while let Ok(returned) = self.returned.try_recv() {
             self.take_back(&returned);
-        }
-        while let Ok(probe) = self.wiring.probes.try_recv() {
-            self.senders.probe(probe);
         }
         let owned: HashMap<Slot, Tenure> = self
             .wiring
@@ -173,23 +176,37 @@ impl Relay {
             .filter(|(slot, tenure)| !tenure.leaving && self.slots.is_idle(**slot))
             .map(|(slot, _)| *slot)
             .collect();
-        self.look_who_waits(&owned).await?;
         if idle.is_empty() || self.reader.room(self.slots.bytes()) <= 0 {
             return Ok(Step::Busy);
         }
+        let outage = self.wiring.circuits.total_outage(Instant::now());
+        if outage {
+            if self
+                .outage_read
+                .is_some_and(|at| at.elapsed() < OUTAGE_INTERVAL)
+            {
+                return Ok(Step::Outage);
+            }
+            self.outage_read = Some(Instant::now());
+        }
+        let most = if outage { OUTAGE_EVENTS } else { i64::MAX };
         self.slots.sort_by_turn(&mut idle);
         // While events flow, half of the slots at a time: one half is read while the other is
         // produced and settled. Otherwise one look at all of them costs least.
-        let part = if self.flowing {
+        let part = if self.flowing && !outage {
             owned.len().div_ceil(2)
         } else {
             idle.len()
         };
+        let part = part.min(self.reader.slots_at_once());
         self.flowing = false;
         self.unread = false;
         for (read, slots) in (1..).zip(idle.chunks(part)) {
-            let dispatched = self.relay(slots, &owned).await?;
-            if dispatched > 0 {
+            let Some(dispatched) = self.relay(slots, most, &owned).await? else {
+                return Ok(Step::ReadTooSlow);
+            };
+            // In an outage all slots have their turn, a few events each.
+            if dispatched > 0 && !outage {
                 self.flowing = true;
                 self.unread = read * part < idle.len();
                 self.observe(owned.len());
@@ -199,14 +216,20 @@ impl Relay {
         Ok(Step::Idle)
     }
 
-    /// Reads these slots and hands on what it finds; returns how many events that was.
+    /// Reads these slots, `most` events of each, and hands on what it finds; returns how many events
+    /// that was, `None` where the read ran into its limit.
     async fn relay(
         &mut self,
         slots: &[Slot],
+        most: i64,
         owned: &HashMap<Slot, Tenure>,
-    ) -> Result<usize, StorageError> {
+    ) -> Result<Option<usize>, StorageError> {
         let room = self.reader.room(self.slots.bytes());
-        let batch = self.reader.read(slots, room).await?;
+        let Some(batch) = self.reader.read(slots, most, room).await? else {
+            // The others have their turn first.
+            self.slots.read(slots.iter().copied());
+            return Ok(None);
+        };
         self.slots.read(slots_of(&batch));
         let read = if batch.bytes < room {
             slots.iter().copied().collect()
@@ -214,26 +237,7 @@ impl Relay {
             // Of the others nothing is known: they found no room.
             slots_of(&batch).collect()
         };
-        Ok(self.dispatch(batch, &read, owned))
-    }
-
-    /// In slots behind a partition that fails, events that could go elsewhere are not even read: looks
-    /// whether there are any, while nothing is known of any other partition.
-    async fn look_who_waits(&mut self, owned: &HashMap<Slot, Tenure>) -> Result<(), StorageError> {
-        let partitions = &self.wiring.partitions;
-        let stuck =
-            partitions.is_stuck() || (!self.unroutable.is_empty() && !partitions.any_writable());
-        if !stuck || self.looked.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
-            return Ok(());
-        }
-        self.looked = Some(Instant::now());
-        let slots: Vec<Slot> = owned.keys().copied().collect();
-        for (topic, key) in self.reader.waiting_keys(&slots).await? {
-            if let Route::Partition(partition) = self.topics.route(&topic, &key) {
-                self.wiring.partitions.met(&(topic, partition));
-            }
-        }
-        Ok(())
+        Ok(Some(self.dispatch(batch, &read, owned)))
     }
 
     fn take_back(&mut self, returned: &Returned) {

@@ -5,21 +5,17 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use domain::{OutboxEvent, Slot};
-use messaging::{Failure, KafkaError, PartitionWriter, envelope};
-use service::{CancellationToken, Reminder, Tracer};
+use messaging::{Cluster, KafkaError, OutgoingRecord, PartitionWriter, envelope};
+use service::{CancellationToken, Tracer};
 use storage::lease::Leases;
-use storage::outbox::{Hold, HoldCause, RowVersion};
+use storage::outbox::{Destination, Hold, HoldCause, RowVersion, Settled};
 use tokio::sync::mpsc;
-use tracing::warn;
 
 use crate::delivery::Delivery;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::partitions::{Partition, Partitions, State};
-use crate::recovery::Probe;
-use crate::settler::Acknowledged;
 use crate::slots::Returned;
-use crate::trace;
+use crate::unavailable::circuits::{Circuits, Partition};
 
 /// An event on its way.
 #[derive(Debug)]
@@ -31,6 +27,7 @@ pub(crate) struct Dispatched {
     pub(crate) batch: u64,
     pub(crate) id: i64,
     pub(crate) version: RowVersion,
+    pub(crate) destination: Destination,
     pub(crate) event: OutboxEvent,
 }
 
@@ -43,6 +40,7 @@ impl Dispatched {
             version: self.version,
             topic: self.event.topic.clone(),
             key: self.event.key.clone(),
+            destination: self.destination,
             cause,
             error,
             attempts,
@@ -53,7 +51,8 @@ impl Dispatched {
 /// Where a sender's events go on to. Cloned for each sender.
 #[derive(Clone)]
 pub(crate) struct Outlets {
-    pub(crate) acknowledged: mpsc::Sender<Acknowledged>,
+    /// Events that Kafka has, in flight until they are settled.
+    pub(crate) acknowledged: mpsc::Sender<Vec<Settled>>,
     pub(crate) holds: mpsc::Sender<Vec<Hold>>,
     pub(crate) returned: mpsc::Sender<Returned>,
     /// Topics that turned out to be missing.
@@ -62,19 +61,23 @@ pub(crate) struct Outlets {
 
 pub(crate) struct Sender {
     pub(crate) partition: Partition,
+    pub(crate) cluster: Cluster,
     pub(crate) writer: PartitionWriter,
     pub(crate) queue: mpsc::Receiver<Dispatched>,
-    pub(crate) probes: mpsc::Receiver<Probe>,
     pub(crate) leases: Leases,
     pub(crate) outlets: Outlets,
-    pub(crate) partitions: Partitions,
+    pub(crate) circuits: Circuits,
     /// Cancelled: finish the request that is out, drop the rest.
     pub(crate) stop: CancellationToken,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) tracer: Tracer,
-    /// Of probes that fail.
-    pub(crate) reminder: Reminder,
+}
+
+/// How a request for a test ended, and the writer that sent it.
+pub(crate) struct Tested {
+    pub(crate) writer: PartitionWriter,
+    pub(crate) outcome: Result<i64, KafkaError>,
 }
 
 impl Sender {
@@ -82,20 +85,12 @@ impl Sender {
     pub(crate) async fn run(self) {
         let (failing, name) = (self.health.failing.clone(), self.name());
         Delivery::new(self).run().await;
-        // Whatever its latest probe met.
+        // Whatever its latest request met.
         failing.clear(name);
     }
 
     pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.partition.0, self.partition.1)
-    }
-
-    pub(crate) fn is_set_aside(&self) -> bool {
-        self.partitions.state(&self.partition) == Some(State::SetAside)
-    }
-
-    pub(crate) fn owns(&self, slot: Slot, epoch: i64) -> bool {
-        self.owned().get(&slot.number().into()) == Some(&epoch)
     }
 
     /// The epochs of the slots that may be sent at this moment: none once stopped.
@@ -126,52 +121,33 @@ impl Sender {
         events: impl Iterator<Item = &'a OutboxEvent>,
     ) -> Result<i64, KafkaError> {
         let records = events.map(envelope::encode).collect();
-        let started = Instant::now();
-        let produced = self.writer.produce(records).await;
-        let seconds = started.elapsed().as_secs_f64();
-        self.metrics.produce_seconds.observe(seconds);
-        produced
+        produce(&mut self.writer, records, &self.metrics).await
     }
 
-    /// Sends unavailable events once. Success tells, once it is settled, that the partition is back;
-    /// so does a refusal of the records themselves, since a partition that judges them works.
-    pub(crate) async fn probe(&mut self, probe: Probe) {
-        if self.owns(probe.slot, probe.epoch) {
-            let begun = Instant::now();
-            match self
-                .produce(probe.events.iter().map(|(_, event)| event))
-                .await
-            {
-                Ok(first_offset) => {
-                    if self.tracer.is_on() {
-                        let events = probe.events.iter().map(|(_, event)| event);
-                        trace::sent(&self.tracer, self.partition.1, begun, first_offset, events);
-                    }
-                    let ids = probe.events.iter().map(|(id, _)| *id);
-                    let acknowledged = Acknowledged::Unavailable {
-                        partition: self.partition.clone(),
-                        events: ids.zip(first_offset..).collect(),
-                    };
-                    let _ = self.outlets.acknowledged.send(acknowledged).await;
-                    self.health.failing.clear(self.name());
-                    self.reminder.end();
-                    return;
-                }
-                Err(error) if error.failure() == Failure::Impossible => {
-                    self.partitions.accepted(&self.partition);
-                }
-                Err(error) => self.report_probe(&error),
-            }
+    /// The same, to be driven by itself, over a connection of its own.
+    pub(crate) fn separate_request(
+        &self,
+        chunk: &[Dispatched],
+    ) -> impl Future<Output = Tested> + Send + use<> {
+        let records = chunk.iter().map(|d| envelope::encode(&d.event)).collect();
+        let (topic, partition) = &self.partition;
+        let mut writer = PartitionWriter::new(self.cluster.clone(), topic, *partition);
+        let metrics = self.metrics.clone();
+        async move {
+            let outcome = produce(&mut writer, records, &metrics).await;
+            Tested { writer, outcome }
         }
-        self.partitions.end_probe(&self.partition);
     }
+}
 
-    fn report_probe(&mut self, error: &KafkaError) {
-        self.health.failing.report(self.name(), error);
-        if self.reminder.is_due(Instant::now()) {
-            let (topic, partition) = (&self.partition.0, self.partition.1);
-            let needs_action = error.failure() == Failure::Configuration;
-            warn!(topic, partition, %error, needs_action, "still set aside; trying again");
-        }
-    }
+async fn produce(
+    writer: &mut PartitionWriter,
+    records: Vec<OutgoingRecord>,
+    metrics: &Metrics,
+) -> Result<i64, KafkaError> {
+    let started = Instant::now();
+    let produced = writer.produce(records).await;
+    let seconds = started.elapsed().as_secs_f64();
+    metrics.produce_seconds.observe(seconds);
+    produced
 }

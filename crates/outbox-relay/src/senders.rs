@@ -4,23 +4,22 @@ use std::collections::HashMap;
 
 use domain::Slot;
 use messaging::{Cluster, PartitionWriter};
-use service::{CancellationToken, Reminder, Tracer};
+use service::{CancellationToken, Tracer};
 use storage::lease::Leases;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::partitions::{Partition, Partitions};
-use crate::recovery::Probe;
 use crate::sender::{Dispatched, Outlets, Sender};
+use crate::unavailable::circuits::{Circuits, Partition};
 
 /// What every sender is made of.
 pub(crate) struct Parts {
     pub(crate) cluster: Cluster,
     pub(crate) leases: Leases,
     pub(crate) outlets: Outlets,
-    pub(crate) partitions: Partitions,
+    pub(crate) circuits: Circuits,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     /// Events of one slot that can be in flight.
@@ -37,7 +36,6 @@ pub(crate) struct Senders {
 
 struct Handle {
     queue: mpsc::Sender<Dispatched>,
-    probes: mpsc::Sender<Probe>,
     stop: CancellationToken,
 }
 
@@ -59,23 +57,10 @@ impl Senders {
 
     /// Queues an event; false when its sender died, which ends the process. A queue has room for
     /// all that can be in flight, so nobody ever waits for it.
-    pub(crate) fn send(&mut self, partition: i32, dispatched: Dispatched) -> bool {
+    pub(crate) fn send(&mut self, dispatched: Dispatched) -> bool {
+        let partition = dispatched.destination.partition;
         let handle = self.handle(&dispatched.event.topic, partition);
         handle.queue.try_send(dispatched).is_ok()
-    }
-
-    /// Passes a probe on; dropped when there is one already.
-    pub(crate) fn probe(&mut self, probe: Probe) {
-        let (topic, partition) = probe.partition.clone();
-        self.parts.partitions.found_set_aside(&probe.partition);
-        if self
-            .handle(&topic, partition)
-            .probes
-            .try_send(probe)
-            .is_err()
-        {
-            self.parts.partitions.end_probe(&(topic, partition));
-        }
     }
 
     fn handle(&mut self, topic: &str, partition: i32) -> &Handle {
@@ -88,30 +73,23 @@ impl Senders {
             let slots = usize::try_from(Slot::COUNT).expect("there are slots");
             let room = self.parts.events_per_slot.saturating_mul(slots);
             let (queue, receiver) = mpsc::channel(room.min(Semaphore::MAX_PERMITS));
-            let (probes, probe_receiver) = mpsc::channel(1);
             let stop = self.stop.child_token();
-            self.parts.partitions.met(&name);
             let cluster = self.parts.cluster.clone();
             let sender = Sender {
-                writer: PartitionWriter::new(cluster, topic, partition),
+                writer: PartitionWriter::new(cluster.clone(), topic, partition),
+                cluster,
                 partition: name,
                 queue: receiver,
-                probes: probe_receiver,
                 leases: self.parts.leases.clone(),
                 outlets: self.parts.outlets.clone(),
-                partitions: self.parts.partitions.clone(),
+                circuits: self.parts.circuits.clone(),
                 stop: stop.clone(),
                 metrics: self.parts.metrics.clone(),
                 health: self.parts.health.clone(),
                 tracer: self.tracer.clone(),
-                reminder: Reminder::default(),
             };
             self.tasks.spawn(sender.run());
-            Handle {
-                queue,
-                probes,
-                stop,
-            }
+            Handle { queue, stop }
         })
     }
 
@@ -119,7 +97,7 @@ impl Senders {
     pub(crate) fn retire(&mut self, topic: &str) {
         for (partition, handle) in self.running.remove(topic).into_iter().flatten() {
             handle.stop.cancel();
-            self.parts.partitions.forget(&(topic.to_owned(), partition));
+            self.parts.circuits.forget(&(topic.to_owned(), partition));
         }
     }
 

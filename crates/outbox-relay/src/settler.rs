@@ -5,13 +5,12 @@
 use std::time::{Duration, Instant};
 
 use service::{Backoff, Problems, Reminder};
-use storage::outbox::{Settled, settle, settle_unavailable};
-use storage::{OwnConnection, StorageError};
+use storage::OwnConnection;
+use storage::outbox::{Settled, settle};
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::metrics::Metrics;
-use crate::partitions::{Partition, Partitions};
 use crate::slots::Returned;
 
 /// Events per statement at most.
@@ -22,23 +21,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 const TASK: &str = "recording published events";
 
-/// Events that Kafka has.
-#[derive(Debug)]
-pub(crate) enum Acknowledged {
-    /// Read from pending, in flight until they are settled.
-    Pending(Vec<Settled>),
-    /// A probe, sent from held; ids and offsets.
-    Unavailable {
-        partition: Partition,
-        events: Vec<(i64, i64)>,
-    },
-}
-
 pub(crate) struct Settler {
     pub(crate) connection: OwnConnection,
-    pub(crate) acknowledged: mpsc::Receiver<Acknowledged>,
+    pub(crate) acknowledged: mpsc::Receiver<Vec<Settled>>,
     pub(crate) returned: mpsc::Sender<Returned>,
-    pub(crate) partitions: Partitions,
     /// Told while nothing can be recorded.
     pub(crate) postgres: Problems,
     pub(crate) metrics: Metrics,
@@ -47,45 +33,28 @@ pub(crate) struct Settler {
 impl Settler {
     /// Settles until all senders are gone and nothing is left to settle.
     pub(crate) async fn run(mut self) {
-        while let Some(acknowledged) = self.acknowledged.recv().await {
-            let mut next = Some(acknowledged);
-            let mut events: Vec<Settled> = Vec::new();
-            let mut probes = Vec::new();
-            while let Some(acknowledged) = next {
-                match acknowledged {
-                    Acknowledged::Pending(more) if events.is_empty() => events = more,
-                    Acknowledged::Pending(more) => events.extend(more),
-                    Acknowledged::Unavailable { partition, events } => {
-                        probes.push((partition, events));
-                    }
-                }
-                next = (events.len() < MAX_EVENTS)
-                    .then(|| self.acknowledged.try_recv().ok())
-                    .flatten();
+        while let Some(mut events) = self.acknowledged.recv().await {
+            while events.len() < MAX_EVENTS {
+                let Ok(more) = self.acknowledged.try_recv() else {
+                    break;
+                };
+                events.extend(more);
             }
-            if !events.is_empty() {
-                self.settle(&mut Fact::Pending(&mut events)).await;
-                if self.returned.send(Returned::of(&events)).await.is_err() {
-                    return;
-                }
-            }
-            for (partition, events) in probes {
-                let mut fact = Fact::Unavailable(partition.1, &events);
-                self.settle(&mut fact).await;
-                // Only now: what is recorded as published cannot be moved back and sent again.
-                self.partitions.accepted(&partition);
-                self.partitions.end_probe(&partition);
+            self.settle(&mut events).await;
+            if self.returned.send(Returned::of(&events)).await.is_err() {
+                return;
             }
         }
     }
 
     /// Tries until it is done: there is nothing else to do with a fact.
-    async fn settle(&mut self, fact: &mut Fact<'_>) {
+    async fn settle(&mut self, events: &mut [Settled]) {
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
         let mut trouble = Reminder::default();
         loop {
             let started = Instant::now();
-            match self.attempt(fact).await {
+            let record = async |conn: &mut _| settle(conn, events).await;
+            match self.connection.call(DEADLINE, record).await {
                 Ok(moved) => {
                     let seconds = started.elapsed().as_secs_f64();
                     self.metrics.settle_seconds.observe(seconds);
@@ -105,20 +74,4 @@ impl Settler {
             }
         }
     }
-
-    async fn attempt(&mut self, fact: &mut Fact<'_>) -> Result<usize, StorageError> {
-        let record = async |conn: &mut _| match fact {
-            Fact::Pending(events) => settle(conn, events).await,
-            Fact::Unavailable(partition, events) => {
-                settle_unavailable(conn, *partition, events).await
-            }
-        };
-        self.connection.call(DEADLINE, record).await
-    }
-}
-
-/// What is to be recorded.
-enum Fact<'a> {
-    Pending(&'a mut [Settled]),
-    Unavailable(i32, &'a [(i64, i64)]),
 }

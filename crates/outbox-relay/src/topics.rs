@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use messaging::{check_topic_name, partition_of};
+use storage::outbox::Destination;
 
 /// What is known of the topics. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,7 +24,7 @@ struct Known {
 /// Where an event goes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
-    Partition(i32),
+    Partition(Destination),
     /// Nothing is known of the topic (yet).
     Unknown,
     /// There can be no such topic, and why.
@@ -54,8 +55,11 @@ impl Topics {
     }
 
     pub(crate) fn route(&self, topic: &str, key: &str) -> Route<'_> {
-        if let Some(partitions) = self.0.counts.get(topic) {
-            return Route::Partition(partition_of(key.as_bytes(), *partitions));
+        if let Some(partition_count) = self.0.counts.get(topic).copied() {
+            return Route::Partition(Destination {
+                partition_count,
+                partition: partition_of(key.as_bytes(), partition_count),
+            });
         }
         if let Err(invalid) = check_topic_name(topic) {
             return Route::Impossible(Cow::Owned(invalid.to_string()));
@@ -69,6 +73,16 @@ impl Topics {
     /// Whether it is known where events of the topic go, or that they can go nowhere.
     pub(crate) fn knows(&self, topic: &str) -> bool {
         !matches!(self.route(topic, ""), Route::Unknown)
+    }
+
+    /// How many partitions the topic has: 0 while nothing is known of it, `None` where there can be
+    /// no such topic.
+    pub(crate) fn partition_count(&self, topic: &str) -> Option<i32> {
+        match self.route(topic, "") {
+            Route::Partition(destination) => Some(destination.partition_count),
+            Route::Unknown => Some(0),
+            Route::Impossible(_) => None,
+        }
     }
 
     /// Why a topic misses, as far as Kafka said.
@@ -111,7 +125,7 @@ mod tests {
         let counts = HashMap::from([("t".to_owned(), 1)]);
         let impossible = HashMap::from(["t", "u"].map(|t| (t.to_owned(), "collides".to_owned())));
         let topics = Topics::new(counts, impossible, HashMap::new());
-        assert_eq!(topics.route("t", "k"), Route::Partition(0));
+        assert_eq!(topics.partition_count("t"), Some(1));
         assert_eq!(topics.route("u", "k"), Route::Impossible("collides".into()));
     }
 }

@@ -1,14 +1,14 @@
-//! Topics that events wait for and that do not exist: since when, where, and whether to set them
-//! aside. Pure bookkeeping.
+//! Topics that events wait for and that do not exist: since when, where, and whether to hold the
+//! events. Pure bookkeeping.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use domain::Slot;
 use service::Problems;
 
-use crate::partitions::{PATIENCE, Partitions};
 use crate::routes::Topics;
+use crate::unavailable::circuits::PATIENCE;
 
 #[derive(Debug, Default)]
 pub(crate) struct Unroutable {
@@ -17,25 +17,25 @@ pub(crate) struct Unroutable {
     turns: VecDeque<String>,
 }
 
+/// A topic is remembered for this long after it was last seen to be missed: on their way from pending
+/// to held, events are seen in neither place.
+const REMEMBERED: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 struct Wait {
     since: Instant,
+    /// When an event was last seen that waits for it.
+    seen: Instant,
     /// Where the latest read met an event of the topic.
     slots: HashSet<Slot>,
 }
 
 impl Unroutable {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waits.is_empty()
-    }
-
-    /// Whether events of the topic are to be held as unavailable: they have waited long enough, and
-    /// others can be written.
-    pub(crate) fn is_due(&self, topic: &str, partitions: &Partitions, now: Instant) -> bool {
+    /// Whether events of the topic are to be held as unavailable: they have waited long enough.
+    pub(crate) fn is_due(&self, topic: &str, now: Instant) -> bool {
         self.waits
             .get(topic)
             .is_some_and(|wait| now.duration_since(wait.since) >= PATIENCE)
-            && partitions.any_writable()
     }
 
     /// The latest read of these slots met such events here, and nowhere else in them.
@@ -69,11 +69,14 @@ impl Unroutable {
         let mut news = Vec::new();
         self.waits.retain(|topic, wait| {
             wait.slots.retain(|slot| owned(*slot));
-            let waits = !wait.slots.is_empty() || held.contains(topic);
+            if !wait.slots.is_empty() || held.contains(topic) {
+                wait.seen = now;
+            }
+            let waits = now.duration_since(wait.seen) < REMEMBERED;
             let missing = waits && !topics.knows(topic);
             // One that was just created is known in a moment.
             if missing && now.duration_since(wait.since) >= PATIENCE {
-                let unknown = "the topic does not exist and was not created yet";
+                let unknown = "whether the topic exists is not known yet";
                 let reason = topics.refusal(topic).unwrap_or(unknown);
                 news.push((topic.clone(), Some(reason)));
             } else if !missing {
@@ -101,6 +104,7 @@ impl Unroutable {
             self.turns.push_back(topic.clone());
             Wait {
                 since,
+                seen: since,
                 slots: HashSet::new(),
             }
         })
@@ -137,12 +141,6 @@ mod tests {
         asked
     }
 
-    fn writable() -> Partitions {
-        let partitions = Partitions::default();
-        partitions.accepted(&("other".to_owned(), 0));
-        partitions
-    }
-
     #[test]
     fn reads_of_other_slots_do_not_make_a_topic_forgotten() {
         let failing = Problems::new(Readiness::new().check("kafka"));
@@ -153,18 +151,19 @@ mod tests {
         let due = start + PATIENCE;
         unroutable.read(&slots(&[2, 3]), met(&[]), due);
         unroutable.tell(|_| true, &none, &topics, &failing, due);
-        assert!(unroutable.is_due(A, &writable(), due));
-        assert!(
-            !unroutable.is_due(A, &Partitions::default(), due),
-            "nothing can be written"
-        );
-        assert!(!unroutable.is_due(A, &writable(), start + PATIENCE * 4 / 5));
+        assert!(unroutable.is_due(A, due));
+        assert!(!unroutable.is_due(A, start + PATIENCE * 4 / 5));
         let summary = failing.summary().expect("a problem");
-        assert!(summary.contains("a: the topic does not exist"), "{summary}");
+        assert!(summary.contains("a: whether the topic exists"), "{summary}");
 
         unroutable.read(&slots(&[0, 1]), met(&[]), due);
         unroutable.tell(|_| true, &none, &topics, &failing, due);
-        assert!(unroutable.is_empty());
+        assert!(
+            failing.summary().is_some(),
+            "they may be on their way to held"
+        );
+        unroutable.tell(|_| true, &none, &topics, &failing, due + REMEMBERED);
+        assert!(unroutable.waits.is_empty());
         assert_eq!(failing.summary(), None);
     }
 
@@ -183,9 +182,10 @@ mod tests {
 
         unroutable.read(&slots(&[7]), met(&[7]), start);
         unroutable.tell(|_| true, &none, &topics, &failing, start + PATIENCE);
-        assert!(!unroutable.is_empty());
-        unroutable.tell(|_| false, &none, &topics, &failing, start + PATIENCE);
-        assert!(unroutable.is_empty());
+        assert!(!unroutable.waits.is_empty());
+        let later = start + PATIENCE + REMEMBERED;
+        unroutable.tell(|_| false, &none, &topics, &failing, later);
+        assert!(unroutable.waits.is_empty());
         assert_eq!(failing.summary(), None);
     }
 
@@ -205,9 +205,10 @@ mod tests {
 
         // Those that nobody waits for any more have none, and those that come back have one.
         let gone: Vec<String> = ["b", "d"].iter().filter_map(|t| held.take(*t)).collect();
-        unroutable.tell(|_| true, &held, &topics, &failing, start);
+        unroutable.tell(|_| true, &held, &topics, &failing, start + REMEMBERED);
+        assert_eq!(unroutable.waits.len(), 3);
         held.extend(gone);
-        unroutable.tell(|_| true, &held, &topics, &failing, start);
+        unroutable.tell(|_| true, &held, &topics, &failing, start + REMEMBERED);
         let mut turns = asked(&mut unroutable, 9);
         turns.sort_unstable();
         assert_eq!(turns, ["a", "b", "c", "d", "e"]);

@@ -13,17 +13,16 @@ use tokio::task::JoinSet;
 use crate::health::Health;
 use crate::holder::Holder;
 use crate::metrics::Metrics;
-use crate::partitions::Partitions;
 use crate::reader::{LARGER, Reader};
-use crate::recovery::Probe;
 use crate::relay::Relay;
 use crate::routes::{Routes, Topics};
 use crate::sender::Outlets;
 use crate::senders::{Parts, Senders};
 use crate::settler::Settler;
 use crate::slots::Slots;
+use crate::unavailable::circuits::Circuits;
+use crate::unavailable::recovery::MissingTopics;
 use crate::unroutable::Unroutable;
-use crate::waiting::Waiting;
 
 /// What a relay is made of.
 pub(crate) struct Wiring {
@@ -36,9 +35,8 @@ pub(crate) struct Wiring {
     pub(crate) wake: Arc<Notify>,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
-    pub(crate) partitions: Partitions,
-    pub(crate) waiting: Waiting,
-    pub(crate) probes: mpsc::Receiver<Probe>,
+    pub(crate) circuits: Circuits,
+    pub(crate) missing: MissingTopics,
 }
 
 impl Relay {
@@ -54,7 +52,6 @@ impl Relay {
             connection: own(),
             acknowledged: acknowledged_receiver,
             returned: returned_sender.clone(),
-            partitions: wiring.partitions.clone(),
             postgres: wiring.health.postgres.clone(),
             metrics: wiring.metrics.clone(),
         };
@@ -64,7 +61,6 @@ impl Relay {
             member: wiring.leases.member(),
             holds: hold_receiver,
             returned: returned_sender.clone(),
-            waiting: wiring.waiting.clone(),
             postgres: wiring.health.postgres.clone(),
             metrics: wiring.metrics.clone(),
         };
@@ -78,19 +74,24 @@ impl Relay {
                 returned: returned_sender,
                 wanted: wiring.routes.wanted.clone(),
             },
-            partitions: wiring.partitions.clone(),
+            circuits: wiring.circuits.clone(),
             metrics: wiring.metrics.clone(),
             health: wiring.health.clone(),
             events_per_slot: usize::try_from(wiring.limits.events.saturating_mul(LARGER))
                 .unwrap_or(usize::MAX),
         });
-        let reader = Reader::new(own(), wiring.limits, wiring.metrics.clone());
+        let reader = Reader::new(
+            own(),
+            wiring.session.statement_timeout(),
+            wiring.limits,
+            wiring.metrics.clone(),
+        );
         Self {
             reader,
             wiring,
             topics: Topics::default(),
             unroutable: Unroutable::default(),
-            looked: None,
+            outage_read: None,
             flowing: false,
             unread: false,
             owned: HashMap::new(),

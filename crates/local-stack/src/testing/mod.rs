@@ -10,7 +10,6 @@ mod kafka_proxy;
 mod mute;
 mod postgres_server;
 mod raw_batch;
-mod silence;
 mod spawned;
 mod switch;
 
@@ -32,7 +31,6 @@ pub use kafka_proxy::{Fault, KafkaProxy};
 pub use mute::Mute;
 pub use postgres_server::PostgresServer;
 pub use raw_batch::{RawBatch, RawRecord, set_checksum};
-pub use silence::{Dropping, Mute};
 pub use spawned::Spawned;
 pub use switch::Switch;
 

@@ -127,8 +127,8 @@ async fn a_journey_tells_why_an_event_is_held() {
     let placed = app.api.post(r#"{"productId":"P-001"}"#).await;
     app.execute(
         "with moved as (delete from outbox_pending returning slot, id)
-         insert into outbox_held (id, slot, topic, key, cause, error)
-         select id, slot, topic, key, 'dead', 'record too large' from moved join outbox_event using (id)",
+         insert into outbox_held (bytes, id, slot, topic, key, cause, error)
+         select 10, id, slot, topic, key, 'dead', 'record too large' from moved join outbox_event using (id)",
     )
     .await;
     let path = format!("/orders/{}/journey", placed.order_id());

@@ -31,8 +31,8 @@ fn fill(from: u32, to: u32) -> String {
                     lpad(to_hex(n), 32, '0')::uuid::text, 'OrderCreated', '{{}}'
              from generate_series({from}, {to}) n;
          with moved as (delete from outbox_pending where id % 10 <> 1 and id >= {from} returning slot, id),
-         held as (insert into outbox_held (id, slot, topic, key, cause)
-             select id, slot, 'order.created', id::text, 'unavailable' from moved where id % 10 = 2)
+         held as (insert into outbox_held (bytes, id, slot, topic, key, cause)
+             select 10, id, slot, 'order.created', id::text, 'unavailable' from moved where id % 10 = 2)
              insert into outbox_published (id, kafka_partition, kafka_offset)
              select id, id % 6, id / 6 from moved where id % 10 <> 2;
          insert into inbox_offset (consumer_group, topic, partition, next_offset)

@@ -1,7 +1,7 @@
 //! Brokers that say nothing, or are gone, while others answer.
 
 use local_stack::Server;
-use local_stack::testing::{Dropping, Mute, Spawned, detour};
+use local_stack::testing::{Mute, Spawned, detour};
 use uuid::Uuid;
 
 use crate::ops::Ops;
@@ -14,7 +14,7 @@ use crate::support::Fixture;
 async fn p11_mute_brokers_named_first_do_not_stop_it() {
     let fixture = Fixture::on_the_real_topic().await;
     fixture.told(&["offsets", "reset", "--to", "latest"]).await;
-    let (mute, dropping) = (Mute::start().await, Dropping::start());
+    let (mute, dropping) = (Mute::accepting().await, Mute::dropping().await);
     let named = format!(
         "{},{},{}",
         mute.address(),

@@ -39,8 +39,8 @@ async fn fixture() -> Fixture {
         .sql
         .batch_execute(
             "with moved as (delete from outbox_pending where id < 7 returning slot, id)
-             insert into outbox_held (id, slot, topic, key, cause, error, attempts, behind)
-             select m.id, m.slot, e.topic, e.key,
+             insert into outbox_held (bytes, id, slot, topic, key, cause, error, attempts, behind)
+             select 10, m.id, m.slot, e.topic, e.key,
                     case when m.id < 3 then 'dead' else 'behind' end,
                     case when m.id < 3 then 'too large' end, case when m.id < 3 then 2 end,
                     case when m.id > 2 then 2 - m.id % 2 end
@@ -151,8 +151,8 @@ async fn dead_letters_are_chosen_by_topic_by_key_or_all_of_them() {
             "insert into outbox_event (event_id, topic, key, event_type, payload)
              select gen_random_uuid(), 'other', 'a', 'T', '{}' from generate_series(8, 9);
              with moved as (delete from outbox_pending where id > 7 returning slot, id)
-             insert into outbox_held (id, slot, topic, key, cause, behind)
-             select id, slot, 'other', 'a', case id when 8 then 'dead' else 'behind' end,
+             insert into outbox_held (bytes, id, slot, topic, key, cause, behind)
+             select 10, id, slot, 'other', 'a', case id when 8 then 'dead' else 'behind' end,
                     nullif(8, id)
              from moved",
         )
@@ -216,8 +216,8 @@ async fn all_keys_are_redriven_page_by_page() {
         .sql
         .batch_execute(
             "with moved as (delete from outbox_pending returning slot, id)
-             insert into outbox_held (id, slot, topic, key, cause)
-             select m.id, m.slot, e.topic, e.key, 'dead'
+             insert into outbox_held (bytes, id, slot, topic, key, cause)
+             select 10, m.id, m.slot, e.topic, e.key, 'dead'
              from moved m join outbox_event e using (id)",
         )
         .await
@@ -259,7 +259,7 @@ async fn status_tells_who_owns_what_waits_and_what_is_lost() {
     fixture.write(&["d", "d"]).await;
     let status = json_of(&fixture, "status --verify").await;
     assert_eq!(status["pending"], json!({ "events": 2, "exact": true }));
-    assert!(status["oldestPendingSeconds"].as_f64().unwrap() >= 0.0);
+    assert!(status["oldestSeconds"]["pending"].as_f64().unwrap() >= 0.0);
     assert_eq!(status["published"]["events"], 1);
     assert_eq!(status["held"]["dead"], 2);
     assert_eq!(status["held"]["behind"], 4);

@@ -28,8 +28,8 @@ async fn hold_one(sql: &mut Client, topic: &str, key: &str) {
                  where e.topic = $1 and e.key = $2 order by random() limit 1),
              moved as (delete from outbox_pending p using chosen c where p.id = c.id
                        returning p.slot, p.id)
-             insert into outbox_held (id, slot, topic, key, cause)
-             select id, slot, $1, $2, 'dead' from moved",
+             insert into outbox_held (bytes, id, slot, topic, key, cause)
+             select 10, id, slot, $1, $2, 'dead' from moved",
             &[&topic, &key],
         )
         .await

@@ -15,11 +15,11 @@ const UNWRITABLE: i32 = 2;
 const EVENTS: i32 = 400;
 /// In the statements of connections whose answers get lost.
 const HOLD: &[u8] = b"insert into outbox_held";
-/// `ReadyForQuery` outside of a transaction: what was done is committed.
-const COMMITTED: &[u8] = b"Z\0\0\0\x05I";
+/// In the answer that says how many events are held: what follows it commits.
+const HELD: &[u8] = b"unavailable";
 
 /// Passes everything on. While `losing`, a connection that holds events back is closed instead of
-/// passing on that its transaction has ended.
+/// passing on that it has done so.
 async fn lose_holds(client: TcpStream, server: TcpStream, losing: Arc<AtomicBool>) {
     let holds = AtomicBool::new(false);
     let (client_read, client_write) = client.into_split();
@@ -33,7 +33,7 @@ async fn lose_holds(client: TcpStream, server: TcpStream, losing: Arc<AtomicBool
         }) => {}
         _ = pass(server_read, client_write, |answers| {
             let lost = losing.load(Ordering::SeqCst) && holds.load(Ordering::SeqCst);
-            !(lost && contains(answers, COMMITTED))
+            !(lost && contains(answers, HELD))
         }) => {}
     }
 }

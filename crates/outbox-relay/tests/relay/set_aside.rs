@@ -178,8 +178,8 @@ async fn an_event_that_no_broker_would_read_does_not_keep_its_partition_set_asid
         .write_sized(&[(&giant, 110_000_000), (&giant, 10)])
         .await;
     let hold = "with moved as (delete from outbox_pending returning id, slot)
-                insert into outbox_held (id, slot, topic, key, cause)
-                select id, slot, topic, key, 'unavailable' from moved join outbox_event using (id)";
+                insert into outbox_held (bytes, id, slot, topic, key, cause)
+                select 10, id, slot, topic, key, 'unavailable' from moved join outbox_event using (id)";
     fixture.sql.batch_execute(hold).await.unwrap();
     let keys: Vec<String> = (1_000..1_640).map(|key| key.to_string()).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();

@@ -54,8 +54,8 @@ async fn later_events_of_a_held_key_wait_and_nothing_else_does() {
         .sql
         .batch_execute(
             "with moved as (delete from outbox_pending where id = 1 returning slot, id)
-             insert into outbox_held (id, slot, topic, key, cause)
-             select m.id, m.slot, e.topic, e.key, 'dead' from moved m join outbox_event e using (id)",
+             insert into outbox_held (bytes, id, slot, topic, key, cause)
+             select 10, m.id, m.slot, e.topic, e.key, 'dead' from moved m join outbox_event e using (id)",
         )
         .await
         .unwrap();

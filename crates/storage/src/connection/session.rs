@@ -76,6 +76,11 @@ impl Session {
         }
     }
 
+    /// What a statement may take.
+    pub fn statement_timeout(&self) -> Duration {
+        self.statement_timeout
+    }
+
     /// The statements that set it up, in `schema` where one is named. A name that the URL gives to
     /// the application stays.
     pub(super) fn settings(&self, schema: Option<&str>, named_by_url: bool) -> String {

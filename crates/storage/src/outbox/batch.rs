@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use domain::{OutboxEvent, Slot};
 
 use super::redrive::TopicKey;
+use super::unavailable::UnavailableGroup;
 use crate::xid::RowVersion;
 
 /// A pending event, with what settling it needs.
@@ -18,17 +19,8 @@ pub struct PendingEvent {
     /// As the trigger counted: key, payload and headers.
     pub bytes: i32,
     pub event: OutboxEvent,
-    /// Set when an earlier event of its topic and key is held: this one must follow it.
-    pub parked: Option<Parked>,
-}
-
-/// Why an event must not go out now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parked {
-    /// The lowest held event of its topic and key.
-    pub behind: i64,
-    /// The cause that one is held for.
-    pub cause: String,
+    /// The lowest dead event of its topic and key, if one comes before it: this one must follow it.
+    pub blocked_by: Option<i64>,
 }
 
 /// A pending id without an event: somebody deleted from `outbox_event` by hand.
@@ -59,6 +51,8 @@ pub struct Batch {
     /// At most one of a slot: what is behind it stays for the next read, when it may be held.
     pub giants: Vec<Giant>,
     pub orphans: Vec<Orphan>,
+    /// The groups of unavailable events of each slot and topic among `events`, as of the same moment.
+    pub groups: Vec<UnavailableGroup>,
     /// Of all that was found, read or not: what the limits count.
     pub bytes: i64,
 }
@@ -77,11 +71,12 @@ pub(super) struct PendingRow {
     pub(super) version: RowVersion,
 }
 
-/// The three parts and the outlines of what was too large, by id.
+/// The parts and the outlines of what was too large, by id.
 pub(super) fn joined(
     mut pending: Vec<(i64, PendingRow)>,
     mut events: Vec<(i64, OutboxEvent)>,
-    mut parked: HashMap<i64, Parked>,
+    blocked: &HashMap<i64, i64>,
+    groups: Vec<UnavailableGroup>,
     mut outlines: HashMap<i64, TopicKey>,
 ) -> Batch {
     pending.sort_unstable_by_key(|(id, _)| *id);
@@ -90,6 +85,7 @@ pub(super) fn joined(
     let mut batch = Batch {
         events: Vec::with_capacity(pending.len()),
         bytes: pending.iter().map(|(_, row)| i64::from(row.bytes)).sum(),
+        groups,
         ..Batch::default()
     };
     for (id, row) in pending {
@@ -105,7 +101,7 @@ pub(super) fn joined(
                 version,
                 bytes,
                 event,
-                parked: parked.remove(&id),
+                blocked_by: blocked.get(&id).copied(),
             });
         } else if let Some(TopicKey { topic, key }) = outlines.remove(&id) {
             batch.giants.push(Giant {

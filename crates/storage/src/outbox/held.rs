@@ -51,25 +51,36 @@ pub struct HeldFilter {
     pub state: Option<String>,
 }
 
-macro_rules! columns {
-    () => {
-        "select h.id, e.event_id, h.topic, h.key, e.event_type, \
-         case when h.discarded_at is not null then 'discarded' else h.cause end as state, \
-         h.error, h.attempts, h.behind, e.created_at, h.held_at, h.discarded_at \
-         from outbox_held h join outbox_event e on e.id = h.id "
+macro_rules! select_from {
+    ($held:literal) => {
+        concat!(
+            "select h.id, e.event_id, h.topic, h.key, e.event_type, \
+             case when h.discarded_at is not null then 'discarded' else h.cause end as state, \
+             h.error, h.attempts, h.behind, e.created_at, h.held_at, h.discarded_at from ",
+            $held,
+            " h join outbox_event e on e.id = h.id "
+        )
     };
 }
 
-/// Plan: a walk along `outbox_held_key`, in order.
+/// Plan: a walk along `outbox_held_key`, in order, and one along the primary key for the first of the
+/// unavailable ones, which may be many of one key.
 const UNSETTLED: &str = concat!(
-    columns!(),
-    "where h.discarded_at is null and ($1 is null or h.topic = $1) and ($2 is null or h.key = $2) \
-     and ($3 is null or h.cause = $3) order by h.topic, h.key, h.id limit $4"
+    "with first as (\
+     (select * from outbox_held where cause <> 'unavailable' and discarded_at is null \
+      and ($1 is null or topic = $1) and ($2 is null or key = $2) and ($3 is null or cause = $3) \
+      order by topic, key, id limit $4) \
+     union all \
+     (select * from outbox_held where cause = 'unavailable' \
+      and ($1 is null or topic = $1) and ($2 is null or key = $2) and ($3 is null or cause = $3) \
+      order by id limit $4)) ",
+    select_from!("first"),
+    "order by h.topic, h.key, h.id limit $4"
 );
 
 /// Discarded ones are in no index but the primary key, and retention takes them.
 const DISCARDED: &str = concat!(
-    columns!(),
+    select_from!("outbox_held"),
     "where h.discarded_at is not null and ($1 is null or h.topic = $1) \
      and ($2 is null or h.key = $2) and $3 = 'discarded' order by h.topic, h.key, h.id limit $4"
 );
@@ -107,7 +118,7 @@ pub async fn held_event(
     event: EventId,
 ) -> Result<Option<HeldEvent>, StorageError> {
     Ok(sql_query(concat!(
-        columns!(),
+        select_from!("outbox_held"),
         "where e.event_id = $1 \
          order by h.discarded_at is not null, h.cause <> 'dead', h.id limit 1"
     ))

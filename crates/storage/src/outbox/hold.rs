@@ -1,4 +1,5 @@
-//! Holding events back: a decision, taken under the lease and under the lock of each key.
+//! Holding events back: a decision, taken under the lease. What concerns a key (dead events, and
+//! those blocked by one) is decided under the key's lock too, which commands take as well.
 //!
 //! What turns out not to be so any more (the event was settled, discarded, replayed, the slot lost)
 //! just stays pending, and is read again.
@@ -11,7 +12,7 @@ use domain::Slot;
 
 use super::key_lock::lock_keys;
 use crate::error::StorageError;
-use crate::lease::{Claim, MemberId};
+use crate::lease::MemberId;
 use crate::xid::{RowVersion, Writer, Xid};
 
 /// Why an event is to be held.
@@ -21,8 +22,25 @@ pub enum HoldCause {
     Dead,
     /// Its partition cannot be written.
     Unavailable,
-    /// An earlier event of its topic and key is held; it follows that one.
-    Parked,
+    /// An earlier event of its topic and key is dead; it follows that one.
+    Blocked,
+}
+
+/// Where an event was routed: a partition, under the number of partitions that its topic had then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, QueryableByName)]
+pub struct Destination {
+    #[diesel(sql_type = Integer)]
+    pub partition_count: i32,
+    #[diesel(sql_type = Integer)]
+    pub partition: i32,
+}
+
+impl Destination {
+    /// Of an event whose topic does not exist.
+    pub const NOWHERE: Self = Self {
+        partition_count: 0,
+        partition: -1,
+    };
 }
 
 /// One event to be held.
@@ -35,6 +53,7 @@ pub struct Hold {
     pub version: RowVersion,
     pub topic: String,
     pub key: String,
+    pub destination: Destination,
     pub cause: HoldCause,
     /// What Kafka or the client said.
     pub error: Option<String>,
@@ -52,184 +71,209 @@ pub struct Held {
 }
 
 /// Units still owned under their epochs, kept from changing hands until the transaction ends.
-const OWNED: &str = "\
-select l.unit, l.epoch from lease l
-join unnest($3, $4) d(unit, epoch) on d.unit = l.unit and d.epoch = l.epoch
-where l.scope = $1 and l.owner = $2 order by l.unit for share of l";
+macro_rules! owned {
+    () => {
+        "\
+with owned as materialized (
+    select l.unit, l.epoch from lease l
+    join unnest($3, $4) o(unit, epoch) on o.unit = l.unit and o.epoch = l.epoch
+    where l.scope = $1 and l.owner = $2 order by l.unit for share of l),"
+    };
+}
 
 /// Dead and unavailable ones: still pending, in the version that was read. An id is held already,
 /// or pending in two slots, when somebody put it there by hand: the latest word on it counts.
-const HOLD_HEADS: &str = "\
-with moved as (
+pub const HOLD: &str = concat!(
+    owned!(),
+    "
+moved as (
     delete from outbox_pending p
-    using unnest($1, $2, $3, $4, $5, $6, $7, $8)
-        d(slot, id, version, topic, key, cause, error, attempts)
-    where p.slot = d.slot and p.id = d.id and p.xmin = d.version
-    returning p.slot, p.id, d.topic, d.key, d.cause, d.error, d.attempts),
+    using unnest($5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+        d(slot, epoch, id, version, topic, key, partition_count, partition, cause, error, attempts),
+        owned o
+    where o.unit = d.slot and o.epoch = d.epoch
+      and p.slot = d.slot and p.id = d.id and p.xmin = d.version
+    returning p.slot, p.id, p.bytes, d.topic, d.key, d.partition_count, d.partition, d.cause,
+              d.error, d.attempts),
 held as (
-    insert into outbox_held (id, slot, topic, key, cause, error, attempts)
-    select distinct on (id) id, slot, topic, key, cause, error, attempts from moved
+    insert into outbox_held (id, slot, topic, key, cause, partition_count, partition, bytes, error,
+                             attempts)
+    select distinct on (id) id, slot, topic, key, cause, partition_count, partition, bytes, error,
+           attempts
+    from moved
     on conflict (id) do update set slot = excluded.slot, topic = excluded.topic,
-        key = excluded.key, cause = excluded.cause, error = excluded.error,
+        key = excluded.key, cause = excluded.cause, partition_count = excluded.partition_count,
+        partition = excluded.partition, bytes = excluded.bytes, error = excluded.error,
         attempts = excluded.attempts, behind = null, held_at = excluded.held_at,
         discarded_at = null
     returning cause)
-select cause, count(*) as events from held group by cause";
+select cause, count(*) as events from held group by cause"
+);
 
-/// Parked ones: still pending, and still with a held event of their key before them. Ids that are
+/// Blocked ones: still pending, and still with a dead event of their key before them. Ids that are
 /// held already: as above.
-const HOLD_PARKED: &str = "\
-with moved as (
+const HOLD_BLOCKED: &str = concat!(
+    owned!(),
+    "
+moved as (
     delete from outbox_pending p
-    using unnest($1, $2, $3, $4, $5) d(slot, id, version, topic, key)
+    using unnest($5, $6, $7, $8, $9, $10, $11, $12)
+        d(slot, epoch, id, version, topic, key, partition_count, partition)
+    join owned o on o.unit = d.slot and o.epoch = d.epoch
     cross join lateral (
-        select h.id, h.cause from outbox_held h
-        where h.topic = d.topic and h.key = d.key and h.id < d.id and h.discarded_at is null
-        order by h.id limit 1) front
+        select h.id from outbox_held h
+        where h.topic = d.topic and h.key = d.key and h.id < d.id
+          and h.cause <> 'unavailable' and h.discarded_at is null
+        order by h.topic, h.key, h.id limit 1) front
     where p.slot = d.slot and p.id = d.id and p.xmin = d.version
-    returning p.slot, p.id, d.topic, d.key, front.id as behind, front.cause as front),
+    returning p.slot, p.id, p.bytes, d.topic, d.key, d.partition_count, d.partition,
+              front.id as behind),
 held as (
-    insert into outbox_held (id, slot, topic, key, cause, behind)
-    select distinct on (id) id, slot, topic, key,
-           case front when 'unavailable' then 'unavailable' else 'behind' end, behind
+    insert into outbox_held (id, slot, topic, key, cause, partition_count, partition, bytes, behind)
+    select distinct on (id) id, slot, topic, key, 'behind', partition_count, partition, bytes, behind
     from moved
     on conflict (id) do update set slot = excluded.slot, topic = excluded.topic,
-        key = excluded.key, cause = excluded.cause, error = null, attempts = null,
+        key = excluded.key, cause = excluded.cause, partition_count = excluded.partition_count,
+        partition = excluded.partition, bytes = excluded.bytes, error = null, attempts = null,
         behind = excluded.behind, held_at = excluded.held_at, discarded_at = null
     returning cause)
-select cause, count(*) as events from held group by cause";
+select cause, count(*) as events from held group by cause"
+);
 
 /// Holds what is still so, all or none of it; returns how many events are held, by cause.
 ///
 /// # Errors
-/// When Postgres cannot be asked or a key's lock is not to be had soon; nothing is held then.
+/// When Postgres cannot be asked or a key's lock is not to be had soon; nothing is held then, unless
+/// the connection broke while committing: the next read tells.
 pub async fn hold(
     conn: &mut AsyncPgConnection,
     scope: &str,
     member: MemberId,
     holds: &[Hold],
 ) -> Result<Vec<Held>, StorageError> {
+    let mut holds: Vec<&Hold> = holds.iter().collect();
+    holds.sort_unstable_by_key(|hold| hold.id);
+    let keys: Vec<(&str, &str)> = holds
+        .iter()
+        .filter(|hold| hold.cause != HoldCause::Unavailable)
+        .map(|hold| (hold.topic.as_str(), hold.key.as_str()))
+        .collect();
+    if keys.is_empty() {
+        return move_to_held(conn, scope, member, &holds).await;
+    }
     conn.transaction(async |conn| {
-        let keys: Vec<(&str, &str)> = holds
-            .iter()
-            .map(|hold| (hold.topic.as_str(), hold.key.as_str()))
-            .collect();
         lock_keys(conn, &keys).await?;
-        let owned = owned(conn, scope, member, holds).await?;
-        let mut ours: Vec<&Hold> = holds
-            .iter()
-            .filter(|hold| {
-                let unit = i32::from(hold.slot.number());
-                owned.contains(&(unit, hold.epoch))
-            })
-            .collect();
-        ours.sort_unstable_by_key(|hold| hold.id);
-        let (parked, heads): (Vec<&Hold>, Vec<&Hold>) = ours
+        let (blocked, others): (Vec<&Hold>, Vec<&Hold>) = holds
             .into_iter()
-            .partition(|hold| hold.cause == HoldCause::Parked);
-        let mut held = hold_heads(conn, &heads).await?;
-        held.extend(hold_parked(conn, &parked).await?);
+            .partition(|hold| hold.cause == HoldCause::Blocked);
+        let mut held = move_to_held(conn, scope, member, &others).await?;
+        held.extend(move_blocked_to_held(conn, scope, member, &blocked).await?);
         Ok(held)
     })
     .await
 }
 
-/// Which of the slots are still owned under the epochs the holds name.
-async fn owned(
+async fn move_to_held(
     conn: &mut AsyncPgConnection,
     scope: &str,
     member: MemberId,
-    holds: &[Hold],
-) -> Result<Vec<(i32, i64)>, StorageError> {
-    let mut wanted: Vec<(i32, i64)> = holds
-        .iter()
-        .map(|hold| (hold.slot.number().into(), hold.epoch))
-        .collect();
-    wanted.sort_unstable();
-    wanted.dedup();
-    owned_units(conn, scope, member, &wanted).await
-}
-
-/// Which of these (unit, epoch) the member still owns; they stay so until the transaction ends.
-pub(super) async fn owned_units(
-    conn: &mut AsyncPgConnection,
-    scope: &str,
-    member: MemberId,
-    wanted: &[(i32, i64)],
-) -> Result<Vec<(i32, i64)>, StorageError> {
-    let (units, epochs): (Vec<i32>, Vec<i64>) = wanted.iter().copied().unzip();
-    let owned: Vec<Claim> = sql_query(OWNED)
-        .bind::<Text, _>(scope)
-        .bind::<SqlUuid, _>(member.as_uuid())
-        .bind::<Array<Integer>, _>(units)
-        .bind::<Array<BigInt>, _>(epochs)
-        .load(conn)
-        .await?;
-    Ok(owned.iter().map(|c| (c.unit, c.epoch)).collect())
-}
-
-async fn hold_heads(
-    conn: &mut AsyncPgConnection,
-    heads: &[&Hold],
+    holds: &[&Hold],
 ) -> Result<Vec<Held>, StorageError> {
-    if heads.is_empty() {
+    if holds.is_empty() {
         return Ok(Vec::new());
     }
     let cause = |hold: &&Hold| match hold.cause {
         HoldCause::Dead => "dead",
-        HoldCause::Unavailable | HoldCause::Parked => "unavailable",
+        HoldCause::Unavailable => "unavailable",
+        HoldCause::Blocked => "behind",
     };
-    let columns = Columns::of(heads);
-    Ok(sql_query(HOLD_HEADS)
+    let columns = Columns::of(holds);
+    let errors: Vec<Option<&str>> = holds.iter().map(|h| h.error.as_deref()).collect();
+    Ok(sql_query(HOLD)
+        .bind::<Text, _>(scope)
+        .bind::<SqlUuid, _>(member.as_uuid())
+        .bind::<Array<Integer>, _>(columns.units)
+        .bind::<Array<BigInt>, _>(columns.unit_epochs)
         .bind::<Array<SmallInt>, _>(columns.slots)
+        .bind::<Array<BigInt>, _>(columns.epochs)
         .bind::<Array<BigInt>, _>(columns.ids)
         .bind::<Array<Xid>, _>(columns.versions)
         .bind::<Array<Text>, _>(columns.topics)
         .bind::<Array<Text>, _>(columns.keys)
-        .bind::<Array<Text>, _>(heads.iter().map(cause).collect::<Vec<_>>())
-        .bind::<Array<Nullable<Text>>, _>(
-            heads.iter().map(|h| h.error.as_deref()).collect::<Vec<_>>(),
-        )
-        .bind::<Array<Integer>, _>(heads.iter().map(|h| h.attempts).collect::<Vec<_>>())
+        .bind::<Array<Integer>, _>(columns.partition_counts)
+        .bind::<Array<Integer>, _>(columns.partitions)
+        .bind::<Array<Text>, _>(holds.iter().map(cause).collect::<Vec<_>>())
+        .bind::<Array<Nullable<Text>>, _>(errors)
+        .bind::<Array<Integer>, _>(holds.iter().map(|h| h.attempts).collect::<Vec<_>>())
         .load(conn)
         .await?)
 }
 
-async fn hold_parked(
+async fn move_blocked_to_held(
     conn: &mut AsyncPgConnection,
-    parked: &[&Hold],
+    scope: &str,
+    member: MemberId,
+    blocked: &[&Hold],
 ) -> Result<Vec<Held>, StorageError> {
-    if parked.is_empty() {
+    if blocked.is_empty() {
         return Ok(Vec::new());
     }
-    let columns = Columns::of(parked);
-    Ok(sql_query(HOLD_PARKED)
+    let columns = Columns::of(blocked);
+    Ok(sql_query(HOLD_BLOCKED)
+        .bind::<Text, _>(scope)
+        .bind::<SqlUuid, _>(member.as_uuid())
+        .bind::<Array<Integer>, _>(columns.units)
+        .bind::<Array<BigInt>, _>(columns.unit_epochs)
         .bind::<Array<SmallInt>, _>(columns.slots)
+        .bind::<Array<BigInt>, _>(columns.epochs)
         .bind::<Array<BigInt>, _>(columns.ids)
         .bind::<Array<Xid>, _>(columns.versions)
         .bind::<Array<Text>, _>(columns.topics)
         .bind::<Array<Text>, _>(columns.keys)
+        .bind::<Array<Integer>, _>(columns.partition_counts)
+        .bind::<Array<Integer>, _>(columns.partitions)
         .load(conn)
         .await?)
 }
 
 /// The columns both statements take.
 struct Columns<'a> {
+    /// Each slot and epoch once.
+    units: Vec<i32>,
+    unit_epochs: Vec<i64>,
     slots: Vec<i16>,
+    epochs: Vec<i64>,
     ids: Vec<i64>,
     versions: Vec<Writer>,
     topics: Vec<&'a str>,
     keys: Vec<&'a str>,
+    partition_counts: Vec<i32>,
+    partitions: Vec<i32>,
 }
 
 impl<'a> Columns<'a> {
     fn of(holds: &[&'a Hold]) -> Self {
+        let mut units: Vec<(i32, i64)> = holds
+            .iter()
+            .map(|h| (h.slot.number().into(), h.epoch))
+            .collect();
+        units.sort_unstable();
+        units.dedup();
+        let (units, unit_epochs) = units.into_iter().unzip();
         Self {
+            units,
+            unit_epochs,
             slots: holds.iter().map(|h| h.slot.number()).collect(),
+            epochs: holds.iter().map(|h| h.epoch).collect(),
             ids: holds.iter().map(|h| h.id).collect(),
             versions: holds.iter().map(|h| h.version.writer).collect(),
             topics: holds.iter().map(|h| h.topic.as_str()).collect(),
             keys: holds.iter().map(|h| h.key.as_str()).collect(),
+            partition_counts: holds
+                .iter()
+                .map(|h| h.destination.partition_count)
+                .collect(),
+            partitions: holds.iter().map(|h| h.destination.partition).collect(),
         }
     }
 }

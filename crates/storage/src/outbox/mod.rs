@@ -17,17 +17,16 @@ mod settle;
 mod status;
 mod unavailable;
 mod verify;
-mod waiting;
 
 pub use crate::xid::RowVersion;
 pub use append::append;
-pub use batch::{Batch, Giant, Orphan, Parked, PendingEvent};
+pub use batch::{Batch, Giant, Orphan, PendingEvent};
 pub use fitness::{Unfit, check_fitness};
 pub use held::{HeldEvent, HeldFilter, held, held_event};
-pub use hold::{Held, Hold, HoldCause, hold};
+pub use hold::{Destination, Held, Hold, HoldCause, hold};
 pub use horizon::{HorizonHolder, horizon_holders};
 pub use orphans::remove_orphans;
-pub use read::{BatchLimits, read_events_after, read_pending};
+pub use read::{BatchLimits, limit_statements, read_events_after, read_pending};
 pub use redrive::{
     Discarded, Redriven, TopicKey, dead_keys, discard, discardable, redrivable, redrive,
 };
@@ -35,21 +34,19 @@ pub use replay::{ReplayBounds, Window, database_time, replay, replayable};
 pub use retention::{Cleaned, Done, clean};
 pub use settle::{Settled, settle};
 pub use status::{
-    Backlog, HeldCounts, Sendable, SlotStatus, backlog, first_sendable, held_counts,
-    published_count, slots,
+    Backlog, HeldCounts, LowestPending, SlotStatus, StateAge, backlog, held_counts, lowest_pending,
+    oldest_by_state, published_count, slots, slots_to_watch, still_waiting,
 };
-pub use unavailable::{
-    Head, ProbeLimits, Unavailable, bury_unavailable, move_back, probe_events, settle_unavailable,
-    unavailable,
-};
+pub use unavailable::{UnavailableGroup, move_back, unavailable_groups};
 pub use verify::{Offender, Verified, verify};
-pub use waiting::waiting_keys;
 
 /// The statements whose plans matter, for the tests that look at those plans.
 pub mod statements {
+    pub use super::hold::HOLD;
     pub use super::read::READ_PENDING;
     pub use super::replay::{REPLAY_BY_ID, REPLAY_BY_KEY};
     pub use super::retention::{CLEAN_DISCARDED, CLEAN_PUBLISHED};
     pub use super::settle::{SETTLE, SETTLE_BY_ID};
-    pub use super::status::{BACKLOG, FIRST_SENDABLE, HELD_COUNTS};
+    pub use super::status::{BACKLOG, HELD_COUNTS, LOWEST_PENDING};
+    pub use super::unavailable::{GROUPS, MOVE_BACK};
 }

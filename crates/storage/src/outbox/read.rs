@@ -1,21 +1,24 @@
 //! Reading what is pending, for all idle slots at once.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{
     Array, BigInt, Integer, Json, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use domain::{OutboxEvent, Slot};
 use futures::TryStreamExt;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::batch::{Batch, Parked, PendingRow, joined};
+use super::batch::{Batch, PendingRow, joined};
 use super::columns::{EventColumns, JsonText, TextHeaders, event_from};
+use super::hold::Destination;
 use super::redrive::TopicKey;
+use super::unavailable::{UnavailableGroup, slot_from};
 use crate::cached::cached_rows;
 use crate::error::StorageError;
 use crate::xid::{Place, RowVersion, Tid, Writer, Xid};
@@ -33,14 +36,15 @@ pub struct BatchLimits {
     pub event_bytes: i64,
 }
 
-/// One snapshot in three parts: what is pending, its events but for those that are too large, and
-/// which follow a held one. The caller joins them: joined here, each event would cost a descent of
-/// its own.
+/// One snapshot in four parts: what is pending, its events but for those that are too large, which of
+/// them follow a dead one, and the groups of unavailable events in the slots and topics found. The
+/// caller joins them: joined here, each event would cost a descent of its own.
 ///
 /// Plan: per slot one walk along `outbox_pending_pkey`; one walk along `outbox_event_pkey` over all
-/// ids found, which are mostly neighbours; and only while anything is held, a look-up in
-/// `outbox_held_key` per event. The `order by slot, id` is what makes the planner walk the index
-/// instead of sorting; the session's settings (`Session::with_index_plans`) do the rest.
+/// ids found, which are mostly neighbours; only while any event is dead, a look-up in
+/// `outbox_held_key` per event; only where a slot has unavailable events, a probe of
+/// `outbox_held_unavailable` per group. The `order by slot, id` is what makes the planner walk the
+/// index instead of sorting; the session's settings (`Session::with_index_plans`) do the rest.
 pub const READ_PENDING: &str = "\
 with n as materialized (
     select slot, id, bytes, writer, place
@@ -56,23 +60,46 @@ with n as materialized (
     where total - bytes < ?)
 select n.id, n.slot, n.bytes, n.writer, n.place,
        null::uuid, null::text, null::text, null::text, null::smallint, null::json, null::jsonb,
-       null::timestamptz, null::bigint, null::text
+       null::timestamptz, null::bigint, null::integer, null::integer
 from n
 union all
 select e.id, null, null, null, null,
        e.event_id, e.topic, e.key, e.event_type, e.schema_version, e.payload, e.headers,
-       e.created_at, null, null
+       e.created_at, null, null, null
 from outbox_event e where e.id = any(array(select id from n where bytes <= ?))
 union all
 select e.id, null, null, null, null, null, null, null, null, null, null, null, null,
-       held.id, held.cause
+       dead.id, null, null
 from outbox_event e
 cross join lateral (
-    select h.id, h.cause from outbox_held h
-    where h.topic = e.topic and h.key = e.key and h.id < e.id and h.discarded_at is null
-    order by h.id limit 1) held
-where (select exists (select from outbox_held where discarded_at is null))
-  and e.id = any(array(select id from n))";
+    select h.id from outbox_held h
+    where h.topic = e.topic and h.key = e.key and h.id < e.id
+      and h.cause <> 'unavailable' and h.discarded_at is null
+    order by h.topic, h.key, h.id limit 1) dead
+where (select exists (select from outbox_held where cause <> 'unavailable' and discarded_at is null))
+  and e.id = any(array(select id from n))
+union all
+select g.id, t.slot, null, null, null, null, t.topic, null, null, null, null, null, null, null,
+       g.partition_count, g.partition
+from (
+    select distinct n.slot, e.topic from n join outbox_event e on e.id = n.id
+    where n.slot = any(array(
+        select s.slot from unnest(?) s(slot)
+        cross join lateral (
+            select from outbox_held h where h.slot = s.slot and h.cause = 'unavailable'
+            order by h.slot, h.topic limit 1) u))) t
+cross join lateral (
+    with recursive g as (
+        (select h.partition_count, h.partition, h.id from outbox_held h
+         where h.slot = t.slot and h.topic = t.topic and h.cause = 'unavailable'
+         order by h.slot, h.topic, h.partition_count, h.partition, h.id limit 1)
+        union all
+        select n.* from g cross join lateral (
+            select h.partition_count, h.partition, h.id from outbox_held h
+            where h.slot = t.slot and h.topic = t.topic and h.cause = 'unavailable'
+              and (h.partition_count, h.partition) > (g.partition_count, g.partition)
+            order by h.slot, h.topic, h.partition_count, h.partition, h.id limit 1) n)
+    select * from g) g";
 
 type Columns = (
     BigInt,
@@ -89,10 +116,11 @@ type Columns = (
     Nullable<Jsonb>,
     Nullable<Timestamptz>,
     Nullable<BigInt>,
-    Nullable<Text>,
+    Nullable<Integer>,
+    Nullable<Integer>,
 );
 
-/// A row of any of the three parts.
+/// A row of any of the parts.
 #[derive(Queryable)]
 struct Row {
     id: i64,
@@ -108,8 +136,27 @@ struct Row {
     payload: Option<JsonText>,
     headers: Option<TextHeaders>,
     created_at: Option<OffsetDateTime>,
-    held_id: Option<i64>,
-    held_cause: Option<String>,
+    dead_id: Option<i64>,
+    partition_count: Option<i32>,
+    partition: Option<i32>,
+}
+
+/// Limits what each later statement of this session may take: a read may need longer than what a lease
+/// allows, since it holds no lock.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn limit_statements(
+    conn: &mut AsyncPgConnection,
+    limit: Duration,
+) -> Result<(), StorageError> {
+    let (statement_ms, transaction_ms) = (limit.as_millis(), limit.as_millis() + 1_000);
+    let sql = format!(
+        "set statement_timeout = {statement_ms}; \
+         select set_config(name, '{transaction_ms}', false) from pg_settings \
+         where name = 'transaction_timeout';"
+    );
+    Ok(conn.batch_execute(&sql).await?)
 }
 
 /// Reads the lowest pending events of each of `slots`, which must have nothing in flight. Where not
@@ -124,13 +171,14 @@ pub async fn read_pending(
 ) -> Result<Batch, StorageError> {
     let slots: Vec<i16> = slots.iter().map(|slot| slot.number()).collect();
     let statement = cached_rows::<Columns>(READ_PENDING)
-        .bind::<Array<SmallInt>, _>(slots)
+        .bind::<Array<SmallInt>, _>(&slots)
         .bind::<BigInt, _>(limits.events)
         .bind::<BigInt, _>(limits.bytes)
         .bind::<BigInt, _>(limits.total_bytes)
-        .bind::<BigInt, _>(limits.event_bytes);
-    let (mut pending, mut events) = (Vec::new(), Vec::new());
-    let (mut parked, mut too_large) = (HashMap::new(), Vec::new());
+        .bind::<BigInt, _>(limits.event_bytes)
+        .bind::<Array<SmallInt>, _>(&slots);
+    let (mut pending, mut events, mut groups) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut blocked, mut too_large) = (HashMap::new(), Vec::new());
     // Taken as they arrive: all of them at once are several times as large as what they become.
     let mut rows = statement.load_stream::<Row>(conn).await?;
     while let Some(row) = rows.try_next().await? {
@@ -140,16 +188,17 @@ pub async fn read_pending(
                 too_large.push(id);
             }
             pending.push((id, read));
-        } else if let Some(behind) = row.held_id {
-            let cause = row.held_cause.unwrap_or_default();
-            parked.insert(id, Parked { behind, cause });
+        } else if let Some(dead) = row.dead_id {
+            blocked.insert(id, dead);
+        } else if let Some(destination) = destination_of(&row) {
+            groups.push(group(row, destination)?);
         } else if let Some(event) = event_of(row) {
             events.push((id, event));
         }
     }
     drop(rows);
     let outlines = outlines(conn, too_large).await?;
-    Ok(joined(pending, events, parked, outlines))
+    Ok(joined(pending, events, &blocked, groups, outlines))
 }
 
 /// The topics and keys of events whose contents are not read.
@@ -182,16 +231,29 @@ fn pending_row(row: &Row) -> Result<Option<PendingRow>, StorageError> {
     else {
         return Ok(None);
     };
-    let slot = Slot::try_from(i32::from(slot)).map_err(|e| StorageError::Unreadable {
-        column: "outbox_pending.slot",
-        reason: e.to_string(),
-    })?;
+    let slot = slot_from(slot, "outbox_pending.slot")?;
     let version = RowVersion { writer, place };
     Ok(Some(PendingRow {
         slot,
         bytes,
         version,
     }))
+}
+
+fn destination_of(row: &Row) -> Option<Destination> {
+    Some(Destination {
+        partition_count: row.partition_count?,
+        partition: row.partition?,
+    })
+}
+
+fn group(row: Row, destination: Destination) -> Result<UnavailableGroup, StorageError> {
+    Ok(UnavailableGroup {
+        slot: slot_from(row.slot.unwrap_or_default(), "outbox_held.slot")?,
+        topic: row.topic.unwrap_or_default(),
+        destination,
+        lowest: row.id,
+    })
 }
 
 fn event_of(row: Row) -> Option<OutboxEvent> {

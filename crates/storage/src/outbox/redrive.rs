@@ -1,9 +1,9 @@
 //! Letting held keys go: re-driving dead events, and giving them up.
 //!
 //! Each is one transaction under the locks of its keys, at any moment, without a word to a relay:
-//! a relay that read an event as parked looks again, under the same lock, before it holds it.
+//! a relay that read an event as blocked looks again, under the same lock, before it holds it.
 //! What moves back is pending like any other event: if something before it is still held, the
-//! relay parks it again. So moving too much back is harmless, and leaving an event parked behind
+//! relay holds it again. So moving too much back is harmless, and leaving an event blocked by
 //! nothing is the one mistake to avoid. Unavailable events are the relay's own business. What is
 //! pending already, because somebody wrote a held id anew by hand, stays as it is.
 
@@ -44,14 +44,6 @@ pub struct Discarded {
     pub returned: i64,
 }
 
-/// What a pending row says of an event `e`: as the trigger on `outbox_event` counts.
-macro_rules! event_bytes {
-    () => {
-        "octet_length(e.key) + octet_length(e.payload::text) + octet_length(e.headers::text)"
-    };
-}
-pub(super) use event_bytes;
-
 /// The given keys.
 macro_rules! keys {
     () => {
@@ -62,7 +54,7 @@ macro_rules! keys {
 /// A walk along `outbox_held_key`. Keys whose held events are all unavailable are left out.
 const DEAD_KEYS: &str = "\
 select h.topic, h.key from outbox_held h
-where h.discarded_at is null and h.cause in ('dead', 'behind')
+where h.discarded_at is null and h.cause <> 'unavailable'
   and ($1 is null or (h.topic, h.key) > ($1, $2))
 group by h.topic, h.key order by h.topic, h.key limit $3";
 
@@ -92,14 +84,11 @@ with moved as (
     keys!(),
     "
     where h.topic = k.topic and h.key = k.key and h.discarded_at is null
-      and h.cause in ('dead', 'behind')
-    returning h.slot, h.id, h.cause),
+      and h.cause <> 'unavailable'
+    returning h.slot, h.id, h.bytes, h.cause),
 queued as (
-    insert into outbox_pending (slot, id, bytes)
-    select m.slot, m.id, ",
-    event_bytes!(),
-    "
-    from moved m join outbox_event e using (id) on conflict (slot, id) do nothing)
+    insert into outbox_pending (slot, id, bytes) select slot, id, bytes from moved
+    on conflict (slot, id) do nothing)
 select count(*) filter (where cause = 'dead') as dead,
        count(*) filter (where cause = 'behind') as behind from moved"
 );
@@ -138,7 +127,8 @@ pub async fn redrivable(
         "select count(*) filter (where h.cause = 'dead') as dead, \
          count(*) filter (where h.cause = 'behind') as behind from outbox_held h join ",
         keys!(),
-        " on h.topic = k.topic and h.key = k.key where h.discarded_at is null"
+        " on h.topic = k.topic and h.key = k.key \
+         where h.discarded_at is null and h.cause <> 'unavailable'"
     ))
     .bind::<Array<Text>, _>(topics)
     .bind::<Array<Text>, _>(keys)
@@ -151,8 +141,8 @@ const DISCARD: &str = concat!(
 update outbox_held h set discarded_at = clock_timestamp() from ",
     keys!(),
     "
-where h.topic = k.topic and h.key = k.key and h.discarded_at is null and h.cause = 'dead'
-  and ($3 is null or h.id = $3)"
+where h.topic = k.topic and h.key = k.key and h.discarded_at is null
+  and h.cause <> 'unavailable' and h.cause = 'dead' and ($3 is null or h.id = $3)"
 );
 
 /// A key may have several dead events (a later one was held before an earlier one committed, or a
@@ -162,25 +152,23 @@ const RETURN: &str = concat!(
 with key as (
     select k.topic, k.key, (
         select min(d.id) from outbox_held d
-        where d.topic = k.topic and d.key = k.key and d.discarded_at is null and d.cause = 'dead'
-    ) as first_dead from (select distinct topic, key from ",
+        where d.topic = k.topic and d.key = k.key and d.discarded_at is null
+          and d.cause <> 'unavailable' and d.cause = 'dead') as first_dead from (select distinct topic, key from ",
     keys!(),
     ") k),
 moved as (
     delete from outbox_held h using key
     where h.topic = key.topic and h.key = key.key and h.discarded_at is null
-      and h.cause = 'behind' and (key.first_dead is null or h.id < key.first_dead)
-    returning h.slot, h.id),
+      and h.cause <> 'unavailable' and h.cause = 'behind'
+      and (key.first_dead is null or h.id < key.first_dead)
+    returning h.slot, h.id, h.bytes),
 queued as (
-    insert into outbox_pending (slot, id, bytes)
-    select m.slot, m.id, ",
-    event_bytes!(),
-    "
-    from moved m join outbox_event e using (id) on conflict (slot, id) do nothing),
+    insert into outbox_pending (slot, id, bytes) select slot, id, bytes from moved
+    on conflict (slot, id) do nothing),
 waiting as (
     update outbox_held h set behind = key.first_dead from key
     where h.topic = key.topic and h.key = key.key and h.discarded_at is null
-      and h.cause = 'behind' and h.id > key.first_dead
+      and h.cause <> 'unavailable' and h.cause = 'behind' and h.id > key.first_dead
       and h.behind is distinct from key.first_dead)
 select count(*) as returned, $3::bigint as discarded from moved"
 );
@@ -232,7 +220,8 @@ pub async fn discardable(
              and d.discarded_at is null and d.cause = 'dead' and not ($3 is null or d.id = $3) \
          )) as returned from outbox_held h join ",
         keys!(),
-        " on h.topic = k.topic and h.key = k.key where h.discarded_at is null"
+        " on h.topic = k.topic and h.key = k.key \
+         where h.discarded_at is null and h.cause <> 'unavailable'"
     ))
     .bind::<Array<Text>, _>(topics)
     .bind::<Array<Text>, _>(keys)

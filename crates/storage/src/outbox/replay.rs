@@ -8,8 +8,14 @@ use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use time::OffsetDateTime;
 
-use super::redrive::event_bytes;
 use crate::error::StorageError;
+
+/// What a pending row says of an event `e`: as the trigger on `outbox_event` counts.
+macro_rules! event_bytes {
+    () => {
+        "octet_length(e.key) + octet_length(e.payload::text) + octet_length(e.headers::text)"
+    };
+}
 
 /// Which published events. Every bound must hold; `None` is no bound.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! How much waits, where and since when, at a cost that does not grow with it.
 
+use std::collections::HashSet;
+
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Array, BigInt, Double, Nullable, SmallInt, Text, Uuid as SqlUuid};
@@ -7,7 +9,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::Slot;
 use uuid::Uuid;
 
+use super::unavailable::slot_from;
 use crate::error::StorageError;
+use crate::lease::MemberId;
 
 /// What is still to publish.
 #[derive(Debug, Clone, Copy, PartialEq, QueryableByName)]
@@ -149,44 +153,151 @@ pub async fn slots(
         .await?)
 }
 
-/// An event that nothing stands in the way of, but a relay that is at work.
-#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
-pub struct Sendable {
-    #[diesel(sql_type = BigInt)]
+/// The first pending event of a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LowestPending {
+    pub slot: Slot,
     pub id: i64,
-    #[diesel(sql_type = Text)]
     pub topic: String,
-    #[diesel(sql_type = Text)]
     pub key: String,
 }
 
-/// Plan: per slot a walk along `outbox_pending_pkey` that ends at the first event without a held
-/// one before it, at the bound at the latest.
-pub const FIRST_SENDABLE: &str = "\
-select n.id, n.topic, n.key from unnest($1) s(slot)
-cross join lateral (
-    select e.id, e.topic, e.key from (
-        select p.id from outbox_pending p where p.slot = s.slot order by p.slot, p.id limit $2) q
-    join outbox_event e on e.id = q.id
-    where not exists (select from outbox_held h where h.topic = e.topic and h.key = e.key
-                      and h.id < e.id and h.discarded_at is null)
-    limit 1) n
-order by n.id limit 1";
+/// Plan: per slot the first entry of a walk along `outbox_pending_pkey`.
+pub const LOWEST_PENDING: &str = "\
+select s.slot, e.id, e.topic, e.key from unnest($1) s(slot)
+cross join lateral (select p.id from outbox_pending p where p.slot = s.slot
+                    order by p.slot, p.id limit 1) first
+join outbox_event e using (id)";
 
-/// An event among the first `bound` of one of these slots that could be sent: the oldest there is.
+/// The first pending event of each of these slots that has one. Where dead entries cannot be vacuumed
+/// each slot costs a walk over its own: ask for few at a time.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn first_sendable(
+pub async fn lowest_pending(
     conn: &mut AsyncPgConnection,
     slots: &[Slot],
-    bound: i64,
-) -> Result<Option<Sendable>, StorageError> {
+) -> Result<Vec<LowestPending>, StorageError> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SmallInt)]
+        slot: i16,
+        #[diesel(sql_type = BigInt)]
+        id: i64,
+        #[diesel(sql_type = Text)]
+        topic: String,
+        #[diesel(sql_type = Text)]
+        key: String,
+    }
     let slots: Vec<i16> = slots.iter().map(|slot| slot.number()).collect();
-    Ok(sql_query(FIRST_SENDABLE)
+    let rows: Vec<Row> = sql_query(LOWEST_PENDING)
         .bind::<Array<SmallInt>, _>(slots)
-        .bind::<BigInt, _>(bound)
-        .get_result(conn)
-        .await
-        .optional()?)
+        .load(conn)
+        .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(LowestPending {
+                slot: slot_from(row.slot, "outbox_pending.slot")?,
+                id: row.id,
+                topic: row.topic,
+                key: row.key,
+            })
+        })
+        .collect()
+}
+
+/// Which of these events, given by slot and id, still wait: pending, or held as unavailable. Plan: a
+/// look-up by primary key for each.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn still_waiting(
+    conn: &mut AsyncPgConnection,
+    events: &[(Slot, i64)],
+) -> Result<HashSet<i64>, StorageError> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = BigInt)]
+        id: i64,
+    }
+    let (slots, ids): (Vec<i16>, Vec<i64>) =
+        events.iter().map(|(slot, id)| (slot.number(), *id)).unzip();
+    let rows: Vec<Row> = sql_query(
+        "select n.id from unnest($1, $2) n(slot, id) \
+         where exists (select from outbox_pending p where p.slot = n.slot and p.id = n.id) \
+            or exists (select from outbox_held h where h.id = n.id and h.cause = 'unavailable')",
+    )
+    .bind::<Array<SmallInt>, _>(slots)
+    .bind::<Array<BigInt>, _>(ids)
+    .load(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| row.id).collect())
+}
+
+/// The slots that a member answers for, ascending: those that the table says are its own, whatever it
+/// believes, and those of no living member.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn slots_to_watch(
+    conn: &mut AsyncPgConnection,
+    scope: &str,
+    member: MemberId,
+) -> Result<Vec<Slot>, StorageError> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SmallInt)]
+        slot: i16,
+    }
+    let rows: Vec<Row> = sql_query(
+        "select s.slot::smallint as slot from generate_series(0, 31) s(slot) \
+         left join lease l on l.scope = $1 and l.unit = s.slot \
+         where l.owner = $2 or not exists ( \
+             select from lease_member m where m.scope = l.scope and m.member_id = l.owner \
+             and m.expires_at > clock_timestamp() and m.expires_at <= clock_timestamp() + m.ttl) \
+         order by s.slot",
+    )
+    .bind::<Text, _>(scope)
+    .bind::<SqlUuid, _>(member.as_uuid())
+    .load(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| slot_from(row.slot, "lease.unit"))
+        .collect()
+}
+
+/// For how long the oldest event of a state has waited.
+#[derive(Debug, Clone, PartialEq, QueryableByName)]
+pub struct StateAge {
+    /// `pending`, `dead`, `behind` or `unavailable`.
+    #[diesel(sql_type = Text)]
+    pub state: String,
+    /// Since the event was written.
+    #[diesel(sql_type = Double)]
+    pub seconds: f64,
+}
+
+/// Ids are drawn in the order of time, so the lowest of a state is its oldest. Plan: the first entry
+/// of each slot; a walk along `outbox_held_pkey` to the first of each cause.
+const OLDEST_BY_STATE: &str = "\
+select o.state, extract(epoch from clock_timestamp() - o.created_at)::float8 as seconds from (
+    select 'pending' as state, min(e.created_at) as created_at
+    from generate_series(0, 31) s(slot)
+    cross join lateral (select p.id from outbox_pending p where p.slot = s.slot
+                        order by p.slot, p.id limit 1) first
+    join outbox_event e using (id)
+    union all
+    select c.cause, e.created_at from unnest(array['dead', 'behind', 'unavailable']) c(cause)
+    cross join lateral (select h.id from outbox_held h
+                        where h.cause = c.cause and h.discarded_at is null
+                        order by h.id limit 1) first
+    join outbox_event e using (id)) o
+where o.created_at is not null";
+
+/// For how long the oldest event of each state has waited; states without an event are left out.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn oldest_by_state(conn: &mut AsyncPgConnection) -> Result<Vec<StateAge>, StorageError> {
+    Ok(sql_query(OLDEST_BY_STATE).load(conn).await?)
 }

@@ -18,7 +18,7 @@ pub struct Offender {
     pub event_id: Option<Uuid>,
     /// What is wrong: `unqueued` (in none of the three), `pending and published` and its like,
     /// `pending in a wrong slot`, `pending without an event` and its like, `behind nothing` (held,
-    /// and nothing before it is).
+    /// and nothing of its key before it is).
     #[diesel(sql_type = Text)]
     pub state: String,
 }
@@ -66,9 +66,9 @@ select o.id, e.event_id, o.state from (
     where not exists (select from outbox_event e where e.id = h.id)
     union all
     select h.id, 'behind nothing' from outbox_held h
-    where h.cause = 'behind' and not exists (
+    where h.cause = 'behind' and h.discarded_at is null and not exists (
         select from outbox_held d where d.topic = h.topic and d.key = h.key
-        and d.discarded_at is null and d.id < h.id)
+        and d.cause <> 'unavailable' and d.discarded_at is null and d.id < h.id)
     limit $1) o
 left join outbox_event e on e.id = o.id
 order by o.id";

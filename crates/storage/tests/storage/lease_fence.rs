@@ -6,7 +6,7 @@ use std::time::Duration;
 use local_stack::testing::eventually;
 use storage::Connection;
 use storage::lease::{MemberId, claim, ensure_units, renew};
-use storage::outbox::{Hold, HoldCause, PendingEvent, append, hold};
+use storage::outbox::{Destination, Hold, HoldCause, PendingEvent, append, hold};
 
 use crate::support::{Fixture, TTL, event, read_all};
 
@@ -20,6 +20,7 @@ fn dead(event: &PendingEvent, epoch: i64) -> Hold {
         version: event.version,
         topic: event.event.topic.clone(),
         key: event.event.key.clone(),
+        destination: Destination::NOWHERE,
         cause: HoldCause::Dead,
         error: None,
         attempts: 1,

@@ -9,7 +9,8 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use storage::lease::{Keeper, Leases};
 use storage::outbox::{
-    BatchLimits, Held, Hold, HoldCause, PendingEvent, Settled, hold, read_pending, settle,
+    BatchLimits, Destination, Held, Hold, HoldCause, PendingEvent, Settled, hold, read_pending,
+    settle,
 };
 use storage::{Connection, Database, Session, StorageError};
 use tokio::task::JoinHandle;
@@ -200,7 +201,7 @@ impl Member {
             }
             return;
         };
-        let to_hold = next.event.key.starts_with(POISON) || next.parked.is_some();
+        let to_hold = next.event.key.starts_with(POISON) || next.blocked_by.is_some();
         if checked && self.falls_asleep(if to_hold { 2 } else { 150 }, random, log) {
             return;
         }
@@ -241,7 +242,7 @@ impl Member {
         let mut conn = self.connection.take().unwrap();
         let member = self.leases.member();
         let slot = event.slot;
-        let parked = event.parked.is_some();
+        let parked = event.blocked_by.is_some();
         let hold_it = Hold {
             slot,
             epoch,
@@ -249,8 +250,9 @@ impl Member {
             version: event.version,
             topic: event.event.topic,
             key: event.event.key,
+            destination: Destination::NOWHERE,
             cause: if parked {
-                HoldCause::Parked
+                HoldCause::Blocked
             } else {
                 HoldCause::Dead
             },

@@ -203,7 +203,7 @@ async fn an_event_that_is_too_large_is_not_read_and_nothing_behind_it_in_its_slo
 }
 
 #[tokio::test]
-async fn later_events_of_a_held_key_are_parked() {
+async fn later_events_of_a_dead_one_s_key_are_blocked() {
     let fixture = Fixture::new().await;
     let mut conn = fixture.connect().await;
     append(
@@ -215,24 +215,24 @@ async fn later_events_of_a_held_key_are_parked() {
     fixture
         .run(
             "with moved as (delete from outbox_pending where id = 2 returning slot, id)
-             insert into outbox_held (id, slot, topic, key, cause)
-             select id, slot, 't', 'k', 'dead' from moved",
+             insert into outbox_held (bytes, id, slot, topic, key, cause)
+             select 10, id, slot, 't', 'k', 'dead' from moved",
         )
         .await;
-    let parked = |read: Vec<PendingEvent>| {
+    let blocked = |read: Vec<PendingEvent>| {
         read.into_iter()
-            .map(|p| (p.id, p.parked.map(|parked| parked.behind)))
+            .map(|p| (p.id, p.blocked_by))
             .collect::<Vec<_>>()
     };
     assert_eq!(
-        parked(read_all(&mut conn).await),
+        blocked(read_all(&mut conn).await),
         [(1, None), (3, None), (4, Some(2))]
     );
     fixture
         .run("update outbox_held set discarded_at = now()")
         .await;
     assert_eq!(
-        parked(read_all(&mut conn).await),
+        blocked(read_all(&mut conn).await),
         [(1, None), (3, None), (4, None)]
     );
 }

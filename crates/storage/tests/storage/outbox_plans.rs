@@ -4,7 +4,7 @@ use diesel::sql_types::Text;
 use diesel::{QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 use storage::Connection;
-use storage::outbox::statements::{READ_PENDING, SETTLE, SETTLE_BY_ID};
+use storage::outbox::statements::{HOLD, MOVE_BACK, READ_PENDING, SETTLE, SETTLE_BY_ID};
 
 use crate::support::Fixture;
 
@@ -21,6 +21,14 @@ pub(crate) async fn plan(conn: &mut Connection, statement: &str, binds: &[&str])
     }
     let lines: Vec<Line> = sql_query(statement).load(conn).await.unwrap();
     lines.into_iter().map(|l| l.line + "\n").collect()
+}
+
+/// The statement with its numbered parameters replaced.
+pub(crate) fn filled_in(statement: &str, binds: &[&str]) -> String {
+    let places = binds.iter().enumerate().rev();
+    places.fold(statement.to_owned(), |filled, (place, value)| {
+        filled.replace(&format!("${}", place + 1), value)
+    })
 }
 
 /// 200,000 published and 20,000 pending events.
@@ -57,6 +65,7 @@ async fn the_read_and_the_settle_walk_indexes_whatever_the_statistics() {
                 "393216",
                 "12582912",
                 "67108864",
+                "array[0, 1, 2, 31]::smallint[]",
             ],
         )
         .await;
@@ -64,6 +73,7 @@ async fn the_read_and_the_settle_walk_indexes_whatever_the_statistics() {
             "using outbox_pending_pkey on outbox_pending",
             "using outbox_event_pkey on outbox_event",
             "using outbox_held_key on outbox_held",
+            "using outbox_held_unavailable on outbox_held",
         ] {
             assert!(
                 read.contains(part),
@@ -71,12 +81,23 @@ async fn the_read_and_the_settle_walk_indexes_whatever_the_statistics() {
             );
         }
         assert!(!read.contains("Seq Scan"), "analyzed {analyzed}\n{read}");
-        // What was found is put in the order of turns; what is pending was not sorted to find it.
+        // What was found is put in the order of turns, and its slots and topics are told apart; what
+        // is pending was not sorted to find it.
         let sorts: Vec<_> = read.lines().filter(|l| l.contains("Sort Key")).collect();
         assert!(
-            matches!(sorts[..], [by_turn] if by_turn.contains("turn")),
+            matches!(sorts[..], [by_turn, by_topic]
+                if by_turn.contains("turn") && by_topic.contains("topic")),
             "analyzed {analyzed}\n{read}"
         );
+        // Where unavailable events lie is found by probes, not by walking along them.
+        let lines: Vec<&str> = read.lines().collect();
+        for walk in lines.windows(2) {
+            if walk[0].contains("outbox_held_unavailable") {
+                let probe = walk[1].contains("Index Cond: (slot = ")
+                    || walk[1].contains("Index Cond: ((slot = ");
+                assert!(probe, "analyzed {analyzed}\n{read}");
+            }
+        }
         // One walk for all events, not one per event.
         assert!(
             read.contains("Index Cond: (id = ANY ("),
@@ -94,6 +115,75 @@ async fn the_read_and_the_settle_walk_indexes_whatever_the_statistics() {
             (by_id, "using outbox_pending_pkey on outbox_pending"),
         ] {
             assert!(plan.contains(part), "analyzed {analyzed}\n{plan}");
+            assert!(!plan.contains("Seq Scan"), "analyzed {analyzed}\n{plan}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn holding_and_moving_back_walk_indexes_whatever_the_statistics() {
+    let fixture = Fixture::new().await;
+    fill(&fixture).await;
+    let who = ["'outbox-relay'::text", "gen_random_uuid()"];
+    let (int, long) = ("array[1]::int[]", "array[1]::bigint[]");
+    let texts = "array['t']::text[]";
+    let hold = [
+        who[0],
+        who[1],
+        int,
+        long,
+        "array[1]::smallint[]",
+        long,
+        long,
+        "array['1']::xid[]",
+        texts,
+        texts,
+        int,
+        int,
+        texts,
+        texts,
+        int,
+    ];
+    let back = [
+        who[0],
+        who[1],
+        "1",
+        "1::bigint",
+        "'t'::text",
+        int,
+        int,
+        "1000::bigint",
+    ];
+    for analyzed in [false, true] {
+        if analyzed {
+            fixture.run("analyze").await;
+        }
+        let mut conn = fixture.connect().await;
+        for (statement, binds, parts) in [
+            (
+                HOLD,
+                &hold[..],
+                [
+                    "outbox_pending_pkey on outbox_pending",
+                    "lease_pkey on lease",
+                ],
+            ),
+            (
+                MOVE_BACK,
+                &back[..],
+                [
+                    "outbox_held_unavailable on outbox_held",
+                    "Tid Scan on outbox_held",
+                ],
+            ),
+        ] {
+            let plan = plan(&mut conn, &filled_in(statement, binds), &[]).await;
+            for part in parts {
+                assert!(
+                    plan.contains(part),
+                    "analyzed {analyzed}, no {part} in\n{plan}"
+                );
+            }
             assert!(!plan.contains("Seq Scan"), "analyzed {analyzed}\n{plan}");
         }
     }

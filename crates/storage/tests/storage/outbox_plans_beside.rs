@@ -2,11 +2,11 @@
 //! they look at, not what is there.
 
 use storage::outbox::statements::{
-    BACKLOG, CLEAN_DISCARDED, CLEAN_PUBLISHED, FIRST_SENDABLE, HELD_COUNTS, REPLAY_BY_ID,
+    BACKLOG, CLEAN_DISCARDED, CLEAN_PUBLISHED, GROUPS, HELD_COUNTS, LOWEST_PENDING, REPLAY_BY_ID,
     REPLAY_BY_KEY,
 };
 
-use crate::outbox_plans::{fill, plan};
+use crate::outbox_plans::{fill, filled_in, plan};
 use crate::support::Fixture;
 
 const REPLAY_BINDS: [&str; 7] = [
@@ -19,14 +19,6 @@ const REPLAY_BINDS: [&str; 7] = [
     "null::text",
 ];
 
-/// The statement with its numbered parameters replaced.
-fn filled_in(statement: &str, binds: &[&str]) -> String {
-    let places = binds.iter().enumerate().rev();
-    places.fold(statement.to_owned(), |filled, (place, value)| {
-        filled.replace(&format!("${}", place + 1), value)
-    })
-}
-
 #[tokio::test]
 async fn nothing_beside_the_pipeline_walks_a_whole_table() {
     let fixture = Fixture::new().await;
@@ -34,7 +26,7 @@ async fn nothing_beside_the_pipeline_walks_a_whole_table() {
     let mut of_key = REPLAY_BINDS;
     of_key[5] = "'4711'::text";
     let clean = ["100000::bigint", "2000::bigint", "86400::float8"];
-    let statements: [(&str, &str, &[&str], &[&str]); 7] = [
+    let statements: [(&str, &str, &[&str], &[&str]); 8] = [
         (
             "retention",
             CLEAN_PUBLISHED,
@@ -78,13 +70,16 @@ async fn nothing_beside_the_pipeline_walks_a_whole_table() {
             &["using outbox_held_pkey on outbox_held"],
         ),
         (
-            "what could be sent",
-            FIRST_SENDABLE,
-            &["array[0, 31]::smallint[]", "100::bigint"],
-            &[
-                "using outbox_pending_pkey on outbox_pending",
-                "using outbox_held_key on outbox_held",
-            ],
+            "the first of each slot",
+            LOWEST_PENDING,
+            &["array[0, 31]::smallint[]"],
+            &["using outbox_pending_pkey on outbox_pending"],
+        ),
+        (
+            "groups",
+            GROUPS,
+            &["array[0, 31]::smallint[]"],
+            &["using outbox_held_unavailable on outbox_held"],
         ),
     ];
     for analyzed in [false, true] {

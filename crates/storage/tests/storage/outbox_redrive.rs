@@ -33,9 +33,9 @@ async fn held_as(causes: &str) -> Fixture {
         };
         fixture
             .run(&format!(
-                "with moved as (delete from outbox_pending where id = {id} returning slot, id)
-                 insert into outbox_held (id, slot, topic, key, cause, behind)
-                 select m.id, m.slot, e.topic, e.key, '{cause}', {behind}
+                "with moved as (delete from outbox_pending where id = {id} returning slot, id, bytes)
+                 insert into outbox_held (bytes, id, slot, topic, key, cause, behind)
+                 select m.bytes, m.id, m.slot, e.topic, e.key, '{cause}', {behind}
                  from moved m join outbox_event e using (id)"
             ))
             .await;

@@ -89,8 +89,8 @@ async fn what_is_pending_or_held_stays_and_what_is_discarded_goes() {
     .await
     .unwrap();
     let hold = "with moved as (delete from outbox_pending where id > 1 returning slot, id)
-        insert into outbox_held (id, slot, topic, key, cause, held_at, discarded_at)
-        select m.id, m.slot, e.topic, e.key,
+        insert into outbox_held (bytes, id, slot, topic, key, cause, held_at, discarded_at)
+        select 10, m.id, m.slot, e.topic, e.key,
                case m.id when 4 then 'behind' when 5 then 'unavailable' else 'dead' end,
                now() - interval '9 days', case m.id when 2 then now() - interval '25 hours' end
         from moved m join outbox_event e using (id)";

@@ -4,8 +4,8 @@
 use storage::Connection;
 use storage::lease::{MemberId, claim, ensure_units, renew};
 use storage::outbox::{
-    Hold, HoldCause, ReplayBounds, TopicKey, append, discard, hold, move_back, redrive, replay,
-    unavailable,
+    Destination, Hold, HoldCause, ReplayBounds, TopicKey, append, discard, hold, move_back,
+    redrive, replay,
 };
 
 use crate::support::{Fixture, TTL, event, read_all, settled};
@@ -26,8 +26,8 @@ async fn rewritten(causes: &str) -> (Fixture, Connection, MemberId) {
                         where cause is not null),
              moved as (delete from outbox_pending p using d where p.id = d.id
                        returning p.id, p.slot, d.cause)
-             insert into outbox_held (id, slot, topic, key, cause, behind)
-             select id, slot, 't', 'k', cause, case cause when 'behind' then 1 end from moved"
+             insert into outbox_held (bytes, id, slot, topic, key, cause, behind)
+             select 10, id, slot, 't', 'k', cause, case cause when 'behind' then 1 end from moved"
         ))
         .await;
     write_anew(&fixture, "select id from outbox_held").await;
@@ -70,15 +70,16 @@ async fn an_id_that_is_held_already_is_held_for_its_new_cause() {
         version: pending[index].version,
         topic: "t".to_owned(),
         key: "k".to_owned(),
+        destination: Destination::NOWHERE,
         cause,
         error: Some("still too large".to_owned()),
         attempts: 2,
     };
     let holds = [
         to_hold(0, HoldCause::Dead),
-        to_hold(1, HoldCause::Parked),
+        to_hold(1, HoldCause::Blocked),
         to_hold(2, HoldCause::Unavailable),
-        to_hold(3, HoldCause::Parked),
+        to_hold(3, HoldCause::Blocked),
     ];
     let held = hold(&mut conn, SCOPE, member, &holds).await.unwrap();
     assert_eq!(held.iter().map(|held| held.events).sum::<i64>(), 4);
@@ -109,6 +110,7 @@ async fn an_event_that_is_pending_in_two_slots_is_held_once() {
         version: first.version,
         topic: "t".to_owned(),
         key: "k".to_owned(),
+        destination: Destination::NOWHERE,
         cause: HoldCause::Dead,
         error: None,
         attempts: 0,
@@ -146,11 +148,11 @@ async fn what_goes_back_to_pending_may_be_there_already() {
     let (fixture, mut conn, member) =
         rewritten("array['unavailable', 'unavailable', null, null]").await;
     let slot = read_all(&mut conn).await[0].slot;
-    let found = unavailable(&mut conn, slot, 0, 10).await.unwrap();
-    assert_eq!(found.len(), 2);
-    move_back(&mut conn, SCOPE, member, (slot, 1), &found)
+    let nowhere = [Destination::NOWHERE];
+    let moved = move_back(&mut conn, SCOPE, member, (slot, 1), "t", &nowhere, 10)
         .await
         .unwrap();
+    assert_eq!(moved, 2);
     assert_eq!(ids(&fixture, "outbox_held", "cause").await, "");
     assert_eq!(ids(&fixture, "outbox_pending", "null").await, "1 2 3 4");
 

@@ -1,11 +1,13 @@
 //! What an operator is told of the outbox.
 
+use std::collections::HashSet;
+
 use diesel_async::SimpleAsyncConnection;
 use domain::Slot;
 use storage::lease::{MemberId, claim, ensure_units, renew};
 use storage::outbox::{
-    HeldCounts, append, first_sendable, held_counts, horizon_holders, published_count, settle,
-    slots, verify,
+    HeldCounts, append, held_counts, horizon_holders, lowest_pending, oldest_by_state,
+    published_count, settle, slots, slots_to_watch, still_waiting, verify,
 };
 
 use crate::support::{Fixture, TTL, event, read_all, settled};
@@ -21,8 +23,8 @@ async fn each_offender_is_named() {
     let fine = verify(&mut conn, 10).await.unwrap();
     assert_eq!((fine.events, fine.offenders), (10, vec![]));
 
-    let hold = "insert into outbox_held (id, slot, topic, key, cause)
-        select id, hashtextextended(key, 0) & 31, topic, key, 'behind' from outbox_event where id";
+    let hold = "insert into outbox_held (bytes, id, slot, topic, key, cause)
+        select 10, id, hashtextextended(key, 0) & 31, topic, key, 'behind' from outbox_event where id";
     fixture
         .run(&format!(
             "set session_replication_role = replica;
@@ -100,8 +102,8 @@ async fn counts_end_at_their_bound() {
     fixture
         .run(
             "insert into outbox_published select n, 0, n from generate_series(1, 20) n;
-             insert into outbox_held (id, slot, topic, key, cause, discarded_at)
-             select n, 0, 't', 'k', (array['dead', 'behind', 'behind', 'unavailable', 'dead'])[n],
+             insert into outbox_held (bytes, id, slot, topic, key, cause, discarded_at)
+             select 10, n, 0, 't', 'k', (array['dead', 'behind', 'behind', 'unavailable', 'dead'])[n],
                     case n when 5 then now() end
              from generate_series(1, 5) n",
         )
@@ -120,30 +122,93 @@ async fn counts_end_at_their_bound() {
 }
 
 #[tokio::test]
-async fn only_what_could_be_sent_counts_as_waiting() {
+async fn the_first_of_each_slot_and_what_still_waits_are_found() {
     let fixture = Fixture::new().await;
     let mut conn = fixture.connect().await;
     let all: Vec<Slot> = Slot::all().collect();
     append(&mut conn, &[event("k"), event("k"), event("k")])
         .await
         .unwrap();
+    let first = lowest_pending(&mut conn, &all).await.unwrap();
+    assert_eq!(first.len(), 1);
+    assert_eq!((first[0].id, first[0].key.as_str()), (1, "k"));
+    assert_eq!(lowest_pending(&mut conn, &[]).await.unwrap(), []);
+
+    let slot = first[0].slot;
     fixture
         .run(
-            "with moved as (delete from outbox_pending where id = 1 returning slot, id)
-             insert into outbox_held (id, slot, topic, key, cause)
-             select id, slot, 't', 'k', 'dead' from moved",
+            "with moved as (delete from outbox_pending where id < 3 returning slot, id)
+             insert into outbox_held (bytes, id, slot, topic, key, cause)
+             select 10, id, slot, 't', 'k', (array['unavailable', 'dead'])[id] from moved",
         )
         .await;
-    assert_eq!(first_sendable(&mut conn, &all, 10).await.unwrap(), None);
-    append(&mut conn, &[event("other")]).await.unwrap();
-    let found = first_sendable(&mut conn, &all, 10).await.unwrap().unwrap();
-    assert_eq!((found.id, found.key.as_str()), (4, "other"));
-    assert_eq!(first_sendable(&mut conn, &[], 10).await.unwrap(), None);
+    let events: Vec<(Slot, i64)> = (1..=4).map(|id| (slot, id)).collect();
+    let waiting = still_waiting(&mut conn, &events).await.unwrap();
+    assert_eq!(
+        waiting,
+        HashSet::from([1, 3]),
+        "a dead one waits for nobody"
+    );
+}
+
+#[tokio::test]
+async fn the_oldest_of_each_state_says_how_long_it_has_waited() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
     fixture
-        .run("update outbox_held set discarded_at = now()")
+        .run(
+            "insert into outbox_event (event_id, topic, key, event_type, payload, created_at)
+             select gen_random_uuid(), 't', 'k', 'T', '{}', now() - make_interval(mins => 10 - n)
+             from generate_series(1, 5) n;
+             with moved as (delete from outbox_pending where id in (2, 3, 4) returning slot, id)
+             insert into outbox_held (bytes, id, slot, topic, key, cause)
+             select 10, id, slot, 't', 'k', (array['dead', 'behind', 'unavailable'])[id - 1]
+             from moved",
+        )
         .await;
-    let found = first_sendable(&mut conn, &all, 10).await.unwrap().unwrap();
-    assert_eq!(found.id, 2);
+    let mut minutes: Vec<String> = oldest_by_state(&mut conn)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|age| format!("{}:{}", age.state, (age.seconds / 60.0).floor()))
+        .collect();
+    minutes.sort();
+    assert_eq!(
+        minutes,
+        ["behind:7", "dead:8", "pending:9", "unavailable:6"]
+    );
+    let shown = "select string_agg(concat_ws(':', state, floor(extract(epoch from waiting) / 60)),
+                        ' ' order by id) from outbox";
+    assert_eq!(
+        fixture.text(shown).await,
+        "pending:9 dead:8 behind:7 unavailable:6 pending:5"
+    );
+}
+
+#[tokio::test]
+async fn a_member_answers_for_its_own_slots_and_for_those_of_nobody() {
+    let fixture = Fixture::new().await;
+    let mut conn = fixture.connect().await;
+    let (me, other, dead) = (
+        MemberId::generate(),
+        MemberId::generate(),
+        MemberId::generate(),
+    );
+    ensure_units(&mut conn, "s", 32).await.unwrap();
+    for (member, from) in [(me, 0), (other, 10), (dead, 20)] {
+        renew(&mut conn, "s", member, TTL).await.unwrap();
+        let units: Vec<_> = (from..from + 10).map(|unit| (unit, 0)).collect();
+        claim(&mut conn, "s", member, &units).await.unwrap();
+    }
+    fixture
+        .run(&format!(
+            "update lease_member set expires_at = clock_timestamp() where member_id = '{dead}'"
+        ))
+        .await;
+    let slots = slots_to_watch(&mut conn, "s", me).await.unwrap();
+    let slots: Vec<i16> = slots.into_iter().map(Slot::number).collect();
+    let expected: Vec<i16> = (0..10).chain(20..32).collect();
+    assert_eq!(slots, expected);
 }
 
 #[tokio::test]

@@ -1,100 +1,198 @@
-//! What may be sent as a probe of a partition that was set aside, and what can never be.
+//! Events of partitions that cannot be written: which groups of them there are, and their way back.
 
 use domain::Slot;
 use storage::Connection;
 use storage::lease::{MemberId, claim, ensure_units, renew};
-use storage::outbox::{ProbeLimits, append, bury_unavailable, probe_events, unavailable};
-
-use crate::support::{Fixture, TTL, event, read_all};
-
-const SCOPE: &str = "outbox-relay";
-const LIMITS: ProbeLimits = ProbeLimits {
-    bytes: 100_000,
-    event_bytes: 2_000,
+use storage::outbox::{
+    Destination, Hold, HoldCause, UnavailableGroup, append, hold, move_back, read_pending,
+    unavailable_groups,
 };
 
-/// Events 1 to 6 of key `k`, all held as unavailable, the third larger than what is read; and their
-/// slot.
-async fn set_aside() -> (Fixture, Connection, Slot) {
+use crate::support::{Fixture, PLENTY, TTL, event, read_all};
+
+const SCOPE: &str = "outbox-relay";
+
+fn to(partition_count: i32, partition: i32) -> Destination {
+    Destination {
+        partition_count,
+        partition,
+    }
+}
+
+/// Nine events of key `k`, and a member that owns their slot under epoch 1.
+async fn nine() -> (Fixture, Connection, MemberId, Slot) {
     let fixture = Fixture::new().await;
     let mut conn = fixture.connect().await;
-    let mut events = ["k"; 6].map(event);
-    events[2].payload = format!("\"{}\"", "x".repeat(3_000));
-    append(&mut conn, &events).await.unwrap();
+    append(&mut conn, &["k"; 9].map(event)).await.unwrap();
     let slot = read_all(&mut conn).await[0].slot;
-    fixture
-        .run(
-            "with moved as (delete from outbox_pending returning id, slot)
-             insert into outbox_held (id, slot, topic, key, cause)
-             select id, slot, 't', 'k', 'unavailable' from moved",
-        )
-        .await;
-    (fixture, conn, slot)
-}
-
-/// The ids of what may be a probe, and whether each was read.
-async fn probe(
-    conn: &mut Connection,
-    slot: Slot,
-    ids: &[i64],
-    limits: ProbeLimits,
-) -> Vec<(i64, bool)> {
-    let heads = probe_events(conn, slot, ids, limits).await.unwrap();
-    let read = heads
-        .into_iter()
-        .map(|head| (head.of.id, head.event.is_some()));
-    read.collect()
-}
-
-#[tokio::test]
-async fn a_probe_begins_with_the_first_of_a_key_and_reads_no_giant() {
-    let (fixture, mut conn, slot) = set_aside().await;
-    let two = [(1, true), (2, true)];
-    assert_eq!(probe(&mut conn, slot, &[1, 2], LIMITS).await, two);
-    let few = ProbeLimits { bytes: 1, ..LIMITS };
-    assert_eq!(probe(&mut conn, slot, &[1, 2], few).await, two[..1]);
-    let with_the_giant = [(1, true), (2, true), (3, false), (4, true)];
-    assert_eq!(
-        probe(&mut conn, slot, &[1, 2, 3, 4], LIMITS).await,
-        with_the_giant
-    );
-    let behind_others = probe(&mut conn, slot, &[2, 4], LIMITS).await;
-    assert_eq!(behind_others, [], "one before them was not asked for");
-
-    fixture
-        .run("update outbox_held set cause = 'dead' where id = 2")
-        .await;
-    let before_the_dead = probe(&mut conn, slot, &[1, 2, 3], LIMITS).await;
-    assert_eq!(before_the_dead, two[..1]);
-    let pending = "insert into outbox_pending select slot, 0, 1 from outbox_held where id = 1";
-    fixture.run(pending).await;
-    assert_eq!(probe(&mut conn, slot, &[1], LIMITS).await, []);
-}
-
-#[tokio::test]
-async fn an_unavailable_event_that_can_never_be_produced_is_buried_under_the_lease() {
-    let (fixture, mut conn, slot) = set_aside().await;
     let member = MemberId::generate();
-    let unit = i32::from(slot.number());
     ensure_units(&mut conn, SCOPE, 32).await.unwrap();
     renew(&mut conn, SCOPE, member, TTL).await.unwrap();
-    claim(&mut conn, SCOPE, member, &[(unit, 0)]).await.unwrap();
-    let all = unavailable(&mut conn, slot, 0, 10).await.unwrap();
-    let giant = &all[2];
-    for (epoch, buried) in [(0, false), (1, true), (1, false)] {
-        let bury = bury_unavailable(&mut conn, SCOPE, member, (slot, epoch), giant, "too large");
-        assert_eq!(bury.await.unwrap(), buried, "epoch {epoch}");
+    let unit = (i32::from(slot.number()), 0);
+    claim(&mut conn, SCOPE, member, &[unit]).await.unwrap();
+    (fixture, conn, member, slot)
+}
+
+/// Holds pending events as unavailable; returns how many were.
+async fn make_unavailable(
+    conn: &mut Connection,
+    member: MemberId,
+    epoch: i64,
+    destinations: &[(i64, Destination)],
+) -> i64 {
+    let mut holds = Vec::new();
+    for event in read_all(conn).await {
+        let found = destinations.iter().find(|(id, _)| *id == event.id);
+        if let Some((_, destination)) = found {
+            holds.push(Hold {
+                slot: event.slot,
+                epoch,
+                id: event.id,
+                version: event.version,
+                topic: event.event.topic,
+                key: event.event.key,
+                destination: *destination,
+                cause: HoldCause::Unavailable,
+                error: Some("mute".to_owned()),
+                attempts: 0,
+            });
+        }
     }
-    let dead = "select string_agg(concat_ws(':', id, cause, error, attempts), ' ')
-                from outbox_held where cause <> 'unavailable'";
-    assert_eq!(fixture.text(dead).await, "3:dead:too large:0");
-    let left = unavailable(&mut conn, slot, 0, 10).await.unwrap();
-    let left: Vec<_> = left
-        .iter()
-        .map(|event| (event.id, event.behind_dead))
-        .collect();
+    let held = hold(conn, SCOPE, member, &holds).await.unwrap();
+    held.iter().map(|held| held.events).sum()
+}
+
+fn found(groups: &[UnavailableGroup]) -> Vec<(i32, i32, i64)> {
+    let group = |group: &UnavailableGroup| {
+        let to = group.destination;
+        (to.partition_count, to.partition, group.lowest)
+    };
+    groups.iter().map(group).collect()
+}
+
+fn several() -> [(i64, Destination); 5] {
+    [
+        (3, to(6, 2)),
+        (4, to(6, 1)),
+        (5, to(6, 2)),
+        (7, to(4, 3)),
+        (8, Destination::NOWHERE),
+    ]
+}
+
+#[tokio::test]
+async fn a_read_tells_the_groups_of_the_slots_and_topics_that_it_found() {
+    let (fixture, mut conn, member, slot) = nine().await;
+    assert_eq!(make_unavailable(&mut conn, member, 1, &several()).await, 5);
+    let expected = [(0, -1, 8), (4, 3, 7), (6, 1, 4), (6, 2, 3)];
+    let all: Vec<Slot> = Slot::all().collect();
+    let groups = unavailable_groups(&mut conn, &all).await.unwrap();
+    assert_eq!(found(&groups), expected);
+    assert!(groups.iter().all(|g| g.slot == slot && g.topic == "t"));
+
+    let batch = read_pending(&mut conn, &all, PLENTY).await.unwrap();
+    let ids: Vec<i64> = batch.events.iter().map(|event| event.id).collect();
+    assert_eq!(ids, [1, 2, 6, 9]);
+    assert!(batch.events.iter().all(|event| event.blocked_by.is_none()));
+    assert_eq!(batch.groups, groups);
+
+    // Where nothing of the topic is pending, nobody asks.
+    fixture.run("delete from outbox_pending").await;
+    let mut other = event("k");
+    other.topic = "other".to_owned();
+    append(&mut conn, &[other]).await.unwrap();
+    let batch = read_pending(&mut conn, &all, PLENTY).await.unwrap();
+    assert_eq!((batch.events.len(), batch.groups), (1, vec![]));
+}
+
+#[tokio::test]
+async fn events_go_back_lowest_first_and_under_the_lease_alone() {
+    let (fixture, mut conn, member, slot) = nine().await;
     assert_eq!(
-        left,
-        [(1, false), (2, false), (4, true), (5, true), (6, true)]
+        make_unavailable(&mut conn, member, 0, &several()).await,
+        0,
+        "another epoch"
     );
+    make_unavailable(&mut conn, member, 1, &several()).await;
+    let bytes = "select string_agg(bytes::text, ' ' order by id) from outbox_pending";
+    let before = fixture.text(bytes).await;
+    let stranger = MemberId::generate();
+    for (of, epoch) in [(stranger, 1), (member, 0), (member, 2)] {
+        let there = [to(6, 2)];
+        let moved = move_back(&mut conn, SCOPE, of, (slot, epoch), "t", &there, 10);
+        assert_eq!(moved.await.unwrap(), 0);
+    }
+    let mut back = async |destinations: &[Destination], limit| {
+        move_back(
+            &mut conn,
+            SCOPE,
+            member,
+            (slot, 1),
+            "t",
+            destinations,
+            limit,
+        )
+        .await
+        .unwrap()
+    };
+    assert_eq!(back(&[to(6, 2)], 1).await, 1);
+    let pending = "select string_agg(id::text, ' ' order by id) from outbox_pending";
+    assert_eq!(fixture.text(pending).await, "1 2 3 6 9");
+    assert_eq!(back(&[to(4, 3), Destination::NOWHERE], 1).await, 1);
+    assert_eq!(fixture.text(pending).await, "1 2 3 6 7 9");
+    assert_eq!(back(&[to(6, 1), to(6, 2), to(6, 5)], 10).await, 2);
+    assert_eq!(back(&[Destination::NOWHERE], 10).await, 1);
+    assert_eq!(back(&[Destination::NOWHERE], 10).await, 0);
+    assert_eq!(fixture.number("select count(*) from outbox_held").await, 0);
+    // As the trigger counted, without a look at the events.
+    let each = before.split(' ').next().unwrap();
+    assert_eq!(fixture.text(bytes).await, [each; 9].join(" "));
+}
+
+#[tokio::test]
+async fn a_dead_event_blocks_its_key_and_an_unavailable_one_does_not() {
+    let (fixture, mut conn, member, _) = nine().await;
+    make_unavailable(&mut conn, member, 1, &[(2, to(6, 1)), (5, to(6, 1))]).await;
+    fixture
+        .run("update outbox_held set cause = 'dead' where id = 5")
+        .await;
+    let blocked: Vec<(i64, Option<i64>)> = read_all(&mut conn)
+        .await
+        .iter()
+        .map(|event| (event.id, event.blocked_by))
+        .collect();
+    let expected = [
+        (1, None),
+        (3, None),
+        (4, None),
+        (6, Some(5)),
+        (7, Some(5)),
+        (8, Some(5)),
+        (9, Some(5)),
+    ];
+    assert_eq!(blocked, expected);
+}
+
+/// A key with very many unavailable events costs each statement no more than one with few.
+#[tokio::test]
+async fn a_hot_key_with_many_unavailable_events_costs_nothing_more() {
+    let fixture = Fixture::new().await;
+    fixture
+        .run(
+            "insert into outbox_event (event_id, topic, key, event_type, payload)
+             select gen_random_uuid(), 't', 'hot', 'T', '{}' from generate_series(1, 100000);
+             with moved as (delete from outbox_pending where id <= 99000 returning id, slot, bytes)
+             insert into outbox_held (id, slot, topic, key, cause, partition_count, partition, bytes)
+             select id, slot, 't', 'hot', 'unavailable', 6, 1, bytes from moved",
+        )
+        .await;
+    let mut conn = fixture.connect().await;
+    let started = std::time::Instant::now();
+    let batch = read_pending(&mut conn, &Slot::all().collect::<Vec<_>>(), PLENTY)
+        .await
+        .unwrap();
+    assert_eq!(found(&batch.groups), [(6, 1, 1)]);
+    assert_eq!(batch.events.len(), 1_000);
+    // Quadratic, it took minutes.
+    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
 }

@@ -242,8 +242,8 @@ async fn the_view_names_every_state() {
              with moved as (delete from outbox_pending where id = 2 returning id)
                  insert into outbox_published select id, 3, 4 from moved;
              with moved as (delete from outbox_pending where id between 3 and 6 returning slot, id)
-                 insert into outbox_held (id, slot, topic, key, cause, discarded_at)
-                 select id, slot, 't', id::text,
+                 insert into outbox_held (bytes, id, slot, topic, key, cause, discarded_at)
+                 select 10, id, slot, 't', id::text,
                         (array['dead', 'behind', 'unavailable', 'dead'])[id - 2],
                         case when id = 6 then now() end from moved;",
         )

@@ -9,7 +9,7 @@ use local_stack::testing::eventually;
 use storage::dead_letters::held_keys;
 use storage::inbox::Stream;
 use storage::lease::{MemberId, claim, ensure_units, renew};
-use storage::outbox::{Hold, HoldCause, append, hold};
+use storage::outbox::{Destination, Hold, HoldCause, append, hold};
 use storage::{Connection, Session};
 
 use crate::support::{Fixture, TTL, event, read_all};
@@ -128,7 +128,8 @@ async fn a_hold_behind_a_lock_sees_what_happened_meanwhile() {
             version: second.version,
             topic: "t".to_owned(),
             key: "k".to_owned(),
-            cause: HoldCause::Parked,
+            destination: Destination::NOWHERE,
+            cause: HoldCause::Blocked,
             error: None,
             attempts: 0,
         };

@@ -9,8 +9,8 @@ use domain::Slot;
 use serde::Serialize;
 use service::output::{print, print_json};
 use storage::outbox::{
-    HeldCounts, HorizonHolder, Offender, SlotStatus, Verified, backlog, held_counts,
-    horizon_holders, published_count, slots, verify,
+    HeldCounts, HorizonHolder, Offender, SlotStatus, StateAge, Verified, held_counts,
+    horizon_holders, oldest_by_state, published_count, slots, verify,
 };
 use storage::{Connection, Database, Session, StorageError, within};
 use uuid::Uuid;
@@ -40,7 +40,8 @@ pub(crate) struct StatusArgs {
 #[serde(rename_all = "camelCase")]
 struct Answer {
     pending: Count,
-    oldest_pending_seconds: Option<f64>,
+    /// For how long the oldest event of each state has waited.
+    oldest_seconds: OldestSeconds,
     published: Count,
     held: Held,
     /// Who holds the snapshot horizon back furthest.
@@ -48,6 +49,15 @@ struct Answer {
     slots: Vec<SlotAnswer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verified: Option<VerifiedAnswer>,
+}
+
+/// `null` for a state that no event is in.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+struct OldestSeconds {
+    pending: Option<f64>,
+    dead: Option<f64>,
+    behind: Option<f64>,
+    unavailable: Option<f64>,
 }
 
 /// A count, or the bound it ended at.
@@ -133,7 +143,7 @@ async fn look(conn: &mut Connection) -> Result<Answer, StorageError> {
             events: slots.iter().map(|slot| slot.pending).sum(),
             exact: slots.iter().all(|slot| slot.pending < per_slot),
         },
-        oldest_pending_seconds: backlog(conn, 0).await?.oldest_seconds,
+        oldest_seconds: oldest_by_state(conn).await?.into(),
         published: Count::bounded(published_count(conn, BOUND).await?),
         held: held.into(),
         horizon: horizon.map(Into::into),
@@ -147,6 +157,21 @@ impl Count {
         Self {
             events,
             exact: events < BOUND,
+        }
+    }
+}
+
+impl From<Vec<StateAge>> for OldestSeconds {
+    fn from(ages: Vec<StateAge>) -> Self {
+        let of = |state: &str| {
+            let age = ages.iter().find(|age| age.state == state);
+            age.map(|age| age.seconds)
+        };
+        Self {
+            pending: of("pending"),
+            dead: of("dead"),
+            behind: of("behind"),
+            unavailable: of("unavailable"),
         }
     }
 }

@@ -17,10 +17,10 @@ impl Count {
 
 impl Answer {
     pub(super) fn text(&self) -> String {
-        let oldest = self
-            .oldest_pending_seconds
-            .map(|seconds| format!(", the oldest {seconds:.1} s old"))
-            .unwrap_or_default();
+        let oldest = &self.oldest_seconds;
+        let waiting = |seconds: Option<f64>| {
+            seconds.map_or_else(String::new, |s| format!(" (oldest {s:.1} s)"))
+        };
         let held = &self.held;
         let among = if held.exact {
             String::new()
@@ -37,12 +37,16 @@ impl Answer {
             }
         };
         let mut text = format!(
-            "pending    {}{oldest}\npublished  {}\nheld       {} dead, {} behind, {} unavailable, {} discarded{among}\nhorizon    {horizon}\n\n{}",
+            "pending    {}{}\npublished  {}\nheld       {} dead{}, {} behind{}, {} unavailable{}, {} discarded{among}\nhorizon    {horizon}\n\n{}",
             self.pending.text(),
+            waiting(oldest.pending),
             self.published.text(),
             held.dead,
+            waiting(oldest.dead),
             held.behind,
+            waiting(oldest.behind),
             held.unavailable,
+            waiting(oldest.unavailable),
             held.discarded,
             self.owners(),
         );

@@ -1,0 +1,398 @@
+//! The way back of unavailable events. Every 2 s it looks at the groups that lie in the table, in the
+//! slots owned, and moves lowest ids back to pending: all of a group whose circuit is closed, a few for
+//! a test where it is open, and whatever was routed under another number of partitions.
+//!
+//! Order does not rest on this module: [`super::floors`] holds back what must not overtake.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use domain::Slot;
+use service::{CancellationToken, Problems, Reminder};
+use storage::lease::Leases;
+use storage::outbox::{Destination, UnavailableGroup, move_back, unavailable_groups};
+use storage::{OwnConnection, StorageError};
+use tokio::sync::{Notify, watch};
+use tracing::{debug, info, warn};
+
+use super::circuits::{Circuits, Partition, WayBack};
+use crate::app::LEASE_SCOPE;
+use crate::routes::Topics;
+
+/// Time between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// The same while groups are on their way back: what is read meanwhile is still held behind them, and
+/// the sooner that goes back too, the sooner new events flow again without the detour.
+const RETURN_INTERVAL: Duration = Duration::from_millis(20);
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Events moved by one statement, which reads none of them.
+const MOVED_AT_ONCE: i64 = 1_000;
+/// Events moved for one test.
+const TESTED_AT_ONCE: i64 = 100;
+
+/// Topics that do not exist although held events are for them, as of the latest look. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MissingTopics(Arc<Mutex<HashSet<String>>>);
+
+impl MissingTopics {
+    pub(crate) fn get(&self) -> HashSet<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, topics: HashSet<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = topics;
+    }
+}
+
+/// Moves events back. See the module.
+pub(crate) struct Recovery {
+    pub(crate) connection: OwnConnection,
+    pub(crate) leases: Leases,
+    pub(crate) topics: watch::Receiver<Topics>,
+    pub(crate) circuits: Circuits,
+    pub(crate) missing: MissingTopics,
+    /// By partition, as the senders report.
+    pub(crate) failing: Problems,
+    /// Woken when something is pending again.
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) turns: Turns,
+}
+
+/// Which slot the latest test of each partition was of.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(HashMap<Partition, Slot>);
+
+/// Events to move back: the lowest of these destinations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Move {
+    slot: Slot,
+    topic: String,
+    destinations: Vec<Destination>,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// To be routed under today's number of partitions, whatever the circuits.
+    Reroute,
+    /// Until the group is empty or the circuit opens.
+    Drain,
+    /// One statement for one request.
+    Test,
+}
+
+impl Recovery {
+    /// Looks again and again until `stop`.
+    pub(crate) async fn run(mut self, stop: &CancellationToken) {
+        let mut trouble = Reminder::default();
+        let mut without_events = HashSet::new();
+        let mut pause = LOOK_INTERVAL;
+        while stop
+            .run_until_cancelled(tokio::time::sleep(pause))
+            .await
+            .is_some()
+        {
+            let Some(looked) = stop.run_until_cancelled(self.look()).await else {
+                return;
+            };
+            pause = LOOK_INTERVAL;
+            match looked {
+                Ok(Looked { groups, moved }) => {
+                    trouble.end();
+                    self.forget_circuits_without_events(&groups, &mut without_events);
+                    if moved {
+                        pause = RETURN_INTERVAL;
+                    }
+                }
+                Err(error) => {
+                    if trouble.is_due(Instant::now()) {
+                        warn!(%error, "cannot move unavailable events back; trying again");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at all groups of the slots owned and moves what can go back, for the time between two
+    /// looks at most. An error in one group does not end the look at the others.
+    async fn look(&mut self) -> Result<Looked, StorageError> {
+        let started = Instant::now();
+        let owned = self.owned();
+        let slots: Vec<Slot> = owned.keys().copied().collect();
+        let find = async |conn: &mut _| unavailable_groups(conn, &slots).await;
+        let groups = self.connection.call(DEADLINE, find).await?;
+        let topics = Topics::clone(&self.topics.borrow());
+        self.missing.set(
+            groups
+                .iter()
+                .filter(|group| !topics.knows(&group.topic))
+                .map(|group| group.topic.clone())
+                .collect(),
+        );
+        let mut moves = plan(&groups, &topics, &self.circuits, &mut self.turns, started);
+        let mut failed = None;
+        let (mut tested, mut returned) = (0, 0);
+        while !moves.is_empty() && started.elapsed() < LOOK_INTERVAL {
+            let mut left = Vec::new();
+            for next in moves {
+                match self.move_back(&next, owned[&next.slot]).await {
+                    Ok(count) if next.kind == Kind::Test => tested += count,
+                    Ok(count) => {
+                        returned += count;
+                        if count == MOVED_AT_ONCE {
+                            left.push(next);
+                        }
+                    }
+                    Err(error) => failed = Some(error),
+                }
+            }
+            moves = left;
+        }
+        if tested > 0 {
+            debug!(events = tested, "moved unavailable events back for a test");
+        }
+        if returned > 0 {
+            info!(
+                events = returned,
+                "moved unavailable events back to pending"
+            );
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(Looked {
+                groups,
+                moved: returned > 0,
+            }),
+        }
+    }
+
+    /// The slots owned and not to be handed over, with their epochs.
+    fn owned(&self) -> BTreeMap<Slot, i64> {
+        let ownership = self.leases.ownership();
+        let kept = ownership.units().filter(|(_, tenure)| !tenure.leaving);
+        kept.filter_map(|(unit, tenure)| Some((Slot::try_from(unit).ok()?, tenure.epoch)))
+            .collect()
+    }
+
+    async fn move_back(&mut self, next: &Move, epoch: i64) -> Result<i64, StorageError> {
+        let limit = match (next.kind, &next.destinations[..]) {
+            (Kind::Reroute, _) => MOVED_AT_ONCE,
+            (Kind::Test, _) => TESTED_AT_ONCE,
+            (Kind::Drain, destinations) => {
+                let open =
+                    |to: &Destination| self.circuits.is_open(&(next.topic.clone(), to.partition));
+                if destinations.iter().any(open) {
+                    return Ok(0);
+                }
+                MOVED_AT_ONCE
+            }
+        };
+        let member = self.leases.member();
+        let back = async |conn: &mut _| {
+            let of = (next.slot, epoch);
+            let (topic, destinations) = (next.topic.as_str(), &next.destinations[..]);
+            move_back(conn, LEASE_SCOPE, member, of, topic, destinations, limit).await
+        };
+        let moved = self.connection.call(DEADLINE, back).await?;
+        if moved > 0 {
+            self.wake.notify_one();
+        }
+        Ok(moved)
+    }
+
+    /// An open circuit whose partition has no held events here is not tested, so it tells nothing: the
+    /// next event tries again. `before` are those of the look before, since the events of one that has
+    /// just opened may not be in the table yet.
+    fn forget_circuits_without_events(
+        &self,
+        groups: &[UnavailableGroup],
+        before: &mut HashSet<Partition>,
+    ) {
+        let held: HashSet<(&str, i32)> = groups
+            .iter()
+            .map(|group| (group.topic.as_str(), group.destination.partition))
+            .collect();
+        let mut now: HashSet<Partition> = self.circuits.all_open().into_iter().collect();
+        now.retain(|(topic, partition)| !held.contains(&(topic.as_str(), *partition)));
+        for partition in now.intersection(before) {
+            self.circuits.forget(partition);
+            let (topic, partition) = partition;
+            self.failing.clear(format_args!("{topic}/{partition}"));
+        }
+        *before = now;
+    }
+}
+
+/// What a look found.
+struct Looked {
+    groups: Vec<UnavailableGroup>,
+    /// Some events moved for good, not for a test.
+    moved: bool,
+}
+
+/// What to move back now. Grants the tests it plans.
+fn plan(
+    groups: &[UnavailableGroup],
+    topics: &Topics,
+    circuits: &Circuits,
+    turns: &mut Turns,
+    now: Instant,
+) -> Vec<Move> {
+    let mut moves: Vec<Move> = Vec::new();
+    let mut tests: BTreeMap<Partition, BTreeMap<Slot, Destination>> = BTreeMap::new();
+    for group in groups {
+        let (slot, topic, destination) = (group.slot, &group.topic, group.destination);
+        let add = |destinations, kind| Move {
+            slot,
+            topic: topic.clone(),
+            destinations,
+            kind,
+        };
+        if topics.partition_count(topic) != Some(destination.partition_count) {
+            // Groups are in order, so those of one slot and topic follow each other.
+            match moves.last_mut() {
+                Some(last)
+                    if last.kind == Kind::Reroute && last.slot == slot && last.topic == *topic =>
+                {
+                    last.destinations.push(destination);
+                }
+                _ => moves.push(add(vec![destination], Kind::Reroute)),
+            }
+            continue;
+        }
+        if destination == Destination::NOWHERE {
+            // They wait for their topic.
+            continue;
+        }
+        let partition = (topic.clone(), destination.partition);
+        match circuits.way_back(&partition, now) {
+            WayBack::Closed => moves.push(add(vec![destination], Kind::Drain)),
+            WayBack::TestDue => {
+                tests
+                    .entry(partition)
+                    .or_default()
+                    .insert(slot, destination);
+            }
+            WayBack::Open => {}
+        }
+    }
+    for (partition, slots) in tests {
+        let (slot, destination) = turns.next(&partition, &slots);
+        circuits.grant_test(&partition, now);
+        moves.push(Move {
+            slot,
+            topic: partition.0,
+            destinations: vec![destination],
+            kind: Kind::Test,
+        });
+    }
+    // What must be routed anew holds back all of its slot and topic.
+    moves.sort_by_key(|next| next.kind != Kind::Reroute);
+    moves
+}
+
+impl Turns {
+    /// The slots take turns: what is wrong with the events of one must not keep the partition from
+    /// coming back.
+    fn next(
+        &mut self,
+        partition: &Partition,
+        slots: &BTreeMap<Slot, Destination>,
+    ) -> (Slot, Destination) {
+        let latest = self.0.get(partition);
+        let later = slots
+            .iter()
+            .find(|(slot, _)| latest.is_none_or(|l| *slot > l));
+        let (slot, destination) = later
+            .or_else(|| slots.first_key_value())
+            .expect("a test has a slot");
+        self.0.insert(partition.clone(), *slot);
+        (*slot, *destination)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(number: i32) -> Slot {
+        Slot::try_from(number).unwrap()
+    }
+
+    fn group(number: i32, partition_count: i32, partition: i32) -> UnavailableGroup {
+        UnavailableGroup {
+            slot: slot(number),
+            topic: "t".to_owned(),
+            destination: Destination {
+                partition_count,
+                partition,
+            },
+            lowest: 1,
+        }
+    }
+
+    fn topics(count: i32) -> Topics {
+        let counts = HashMap::from([("t".to_owned(), count)]);
+        Topics::new(counts, HashMap::new(), HashMap::new())
+    }
+
+    fn kinds(moves: &[Move]) -> Vec<(i32, usize, Kind)> {
+        moves
+            .iter()
+            .map(|m| (m.slot.number().into(), m.destinations.len(), m.kind))
+            .collect()
+    }
+
+    #[test]
+    fn a_partition_never_written_to_is_tested_at_once_and_the_slots_take_turns() {
+        let (circuits, mut turns) = (Circuits::default(), Turns::default());
+        let groups = [group(1, 6, 0), group(4, 6, 0), group(9, 6, 0)];
+        let mut now = Instant::now();
+        let mut tested = Vec::new();
+        for _ in 0..4 {
+            let moves = plan(&groups, &topics(6), &circuits, &mut turns, now);
+            tested.extend(kinds(&moves));
+            now += Duration::from_secs(8);
+        }
+        let test = |slot| (slot, 1, Kind::Test);
+        assert_eq!(tested, [test(1), test(4), test(9), test(1)]);
+        circuits.close(&("t".to_owned(), 0), now);
+        let moves = plan(&groups, &topics(6), &circuits, &mut turns, now);
+        let drain = |slot| (slot, 1, Kind::Drain);
+        assert_eq!(kinds(&moves), [drain(1), drain(4), drain(9)]);
+    }
+
+    #[test]
+    fn what_was_routed_under_another_count_goes_first_and_whatever_the_circuits() {
+        let (circuits, mut turns) = (Circuits::default(), Turns::default());
+        let now = Instant::now();
+        circuits.open(&("t".to_owned(), 1), now);
+        let groups = [
+            group(1, 6, 1),
+            group(2, 4, 1),
+            group(2, 4, 3),
+            group(2, 6, 1),
+        ];
+        let moves = plan(&groups, &topics(6), &circuits, &mut turns, now);
+        assert_eq!(kinds(&moves), [(2, 2, Kind::Reroute)]);
+    }
+
+    #[test]
+    fn events_of_a_missing_topic_wait_until_it_is_there() {
+        let (circuits, mut turns) = (Circuits::default(), Turns::default());
+        let now = Instant::now();
+        let groups = [group(1, 0, -1)];
+        assert!(plan(&groups, &Topics::default(), &circuits, &mut turns, now).is_empty());
+        let moves = plan(&groups, &topics(6), &circuits, &mut turns, now);
+        assert_eq!(kinds(&moves), [(1, 1, Kind::Reroute)]);
+        // Known to be impossible: it is to become a dead letter.
+        let impossible = HashMap::from([("t".to_owned(), "no".to_owned())]);
+        let topics = Topics::new(HashMap::new(), impossible, HashMap::new());
+        let moves = plan(&groups, &topics, &circuits, &mut turns, now);
+        assert_eq!(kinds(&moves), [(1, 1, Kind::Reroute)]);
+    }
+}
