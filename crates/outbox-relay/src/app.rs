@@ -14,6 +14,7 @@ use storage::{Database, OwnConnection, Session};
 use tokio::sync::Notify;
 
 use crate::health::Health;
+use crate::lease::LEASE_SCOPE;
 use crate::metrics::Metrics;
 use crate::observer::Observer;
 use crate::relay::{Relay, RelayError};
@@ -24,9 +25,6 @@ use crate::unavailable::circuits::Circuits;
 use crate::unavailable::recovery::{MissingTopics, Recovery, Turns};
 use crate::wake::Listener;
 use crate::wiring::Wiring;
-
-/// The lease scope of the outbox's slots.
-pub const LEASE_SCOPE: &str = "outbox-relay";
 
 pub(crate) const NAME: &str = "outbox-relay";
 

@@ -15,17 +15,26 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info, warn};
 
 use crate::diverted::Diverted;
+use crate::event::{Dispatched, PATIENCE};
 use crate::poison::Poison;
-use crate::sender::{Dispatched, Sender, Tested};
+use crate::sender::{Sender, Tested};
 use crate::trace;
-use crate::unavailable::circuits::{PATIENCE, Permission};
+use crate::unavailable::circuits::Permission;
 use crate::{chunk, giants};
 
 /// Kafka being back, the next attempt must not be far.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
+/// Sends what the sender is given, until the relay is gone.
+pub(crate) async fn run(sender: Sender) {
+    let (failing, name) = (sender.health.failing.clone(), sender.name());
+    Delivery::new(sender).run().await;
+    // Whatever its latest request met.
+    failing.clear(name);
+}
+
 /// A sender at work.
-pub(crate) struct Delivery {
+struct Delivery {
     sender: Sender,
     name: String,
     waiting: VecDeque<Dispatched>,
@@ -46,7 +55,7 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    pub(crate) fn new(sender: Sender) -> Self {
+    fn new(sender: Sender) -> Self {
         Self {
             name: sender.name(),
             sender,
@@ -62,8 +71,7 @@ impl Delivery {
         }
     }
 
-    /// Sends until the relay is gone.
-    pub(crate) async fn run(&mut self) {
+    async fn run(&mut self) {
         loop {
             if self.waiting.is_empty() {
                 self.failing_since = None;

@@ -8,10 +8,10 @@ use storage::lease::Tenure;
 use storage::outbox::{Batch, Destination, Giant, Hold, HoldCause};
 use tracing::error;
 
+use crate::event::Dispatched;
 use crate::giants;
 use crate::relay::Relay;
 use crate::routes::{Route, Topics};
-use crate::sender::Dispatched;
 use crate::trace::trace_id;
 use crate::unavailable::floors::Floors;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use domain::Slot;
 
-use crate::sender::Dispatched;
+use crate::event::Dispatched;
 
 /// Per slot: the newest read of which an event was moved, and the lowest id that was. Later events of
 /// that read must follow it, whatever becomes of the partition meanwhile; later reads learn of it from

@@ -14,7 +14,7 @@ use storage::outbox::{
 };
 use storage::{Connection, StorageError};
 
-use crate::app::LEASE_SCOPE;
+use crate::lease::LEASE_SCOPE;
 use crate::routes::{Route, Topics};
 
 /// Where dead entries make it slow to find the first event of a slot, the other slots have their turn

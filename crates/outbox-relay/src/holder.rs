@@ -9,9 +9,9 @@ use storage::outbox::{Hold, HoldCause, hold};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::app::LEASE_SCOPE;
+use crate::event::Returned;
+use crate::lease::LEASE_SCOPE;
 use crate::metrics::Metrics;
-use crate::slots::Returned;
 
 /// Dead and blocked events per transaction at most: each key of them is a lock.
 const MAX_KEYS: usize = 500;

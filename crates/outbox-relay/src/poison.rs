@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use domain::Slot;
 
-use crate::sender::Dispatched;
+use crate::event::Dispatched;
 
 /// Per slot: the batch it happened in, and the keys. A later batch of the slot was read knowing of
 /// it, so only the newest batch is kept, and the size of a batch bounds what is kept.

@@ -14,11 +14,12 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tracing::warn;
 
+use crate::event::Returned;
 use crate::pacing::Pacing;
 use crate::reader::Reader;
 use crate::routes::Topics;
 use crate::senders::Senders;
-use crate::slots::{Returned, Slots};
+use crate::slots::Slots;
 use crate::unroutable::Unroutable;
 use crate::wiring::Wiring;
 

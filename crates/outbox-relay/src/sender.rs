@@ -8,45 +8,13 @@ use domain::{OutboxEvent, Slot};
 use messaging::{Cluster, KafkaError, OutgoingRecord, PartitionWriter, envelope};
 use service::{CancellationToken, Tracer};
 use storage::lease::Leases;
-use storage::outbox::{Destination, Hold, HoldCause, RowVersion, Settled};
+use storage::outbox::{Hold, Settled};
 use tokio::sync::mpsc;
 
-use crate::delivery::Delivery;
+use crate::event::{Dispatched, Returned};
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::slots::Returned;
 use crate::unavailable::circuits::{Circuits, Partition};
-
-/// An event on its way.
-#[derive(Debug)]
-pub(crate) struct Dispatched {
-    pub(crate) slot: Slot,
-    /// The epoch its slot was owned under when it was read.
-    pub(crate) epoch: i64,
-    /// The read that brought it; grows.
-    pub(crate) batch: u64,
-    pub(crate) id: i64,
-    pub(crate) version: RowVersion,
-    pub(crate) destination: Destination,
-    pub(crate) event: OutboxEvent,
-}
-
-impl Dispatched {
-    pub(crate) fn to_hold(&self, cause: HoldCause, error: Option<String>, attempts: i32) -> Hold {
-        Hold {
-            slot: self.slot,
-            epoch: self.epoch,
-            id: self.id,
-            version: self.version,
-            topic: self.event.topic.clone(),
-            key: self.event.key.clone(),
-            destination: self.destination,
-            cause,
-            error,
-            attempts,
-        }
-    }
-}
 
 /// Where a sender's events go on to. Cloned for each sender.
 #[derive(Clone)]
@@ -81,14 +49,6 @@ pub(crate) struct Tested {
 }
 
 impl Sender {
-    /// Sends until the relay is gone.
-    pub(crate) async fn run(self) {
-        let (failing, name) = (self.health.failing.clone(), self.name());
-        Delivery::new(self).run().await;
-        // Whatever its latest request met.
-        failing.clear(name);
-    }
-
     pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.partition.0, self.partition.1)
     }

@@ -9,9 +9,11 @@ use storage::lease::Leases;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
+use crate::delivery;
+use crate::event::Dispatched;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::sender::{Dispatched, Outlets, Sender};
+use crate::sender::{Outlets, Sender};
 use crate::unavailable::circuits::{Circuits, Partition};
 
 /// What every sender is made of.
@@ -88,7 +90,7 @@ impl Senders {
                 health: self.parts.health.clone(),
                 tracer: self.tracer.clone(),
             };
-            self.tasks.spawn(sender.run());
+            self.tasks.spawn(delivery::run(sender));
             Handle { queue, stop }
         })
     }

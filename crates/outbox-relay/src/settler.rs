@@ -10,8 +10,8 @@ use storage::outbox::{Settled, settle};
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::event::Returned;
 use crate::metrics::Metrics;
-use crate::slots::Returned;
 
 /// Events per statement at most.
 const MAX_EVENTS: usize = 10_000;

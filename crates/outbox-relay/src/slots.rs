@@ -1,9 +1,6 @@
 //! Which slots are idle and which have events in flight. Pure bookkeeping.
 
-use std::collections::HashMap;
-
 use domain::Slot;
-use storage::outbox::Settled;
 
 /// Events in flight per slot, whoever owns it by now: a slot is idle only when all that was read of
 /// it has been settled or dropped.
@@ -77,24 +74,6 @@ impl Slots {
     /// What is in flight takes this much at most.
     pub(crate) fn bytes(&self) -> i64 {
         self.in_flight.iter().map(|slot| slot.bytes).sum()
-    }
-}
-
-/// Events that are in flight no more, by slot.
-#[derive(Debug)]
-pub(crate) struct Returned(pub(crate) Vec<(Slot, usize)>);
-
-impl Returned {
-    pub(crate) fn of(settled: &[Settled]) -> Self {
-        Self::slots(settled.iter().map(|event| event.slot))
-    }
-
-    pub(crate) fn slots(slots: impl Iterator<Item = Slot>) -> Self {
-        let mut counts = HashMap::new();
-        for slot in slots {
-            *counts.entry(slot).or_insert(0) += 1;
-        }
-        Self(counts.into_iter().collect())
     }
 }
 

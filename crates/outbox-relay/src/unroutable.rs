@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use domain::Slot;
 use service::Problems;
 
+use crate::event::PATIENCE;
 use crate::routes::Topics;
-use crate::unavailable::circuits::PATIENCE;
 
 #[derive(Debug, Default)]
 pub(crate) struct Unroutable {

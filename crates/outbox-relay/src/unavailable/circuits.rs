@@ -7,8 +7,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A circuit opens when requests have failed for this long. A topic that does not exist has as long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Time from the opening to the first test. It doubles while tests fail.
 const FIRST_TEST: Duration = Duration::from_secs(2);
 const LONGEST_TEST_INTERVAL: Duration = Duration::from_secs(8);
@@ -114,7 +112,7 @@ impl Circuits {
         }
     }
 
-    /// Requests have failed for [`PATIENCE`].
+    /// Requests have failed for [`crate::event::PATIENCE`].
     pub(crate) fn open(&self, partition: &Partition, now: Instant) {
         let mut circuits = self.lock();
         let circuit = circuits.entry(partition.clone()).or_default();

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
 use super::circuits::{Circuits, Partition, WayBack};
-use crate::app::LEASE_SCOPE;
+use crate::lease::LEASE_SCOPE;
 use crate::routes::Topics;
 
 /// Time between two looks.

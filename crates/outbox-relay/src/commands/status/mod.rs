@@ -16,7 +16,8 @@ use storage::{Connection, Database, Session, StorageError, within};
 use uuid::Uuid;
 
 use super::{CommandError, DEADLINE, connect, working};
-use crate::app::{LEASE_SCOPE, NAME};
+use crate::app::NAME;
+use crate::lease::LEASE_SCOPE;
 
 /// Counts go no further, so that they cost the same however much there is.
 const BOUND: i64 = 1_000_000;
