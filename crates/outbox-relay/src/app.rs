@@ -166,7 +166,7 @@ impl Assembly {
             },
             kafka: health.kafka().clone(),
         };
-        let relay = Relay::start(Wiring {
+        let relay = Wiring {
             database: settings.database.clone(),
             session: session.with_index_plans(),
             cluster,
@@ -178,7 +178,8 @@ impl Assembly {
             health,
             circuits,
             missing,
-        });
+        }
+        .start();
         Self {
             relay,
             keeper,
@@ -191,7 +192,7 @@ impl Assembly {
     /// The same, with a span noted for each event that is sent.
     #[must_use]
     pub fn traced(mut self, tracer: Tracer) -> Self {
-        self.relay.senders.trace(tracer);
+        self.relay.trace(tracer);
         self
     }
 }

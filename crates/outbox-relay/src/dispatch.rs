@@ -4,23 +4,63 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use domain::Slot;
+use service::Problems;
 use storage::lease::Tenure;
 use storage::outbox::{Batch, Destination, Giant, Hold, HoldCause};
+use tokio::sync::mpsc;
 use tracing::error;
 
 use crate::event::Dispatched;
 use crate::giants;
-use crate::relay::Relay;
-use crate::routes::{Route, Topics};
+use crate::routes::Routes;
+use crate::senders::Senders;
+use crate::slots::Slots;
+use crate::topics::{Route, Topics};
 use crate::trace::trace_id;
 use crate::unavailable::floors::Floors;
+use crate::unavailable::recovery::MissingTopics;
+use crate::unroutable::Unroutable;
 
-impl Relay {
+/// Routes what was read. See the module.
+pub(crate) struct Router {
+    pub(crate) routes: Routes,
+    pub(crate) senders: Senders,
+    holds: mpsc::Sender<Vec<Hold>>,
+    /// Topics that held events wait for.
+    missing: MissingTopics,
+    /// Told which topics are missing.
+    failing: Problems,
+    topics: Topics,
+    unroutable: Unroutable,
+    /// The number of the latest batch.
+    batch: u64,
+}
+
+impl Router {
+    pub(crate) fn new(
+        routes: Routes,
+        senders: Senders,
+        holds: mpsc::Sender<Vec<Hold>>,
+        missing: MissingTopics,
+        failing: Problems,
+    ) -> Self {
+        Self {
+            routes,
+            senders,
+            holds,
+            missing,
+            failing,
+            topics: Topics::default(),
+            unroutable: Unroutable::default(),
+            batch: 0,
+        }
+    }
+
     /// Takes over what is new of the topics, and ends the senders of those that changed. Nothing
     /// waits for that: what went out under the old count keeps its slot in flight, and no later
     /// event of its key is read before it is settled or given back.
     pub(crate) fn adopt_topics(&mut self) {
-        let news = Topics::clone(&self.wiring.routes.topics.borrow());
+        let news = Topics::clone(&self.routes.topics.borrow());
         if news == self.topics {
             return;
         }
@@ -31,12 +71,14 @@ impl Relay {
     }
 
     /// Hands each event to the sender of its partition, or to the holder. What neither can take
-    /// stays pending. `read` are the slots that these are the first events of.
+    /// stays pending. `read` are the slots that these are the first events of; what is handed on is
+    /// noted in `slots`.
     pub(crate) fn dispatch(
         &mut self,
         batch: Batch,
         read: &HashSet<Slot>,
         owned: &HashMap<Slot, Tenure>,
+        slots: &mut Slots,
     ) -> usize {
         let now = Instant::now();
         self.batch += 1;
@@ -74,7 +116,7 @@ impl Relay {
                     if !floors.is_empty() && floors.hold_back(slot, topic, destination, event.id) {
                         holds.push(follow(&event));
                     } else if self.senders.send(event) {
-                        self.slots.dispatched(slot, bytes);
+                        slots.dispatched(slot, bytes);
                         dispatched += 1;
                     }
                 }
@@ -101,32 +143,32 @@ impl Relay {
         }
         self.unroutable.read(read, unroutable, now);
         self.tell_what_misses(owned);
-        dispatched + self.hold(holds)
+        dispatched + self.hold(holds, slots)
     }
 
     /// Asks for the topics that events wait for, pending or held, and reports them.
     pub(crate) fn tell_what_misses(&mut self, owned: &HashMap<Slot, Tenure>) {
-        let held = self.wiring.missing.get();
+        let held = self.missing.get();
         let owned = |slot| owned.contains_key(&slot);
-        let failing = &self.wiring.health.failing;
+        let failing = &self.failing;
         self.unroutable
             .tell(owned, &held, &self.topics, failing, Instant::now());
         // Full: it has topics to look up already, and events stay until it has.
         self.unroutable
-            .ask(|topic| self.wiring.routes.wanted.try_send(topic.to_owned()).is_ok());
+            .ask(|topic| self.routes.wanted.try_send(topic.to_owned()).is_ok());
     }
 
     /// Passes events to the holder; they stay pending when it has more than it can do.
-    fn hold(&mut self, holds: Vec<Hold>) -> usize {
-        let slots: Vec<Slot> = holds.iter().map(|hold| hold.slot).collect();
-        if slots.is_empty() || self.holds.try_send(holds).is_err() {
+    fn hold(&self, holds: Vec<Hold>, slots: &mut Slots) -> usize {
+        let held: Vec<Slot> = holds.iter().map(|hold| hold.slot).collect();
+        if held.is_empty() || self.holds.try_send(holds).is_err() {
             return 0;
         }
-        for slot in &slots {
+        for slot in &held {
             // Their payloads are let go.
-            self.slots.dispatched(*slot, 0);
+            slots.dispatched(*slot, 0);
         }
-        slots.len()
+        held.len()
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::first_waiting::FirstWaiting;
 use crate::health::Health;
 use crate::metrics::{ByCause, Metrics};
-use crate::routes::Topics;
+use crate::topics::Topics;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Of all looks together. One that takes longer sees nothing, and the gauges stay as they were.

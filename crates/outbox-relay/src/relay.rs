@@ -3,25 +3,25 @@
 //! [`Relay::step`] is one turn of it and never waits for Kafka.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use service::{Backoff, CancellationToken, Reminder};
+use service::{Backoff, CancellationToken, Problems, Reminder, Tracer};
 use storage::StorageError;
-use storage::lease::Tenure;
-use storage::outbox::{Batch, Hold};
-use tokio::sync::mpsc;
+use storage::lease::{Leases, Tenure};
+use storage::outbox::Batch;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tracing::warn;
 
+use crate::dispatch::Router;
 use crate::event::Returned;
+use crate::metrics::Metrics;
 use crate::pacing::Pacing;
 use crate::reader::Reader;
-use crate::routes::Topics;
-use crate::senders::Senders;
 use crate::slots::Slots;
-use crate::unroutable::Unroutable;
-use crate::wiring::Wiring;
+use crate::unavailable::circuits::Circuits;
 
 /// How long a stop waits for requests that are out.
 const FINISH_DEADLINE: Duration = Duration::from_secs(6);
@@ -62,28 +62,67 @@ pub enum RelayError {
 
 /// See the module.
 pub struct Relay {
-    pub(crate) wiring: Wiring,
-    pub(crate) reader: Reader,
-    pub(crate) topics: Topics,
-    pub(crate) unroutable: Unroutable,
+    reader: Reader,
+    router: Router,
+    leases: Leases,
+    circuits: Circuits,
+    wake: Arc<Notify>,
+    metrics: Metrics,
+    /// Told while the outbox cannot be read.
+    postgres: Problems,
     /// When it last read although no partition could be written.
-    pub(crate) outage_read: Option<Instant>,
+    outage_read: Option<Instant>,
     /// The latest step found events.
-    pub(crate) flowing: bool,
+    flowing: bool,
     /// The latest step left idle slots for the next one.
-    pub(crate) unread: bool,
+    unread: bool,
     /// As of the latest step.
-    pub(crate) owned: HashMap<Slot, Tenure>,
-    pub(crate) slots: Slots,
-    pub(crate) batch: u64,
-    pub(crate) senders: Senders,
+    owned: HashMap<Slot, Tenure>,
+    slots: Slots,
+    /// The settler and the holder.
+    tasks: JoinSet<()>,
+    returned: mpsc::Receiver<Returned>,
+}
+
+/// What a relay is made of.
+pub(crate) struct Parts {
+    pub(crate) reader: Reader,
+    pub(crate) router: Router,
+    pub(crate) leases: Leases,
+    pub(crate) circuits: Circuits,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) metrics: Metrics,
+    pub(crate) postgres: Problems,
     /// The settler and the holder.
     pub(crate) tasks: JoinSet<()>,
-    pub(crate) holds: mpsc::Sender<Vec<Hold>>,
     pub(crate) returned: mpsc::Receiver<Returned>,
 }
 
 impl Relay {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            reader: parts.reader,
+            router: parts.router,
+            leases: parts.leases,
+            circuits: parts.circuits,
+            wake: parts.wake,
+            metrics: parts.metrics,
+            postgres: parts.postgres,
+            outage_read: None,
+            flowing: false,
+            unread: false,
+            owned: HashMap::new(),
+            slots: Slots::new(),
+            tasks: parts.tasks,
+            returned: parts.returned,
+        }
+    }
+
+    /// Notes a span for each event that is sent.
+    pub(crate) fn trace(&mut self, tracer: Tracer) {
+        self.router.senders.trace(tracer);
+    }
+
     /// Runs until `stop`, then finishes what is in flight.
     ///
     /// # Errors
@@ -100,13 +139,13 @@ impl Relay {
             };
             let pause = match stepped {
                 // Nobody asked Postgres anything.
-                Ok(Step::NothingOwned) if self.wiring.leases.ownership().has_run_out() => {
-                    let postgres = &self.wiring.health.postgres;
-                    postgres.report(TASK, "the leases have run out and are not renewed");
+                Ok(Step::NothingOwned) if self.leases.ownership().has_run_out() => {
+                    self.postgres
+                        .report(TASK, "the leases have run out and are not renewed");
                     LONGEST_PAUSE
                 }
                 Ok(done) => {
-                    self.wiring.health.postgres.clear(TASK);
+                    self.postgres.clear(TASK);
                     trouble.end();
                     backoff.reset();
                     match done {
@@ -125,22 +164,22 @@ impl Relay {
                     if trouble.is_due(Instant::now()) {
                         warn!(%error, "cannot read the outbox; trying again");
                     }
-                    self.wiring.health.postgres.report(TASK, error);
+                    self.postgres.report(TASK, error);
                     backoff.next_delay()
                 }
             };
-            let wake_ups = self.wiring.metrics.wake_ups.clone();
+            let wake_ups = self.metrics.wake_ups.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => { wake_ups.poll.inc(); }
-                () = self.wiring.wake.notified() => { wake_ups.notification.inc(); }
-                () = self.wiring.leases.changed() => { wake_ups.lease.inc(); }
-                Ok(()) = self.wiring.routes.topics.changed() => {}
+                () = self.wake.notified() => { wake_ups.notification.inc(); }
+                () = self.leases.changed() => { wake_ups.lease.inc(); }
+                Ok(()) = self.router.routes.topics.changed() => {}
                 Some(returned) = self.returned.recv() => {
                     wake_ups.settled.inc();
                     self.take_back(&returned);
                 }
-                ended = self.senders.ended() => ended?,
+                ended = self.router.senders.ended() => ended?,
                 Some(ended) = self.tasks.join_next() => ended?,
             }
         }
@@ -158,7 +197,6 @@ impl Relay {
             self.take_back(&returned);
         }
         let owned: HashMap<Slot, Tenure> = self
-            .wiring
             .leases
             .ownership()
             .units()
@@ -168,10 +206,10 @@ impl Relay {
         self.hand_over(&owned).await;
         self.observe(owned.len());
         if owned.is_empty() {
-            self.tell_what_misses(&owned);
+            self.router.tell_what_misses(&owned);
             return Ok(Step::NothingOwned);
         }
-        self.adopt_topics();
+        self.router.adopt_topics();
         let mut idle: Vec<Slot> = owned
             .iter()
             .filter(|(slot, tenure)| !tenure.leaving && self.slots.is_idle(**slot))
@@ -180,7 +218,7 @@ impl Relay {
         if idle.is_empty() || self.reader.room(self.slots.bytes()) <= 0 {
             return Ok(Step::Busy);
         }
-        let outage = self.wiring.circuits.total_outage(Instant::now());
+        let outage = self.circuits.total_outage(Instant::now());
         if outage {
             if self
                 .outage_read
@@ -238,7 +276,8 @@ impl Relay {
             // Of the others nothing is known: they found no room.
             slots_of(&batch).collect()
         };
-        Ok(Some(self.dispatch(batch, &read, owned)))
+        let dispatched = self.router.dispatch(batch, &read, owned, &mut self.slots);
+        Ok(Some(dispatched))
     }
 
     fn take_back(&mut self, returned: &Returned) {
@@ -254,14 +293,14 @@ impl Relay {
             .iter()
             .filter(|(slot, tenure)| !tenure.leaving && !owned.contains_key(slot))
             .count();
-        self.wiring.metrics.lease_losses.inc_by(lost as u64);
+        self.metrics.lease_losses.inc_by(lost as u64);
         self.owned.clone_from(owned);
     }
 
     async fn hand_over(&self, owned: &HashMap<Slot, Tenure>) {
         for (slot, tenure) in owned {
             if tenure.leaving && self.slots.is_idle(*slot) {
-                self.wiring.leases.release(slot.number().into()).await;
+                self.leases.release(slot.number().into()).await;
             }
         }
     }
@@ -269,13 +308,13 @@ impl Relay {
     fn observe(&self, owned: usize) {
         let in_flight = self.slots.total();
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.wiring.metrics.slots_owned.set(count(owned));
-        self.wiring.metrics.in_flight.set(count(in_flight));
+        self.metrics.slots_owned.set(count(owned));
+        self.metrics.in_flight.set(count(in_flight));
     }
 
     /// Lets requests that are out end and records them; what was not sent yet stays pending.
     pub async fn finish(mut self) {
-        self.senders.stop();
+        self.router.senders.stop();
         let drained = tokio::time::timeout(FINISH_DEADLINE, async {
             while self.slots.total() > 0 {
                 match self.returned.recv().await {

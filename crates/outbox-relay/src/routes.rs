@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
 use crate::missing::{HIDDEN, Missing};
-pub(crate) use crate::topics::{Route, Topics};
+use crate::topics::Topics;
 use crate::verdicts::Verdicts;
 
 /// Partitions may be added to a topic at any time; this is how soon it is noticed, at the latest.

@@ -8,7 +8,7 @@ use domain::Slot;
 use service::Problems;
 
 use crate::event::PATIENCE;
-use crate::routes::Topics;
+use crate::topics::Topics;
 
 #[derive(Debug, Default)]
 pub(crate) struct Unroutable {
