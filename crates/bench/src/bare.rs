@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use domain::OutboxEvent;
 use messaging::{Cluster, PartitionWriter, envelope, partition_of};
-use outbox_relay::chunk;
+use outbox_relay::batch_size;
 use storage::outbox::read_events_after;
 use storage::{Database, Session};
 use tokio::sync::mpsc;
@@ -93,7 +93,7 @@ async fn produce(
             PartitionWriter::new(cluster.clone(), topic.unwrap_or_default(), partition)
         });
         let sizes = waiting.iter().map(envelope::encoded_size);
-        let count = chunk::take(sizes, chunk::MAX_REQUEST_BYTES);
+        let count = batch_size::take(sizes, batch_size::MAX_REQUEST_BYTES);
         let records = waiting
             .drain(..count)
             .map(|e| envelope::encode(&e))
@@ -129,7 +129,7 @@ pub(crate) async fn produce_only(
             let size = envelope::encoded_size(&event);
             while left > 0 {
                 let queued = std::iter::repeat_n(size, left.min(1_400));
-                let count = chunk::take(queued, chunk::MAX_REQUEST_BYTES);
+                let count = batch_size::take(queued, batch_size::MAX_REQUEST_BYTES);
                 let records = (0..count).map(|_| envelope::encode(&event)).collect();
                 writer.produce(records).await?;
                 left -= count;

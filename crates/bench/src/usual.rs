@@ -7,7 +7,7 @@ use anyhow::Result;
 use domain::OutboxEvent;
 use futures::future::try_join_all;
 use messaging::{Cluster, PartitionWriter, envelope, partition_of};
-use outbox_relay::chunk;
+use outbox_relay::batch_size;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -106,7 +106,7 @@ async fn produce((writer, events): (&mut PartitionWriter, Vec<OutboxEvent>)) -> 
     let mut events = events.as_slice();
     while !events.is_empty() {
         let sizes = events.iter().map(envelope::encoded_size);
-        let count = chunk::take(sizes, chunk::MAX_REQUEST_BYTES);
+        let count = batch_size::take(sizes, batch_size::MAX_REQUEST_BYTES);
         let (now, later) = events.split_at(count);
         writer
             .produce(now.iter().map(envelope::encode).collect())

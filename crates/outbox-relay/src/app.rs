@@ -13,18 +13,18 @@ use storage::outbox::{Unfit, check_fitness};
 use storage::{Database, OwnConnection, Session};
 use tokio::sync::Notify;
 
-use crate::health::Health;
 use crate::lease::LEASE_SCOPE;
+use crate::maintenance::health::Health;
+use crate::maintenance::observer::Observer;
+use crate::maintenance::retention::Cleaner;
 use crate::metrics::Metrics;
-use crate::observer::Observer;
-use crate::relay::{Relay, RelayError};
-use crate::retention::Cleaner;
-use crate::routes::RouteKeeper;
+use crate::pipeline::relay::{Relay, RelayError};
+use crate::pipeline::start::Pipeline;
+use crate::pipeline::wake_up::Listener;
 use crate::settings::Settings;
+use crate::topics::refresh::RouteKeeper;
 use crate::unavailable::circuits::Circuits;
 use crate::unavailable::recovery::{MissingTopics, Recovery, Turns};
-use crate::wake::Listener;
-use crate::wiring::Wiring;
 
 pub(crate) const NAME: &str = "outbox-relay";
 
@@ -166,7 +166,7 @@ impl Assembly {
             },
             kafka: health.kafka().clone(),
         };
-        let relay = Wiring {
+        let relay = Pipeline {
             database: settings.database.clone(),
             session: session.with_index_plans(),
             cluster,

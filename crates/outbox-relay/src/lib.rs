@@ -1,51 +1,36 @@
 //! The relay: moves committed events from Postgres to Kafka, in order within a key, none lost.
 //!
-//! ```text
-//! reader ─▶ router ─▶ one sender per Kafka partition ─▶ settler
-//!    ▲                                                    │
-//!    └──────────── a slot is idle again ◀─────────────────┘
-//! ```
-//! [`relay::Relay`] reads the lowest pending events of all its idle slots and routes them; a
-//! [`sender`] keeps one request in flight per partition; the [`settler`] records what Kafka
-//! acknowledged. A slot with events in flight is never read, which is what order rests on.
+//! | module | what is in it |
+//! |---|---|
+//! | `app`, `cli`, `settings`, `metrics` | the process |
+//! | `event`, `lease` | what travels through the pipeline, and under which leases |
+//! | `pipeline` | reader, router, settler, holder, and the loop that drives them |
+//! | `sender` | one sender per Kafka partition |
+//! | `topics` | which partition an event goes to |
+//! | `unavailable` | circuit breakers, and the way back of what they held |
+//! | `maintenance` | observes, judges progress, deletes |
+//! | `commands` | what an operator asks and decides |
+//!
+//! A slot with events in flight is never read, which is what order rests on.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod app;
-pub mod chunk;
 pub mod cli;
 mod commands;
-mod delivery;
-mod dispatch;
-mod diverted;
 mod event;
-mod first_waiting;
-mod giants;
-mod health;
-mod holder;
 mod lease;
+mod maintenance;
 pub mod metrics;
-mod missing;
-mod observer;
-mod pacing;
-mod poison;
-mod reader;
-pub mod relay;
-mod retention;
-mod routes;
+mod oversized;
+mod pipeline;
 mod sender;
-mod senders;
 pub mod settings;
-mod settler;
-mod slots;
 mod topics;
 mod trace;
 mod unavailable;
-mod unroutable;
-mod verdicts;
-mod wake;
-mod wiring;
 
 pub use metrics::Metrics;
-pub use relay::{Relay, RelayError, Step};
+pub use pipeline::relay::{Relay, RelayError, Step};
+pub use sender::batch_size;
 pub use settings::Settings;

@@ -9,7 +9,7 @@ use service::{OpsSettings, SettingsError, Source, TelemetrySettings, WorkerSetti
 use storage::Database;
 use storage::outbox::BatchLimits;
 
-use crate::giants::LARGEST_RECORD_BYTES;
+use crate::oversized::LARGEST_RECORD_BYTES;
 
 /// `OPS_PORT` when it is not set.
 pub const DEFAULT_OPS_PORT: u16 = 9102;

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::circuits::{Circuits, Partition, WayBack};
 use crate::lease::LEASE_SCOPE;
-use crate::topics::Topics;
+use crate::topics::routing_table::Topics;
 
 /// Time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);

@@ -34,7 +34,7 @@ pub struct Orphan {
 
 /// A pending event that is too large to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Giant {
+pub struct Oversized {
     pub slot: Slot,
     pub id: i64,
     pub version: RowVersion,
@@ -49,7 +49,7 @@ pub struct Batch {
     /// Ascending by id.
     pub events: Vec<PendingEvent>,
     /// At most one of a slot: what is behind it stays for the next read, when it may be held.
-    pub giants: Vec<Giant>,
+    pub oversized: Vec<Oversized>,
     pub orphans: Vec<Orphan>,
     /// The groups of unavailable events of each slot and topic among `events`, as of the same moment.
     pub groups: Vec<UnavailableGroup>,
@@ -60,7 +60,7 @@ pub struct Batch {
 impl Batch {
     /// Whether there is nothing to do about any event.
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.giants.is_empty()
+        self.events.is_empty() && self.oversized.is_empty()
     }
 }
 
@@ -91,7 +91,7 @@ pub(super) fn joined(
     for (id, row) in pending {
         let (slot, bytes, version) = (row.slot, row.bytes, row.version);
         let event = events.next_if(|(event, _)| *event == id);
-        if batch.giants.iter().any(|giant| giant.slot == slot) {
+        if batch.oversized.iter().any(|event| event.slot == slot) {
             continue;
         }
         if let Some((_, event)) = event {
@@ -104,7 +104,7 @@ pub(super) fn joined(
                 blocked_by: blocked.get(&id).copied(),
             });
         } else if let Some(TopicKey { topic, key }) = outlines.remove(&id) {
-            batch.giants.push(Giant {
+            batch.oversized.push(Oversized {
                 slot,
                 id,
                 version,

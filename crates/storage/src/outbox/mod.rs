@@ -20,7 +20,7 @@ mod verify;
 
 pub use crate::xid::RowVersion;
 pub use append::append;
-pub use batch::{Batch, Giant, Orphan, PendingEvent};
+pub use batch::{Batch, Orphan, Oversized, PendingEvent};
 pub use fitness::{Unfit, check_fitness};
 pub use held::{HeldEvent, HeldFilter, held, held_event};
 pub use hold::{Destination, Held, Hold, HoldCause, hold};

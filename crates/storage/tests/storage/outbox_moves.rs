@@ -183,12 +183,12 @@ async fn an_event_that_is_too_large_is_not_read_and_nothing_behind_it_in_its_slo
     let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
     let ids: Vec<i64> = batch.events.iter().map(|p| p.id).collect();
     assert_eq!(ids, [1, 4]);
-    let giants: Vec<_> = batch
-        .giants
+    let oversized: Vec<_> = batch
+        .oversized
         .iter()
         .map(|g| (g.id, &*g.topic, &*g.key))
         .collect();
-    assert_eq!(giants, [(2, "t", "k")]);
+    assert_eq!(oversized, [(2, "t", "k")]);
     let bytes = "select sum(bytes) from outbox_pending";
     assert_eq!(batch.bytes, fixture.number(bytes).await);
     assert_eq!(batch.orphans, []);
@@ -196,10 +196,10 @@ async fn an_event_that_is_too_large_is_not_read_and_nothing_behind_it_in_its_slo
     fixture.run("delete from outbox_pending where id = 2").await;
     let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
     let ids: Vec<i64> = batch.events.iter().map(|p| p.id).collect();
-    assert_eq!((&ids[..], batch.giants[0].id), (&[1, 3, 4][..], 5));
+    assert_eq!((&ids[..], batch.oversized[0].id), (&[1, 3, 4][..], 5));
     fixture.run("delete from outbox_event where id = 5").await;
     let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
-    assert_eq!((batch.giants.len(), batch.orphans[0].id), (0, 5));
+    assert_eq!((batch.oversized.len(), batch.orphans[0].id), (0, 5));
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! One partition's sender: what it is given, where its results go, and single requests.
-//! [`crate::delivery`] is its loop.
+//! [`crate::sender::delivery`] is its loop.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use storage::outbox::{Hold, Settled};
 use tokio::sync::mpsc;
 
 use crate::event::{Dispatched, Returned};
-use crate::health::Health;
+use crate::maintenance::health::Health;
 use crate::metrics::Metrics;
 use crate::unavailable::circuits::{Circuits, Partition};
 

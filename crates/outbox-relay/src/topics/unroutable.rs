@@ -8,7 +8,7 @@ use domain::Slot;
 use service::Problems;
 
 use crate::event::PATIENCE;
-use crate::topics::Topics;
+use crate::topics::routing_table::Topics;
 
 #[derive(Debug, Default)]
 pub(crate) struct Unroutable {

@@ -9,9 +9,9 @@ use crate::event::Dispatched;
 /// Per slot: the batch it happened in, and the keys. A later batch of the slot was read knowing of
 /// it, so only the newest batch is kept, and the size of a batch bounds what is kept.
 #[derive(Debug, Default)]
-pub(crate) struct Poison(HashMap<Slot, (u64, HashSet<String>)>);
+pub(crate) struct BlockedKeys(HashMap<Slot, (u64, HashSet<String>)>);
 
-impl Poison {
+impl BlockedKeys {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

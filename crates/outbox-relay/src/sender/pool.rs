@@ -9,11 +9,11 @@ use storage::lease::Leases;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::delivery;
 use crate::event::Dispatched;
-use crate::health::Health;
+use crate::maintenance::health::Health;
 use crate::metrics::Metrics;
-use crate::sender::{Outlets, Sender};
+use crate::sender::delivery;
+use crate::sender::requests::{Outlets, Sender};
 use crate::unavailable::circuits::{Circuits, Partition};
 
 /// What every sender is made of.

@@ -1,24 +1,24 @@
 //! Topics that Kafka said there can never be. Pure bookkeeping.
 //!
 //! It may be wrong about "never": a name that collides with another topic's (`a_b` with `a.b`) is
-//! free once that one is deleted. So a verdict is believed for a while, and then asked for anew by the
+//! free once that one is deleted. So an answer is believed for a while, and then asked for anew by the
 //! next event that needs the topic.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
-pub(crate) struct Verdicts(HashMap<String, Verdict>);
+pub(crate) struct RejectedTopics(HashMap<String, Rejection>);
 
 #[derive(Debug)]
-struct Verdict {
+struct Rejection {
     reason: String,
     at: Instant,
 }
 
-impl Verdicts {
+impl RejectedTopics {
     pub(crate) fn add(&mut self, topic: String, reason: String, at: Instant) {
-        self.0.insert(topic, Verdict { reason, at });
+        self.0.insert(topic, Rejection { reason, at });
     }
 
     pub(crate) fn contains(&self, topic: &str) -> bool {
@@ -28,14 +28,14 @@ impl Verdicts {
     /// Forgets those that have stood for so long.
     pub(crate) fn forget_old(&mut self, now: Instant, age: Duration) {
         self.0
-            .retain(|_, verdict| now.duration_since(verdict.at) < age);
+            .retain(|_, rejection| now.duration_since(rejection.at) < age);
     }
 
     /// What Kafka said, by topic.
     pub(crate) fn reasons(&self) -> HashMap<String, String> {
-        let verdicts = self.0.iter();
-        verdicts
-            .map(|(topic, verdict)| (topic.clone(), verdict.reason.clone()))
+        let rejected = self.0.iter();
+        rejected
+            .map(|(topic, rejection)| (topic.clone(), rejection.reason.clone()))
             .collect()
     }
 }
@@ -48,12 +48,12 @@ mod tests {
     fn a_verdict_stands_for_a_while() {
         let age = Duration::from_secs(20);
         let start = Instant::now();
-        let mut verdicts = Verdicts::default();
-        verdicts.add("a_b".to_owned(), "collides".to_owned(), start);
-        verdicts.forget_old(start + age / 2, age);
-        assert!(verdicts.contains("a_b"));
-        assert_eq!(verdicts.reasons()["a_b"], "collides");
-        verdicts.forget_old(start + age, age);
-        assert!(!verdicts.contains("a_b") && verdicts.reasons().is_empty());
+        let mut rejected = RejectedTopics::default();
+        rejected.add("a_b".to_owned(), "collides".to_owned(), start);
+        rejected.forget_old(start + age / 2, age);
+        assert!(rejected.contains("a_b"));
+        assert_eq!(rejected.reasons()["a_b"], "collides");
+        rejected.forget_old(start + age, age);
+        assert!(!rejected.contains("a_b") && rejected.reasons().is_empty());
     }
 }

@@ -10,11 +10,11 @@ const READ_SHARE: u32 = 10;
 
 /// The pause before the next look. Doubles while nothing is found.
 #[derive(Debug)]
-pub(crate) struct Pacing {
+pub(crate) struct PollInterval {
     pause: Duration,
 }
 
-impl Pacing {
+impl PollInterval {
     pub(crate) fn new() -> Self {
         Self { pause: SHORTEST }
     }
@@ -38,19 +38,19 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_to_a_second_and_starts_over() {
-        let mut pacing = Pacing::new();
+        let mut interval = PollInterval::new();
         let pauses: Vec<u128> = (0..8)
-            .map(|_| pacing.found_nothing(Duration::ZERO).as_millis())
+            .map(|_| interval.found_nothing(Duration::ZERO).as_millis())
             .collect();
         assert_eq!(pauses, [20, 40, 80, 160, 320, 640, 1_000, 1_000]);
-        pacing.found();
-        assert_eq!(pacing.found_nothing(Duration::ZERO), SHORTEST);
+        interval.found();
+        assert_eq!(interval.found_nothing(Duration::ZERO), SHORTEST);
     }
 
     #[test]
     fn a_slow_empty_read_gets_a_tenth_of_the_time_at_most() {
-        let mut pacing = Pacing::new();
+        let mut interval = PollInterval::new();
         let took = Duration::from_millis(500);
-        assert_eq!(pacing.found_nothing(took), Duration::from_secs(5));
+        assert_eq!(interval.found_nothing(took), Duration::from_secs(5));
     }
 }

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
-use crate::missing::{HIDDEN, Missing};
-use crate::topics::Topics;
-use crate::verdicts::Verdicts;
+use crate::topics::missing::{HIDDEN, Missing};
+use crate::topics::rejected::RejectedTopics;
+use crate::topics::routing_table::Topics;
 
 /// Partitions may be added to a topic at any time; this is how soon it is noticed, at the latest.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
@@ -73,18 +73,18 @@ impl RouteKeeper {
         let this = &self;
         let ready = service::until_ready(kafka, stop, backoff, "Kafka", || async move {
             let counts = this.cluster.partition_counts().await?;
-            this.publish(counts, &Verdicts::default(), &Missing::default());
+            this.publish(counts, &RejectedTopics::default(), &Missing::default());
             Ok::<(), KafkaError>(())
         });
         if ready.await.is_none() {
             return;
         }
-        let mut verdicts = Verdicts::default();
+        let mut rejected = RejectedTopics::default();
         let mut missing = Missing::default();
         for topic in first {
             missing.want(topic);
         }
-        self.learn(&mut missing, &mut verdicts).await;
+        self.learn(&mut missing, &mut rejected).await;
         // Nothing waits for these yet: once must do.
         missing.forget(|_| true);
         let mut pause = REFRESH_INTERVAL;
@@ -97,7 +97,7 @@ impl RouteKeeper {
             {
                 return;
             }
-            let learned = self.learn(&mut missing, &mut verdicts).await;
+            let learned = self.learn(&mut missing, &mut rejected).await;
             pause = match learned {
                 _ if missing.is_empty() => REFRESH_INTERVAL,
                 Learned::NoAnswer => MISSING_INTERVAL,
@@ -125,8 +125,8 @@ impl RouteKeeper {
 
     /// Looks up all there is and creates what is missing, a few at a time. What could not be created
     /// stays missing.
-    async fn learn(&mut self, missing: &mut Missing, verdicts: &mut Verdicts) -> Learned {
-        verdicts.forget_old(Instant::now(), REFRESH_INTERVAL);
+    async fn learn(&mut self, missing: &mut Missing, rejected: &mut RejectedTopics) -> Learned {
+        rejected.forget_old(Instant::now(), REFRESH_INTERVAL);
         let mut counts = match self.look_up().await {
             Ok(counts) => counts,
             Err(error) => {
@@ -144,7 +144,7 @@ impl RouteKeeper {
                 Ok(true) => learned = Learned::Created,
                 Ok(false) => existing.push(topic),
                 Err(error) if error.failure() == Failure::Impossible => {
-                    verdicts.add(topic, error.to_string(), Instant::now());
+                    rejected.add(topic, error.to_string(), Instant::now());
                 }
                 Err(error) => {
                     let reason =
@@ -172,8 +172,8 @@ impl RouteKeeper {
                 }
             }
         }
-        missing.forget(|topic| counts.contains_key(topic) || verdicts.contains(topic));
-        self.publish(counts, verdicts, missing);
+        missing.forget(|topic| counts.contains_key(topic) || rejected.contains(topic));
+        self.publish(counts, rejected, missing);
         learned
     }
 
@@ -207,8 +207,8 @@ impl RouteKeeper {
         Ok(created)
     }
 
-    fn publish(&self, counts: HashMap<String, i32>, verdicts: &Verdicts, missing: &Missing) {
-        let known = Topics::new(counts, verdicts.reasons(), missing.refusals());
+    fn publish(&self, counts: HashMap<String, i32>, rejected: &RejectedTopics, missing: &Missing) {
+        let known = Topics::new(counts, rejected.reasons(), missing.refusals());
         self.topics.send_if_modified(|before| {
             let changed = *before != known;
             *before = known;
@@ -236,7 +236,9 @@ mod tests {
         let (mut keeper, routes) = keeper();
         let mut missing = Missing::default();
         missing.want("t");
-        let learned = keeper.learn(&mut missing, &mut Verdicts::default()).await;
+        let learned = keeper
+            .learn(&mut missing, &mut RejectedTopics::default())
+            .await;
         assert_eq!(learned, Learned::NoAnswer);
         let topics = routes.topics.borrow();
         let reason = topics.refusal("t").expect("a reason");

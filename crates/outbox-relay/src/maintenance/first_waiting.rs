@@ -15,7 +15,7 @@ use storage::outbox::{
 use storage::{Connection, StorageError};
 
 use crate::lease::LEASE_SCOPE;
-use crate::topics::{Route, Topics};
+use crate::topics::routing_table::{Route, Topics};
 
 /// Where dead entries make it slow to find the first event of a slot, the other slots have their turn
 /// with the next look.

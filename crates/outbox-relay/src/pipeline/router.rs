@@ -6,20 +6,20 @@ use std::time::Instant;
 use domain::Slot;
 use service::Problems;
 use storage::lease::Tenure;
-use storage::outbox::{Batch, Destination, Giant, Hold, HoldCause};
+use storage::outbox::{Batch, Destination, Hold, HoldCause, Oversized};
 use tokio::sync::mpsc;
 use tracing::error;
 
 use crate::event::Dispatched;
-use crate::giants;
-use crate::routes::Routes;
-use crate::senders::Senders;
-use crate::slots::Slots;
-use crate::topics::{Route, Topics};
+use crate::oversized;
+use crate::pipeline::in_flight::Slots;
+use crate::sender::pool::Senders;
+use crate::topics::refresh::Routes;
+use crate::topics::routing_table::{Route, Topics};
+use crate::topics::unroutable::Unroutable;
 use crate::trace::trace_id;
 use crate::unavailable::floors::Floors;
 use crate::unavailable::recovery::MissingTopics;
-use crate::unroutable::Unroutable;
 
 /// Routes what was read. See the module.
 pub(crate) struct Router {
@@ -84,9 +84,9 @@ impl Router {
         self.batch += 1;
         let mut dispatched = 0;
         let mut holds: Vec<Hold> = batch
-            .giants
+            .oversized
             .into_iter()
-            .map(|giant| bury(giant, owned))
+            .map(|event| hold_oversized(event, owned))
             .collect();
         let floors = Floors::new(batch.groups);
         let mut unroutable = HashSet::new();
@@ -179,17 +179,17 @@ fn follow(event: &Dispatched) -> Hold {
 }
 
 /// Dead wherever it would go, and whatever it waits for.
-fn bury(giant: Giant, owned: &HashMap<Slot, Tenure>) -> Hold {
-    let error = giants::reason(giant.bytes);
-    let Giant {
+fn hold_oversized(event: Oversized, owned: &HashMap<Slot, Tenure>) -> Hold {
+    let error = oversized::reason(event.bytes);
+    let Oversized {
         slot,
         id,
         version,
         topic,
         key,
         ..
-    } = giant;
-    giants::tell(&topic, &key, id, &error);
+    } = event;
+    oversized::tell(&topic, &key, id, &error);
     Hold {
         slot,
         epoch: owned[&slot].epoch,

@@ -15,12 +15,12 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tracing::warn;
 
-use crate::dispatch::Router;
 use crate::event::Returned;
 use crate::metrics::Metrics;
-use crate::pacing::Pacing;
-use crate::reader::Reader;
-use crate::slots::Slots;
+use crate::pipeline::in_flight::Slots;
+use crate::pipeline::poll_interval::PollInterval;
+use crate::pipeline::reader::Reader;
+use crate::pipeline::router::Router;
 use crate::unavailable::circuits::Circuits;
 
 /// How long a stop waits for requests that are out.
@@ -128,7 +128,7 @@ impl Relay {
     /// # Errors
     /// When a task of the pipeline died. An outage of Postgres or Kafka is waited out.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RelayError> {
-        let mut pacing = Pacing::new();
+        let mut interval = PollInterval::new();
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_BACKOFF);
         let mut trouble = Reminder::default();
         while !stop.is_cancelled() {
@@ -151,10 +151,10 @@ impl Relay {
                     match done {
                         Step::Dispatched(_) if self.unread => Duration::ZERO,
                         Step::Dispatched(_) => {
-                            pacing.found();
-                            pacing.found_nothing(Duration::ZERO)
+                            interval.found();
+                            interval.found_nothing(Duration::ZERO)
                         }
-                        Step::Idle => pacing.found_nothing(started.elapsed()),
+                        Step::Idle => interval.found_nothing(started.elapsed()),
                         Step::ReadTooSlow => Duration::ZERO,
                         // Something else than time ends these.
                         Step::Busy | Step::NothingOwned | Step::Outage => LONGEST_PAUSE,
@@ -335,6 +335,6 @@ impl Relay {
 }
 
 fn slots_of(batch: &Batch) -> impl Iterator<Item = Slot> {
-    let giants = batch.giants.iter().map(|giant| giant.slot);
-    batch.events.iter().map(|event| event.slot).chain(giants)
+    let oversized = batch.oversized.iter().map(|event| event.slot);
+    batch.events.iter().map(|event| event.slot).chain(oversized)
 }

@@ -14,13 +14,14 @@ use storage::outbox::{HoldCause, Settled};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info, warn};
 
-use crate::diverted::Diverted;
 use crate::event::{Dispatched, PATIENCE};
-use crate::poison::Poison;
-use crate::sender::{Sender, Tested};
+use crate::oversized;
+use crate::sender::batch_size;
+use crate::sender::blocked_keys::BlockedKeys;
+use crate::sender::diverted::Diverted;
+use crate::sender::requests::{Sender, Tested};
 use crate::trace;
 use crate::unavailable::circuits::Permission;
-use crate::{chunk, giants};
 
 /// Kafka being back, the next attempt must not be far.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
@@ -38,7 +39,7 @@ struct Delivery {
     sender: Sender,
     name: String,
     waiting: VecDeque<Dispatched>,
-    poison: Poison,
+    blocked_keys: BlockedKeys,
     diverted: Diverted,
     /// When the first request was sent of those that failed, since one succeeded or nothing was in
     /// hand.
@@ -60,13 +61,13 @@ impl Delivery {
             name: sender.name(),
             sender,
             waiting: VecDeque::new(),
-            poison: Poison::default(),
+            blocked_keys: BlockedKeys::default(),
             diverted: Diverted::default(),
             failing_since: None,
             reported: false,
             reminder: Reminder::default(),
             tests: JoinSet::new(),
-            max_bytes: chunk::MAX_REQUEST_BYTES,
+            max_bytes: batch_size::MAX_REQUEST_BYTES,
             max_events: usize::MAX,
         }
     }
@@ -94,8 +95,8 @@ impl Delivery {
                 self.waiting.push_back(event);
             }
             self.drop_void(&mut Vec::new()).await;
-            self.bury_the_giants().await;
-            self.hold_what_follows_poison().await;
+            self.hold_oversized().await;
+            self.hold_blocked().await;
             self.hold_what_follows_diverted().await;
             if self.waiting.is_empty() {
                 continue;
@@ -129,7 +130,7 @@ impl Delivery {
             .iter()
             .take(self.max_events)
             .map(|d| envelope::encoded_size(&d.event));
-        let count = chunk::take(sizes, self.max_bytes);
+        let count = batch_size::take(sizes, self.max_bytes);
         self.waiting.drain(..count).collect()
     }
 
@@ -338,29 +339,29 @@ impl Delivery {
             topic,
             key, id, error, trace_id, "dead letter: the event can never be produced"
         );
-        self.poison.add(guilty);
+        self.blocked_keys.add(guilty);
         let hold = guilty.to_hold(HoldCause::Dead, Some(error), attempts);
         self.sender.hold(vec![hold]).await;
     }
 
     /// What no broker would even read, but was small enough to be read here.
-    async fn bury_the_giants(&mut self) {
-        let is_giant = |d: &mut Dispatched| giants::is_giant(&d.event);
-        while let Some(giant) = self.waiting.pop_front_if(is_giant) {
-            let error = giants::reason(envelope::encoded_size(&giant.event));
-            self.bury(&giant, error, 0).await;
+    async fn hold_oversized(&mut self) {
+        let is_oversized = |d: &mut Dispatched| oversized::is_oversized(&d.event);
+        while let Some(event) = self.waiting.pop_front_if(is_oversized) {
+            let error = oversized::reason(envelope::encoded_size(&event.event));
+            self.bury(&event, error, 0).await;
         }
     }
 
     /// Events of the same batch that come after a dead one of their key: later batches learn of it
     /// from the table.
-    async fn hold_what_follows_poison(&mut self) {
-        if self.poison.is_empty() {
+    async fn hold_blocked(&mut self) {
+        if self.blocked_keys.is_empty() {
             return;
         }
         let mut blocked = Vec::new();
         self.waiting.retain(|d| {
-            let follows = self.poison.is_followed_by(d);
+            let follows = self.blocked_keys.is_followed_by(d);
             if follows {
                 blocked.push(d.to_hold(HoldCause::Blocked, None, 0));
             }

@@ -9,21 +9,21 @@ use storage::{Database, OwnConnection, Session};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
-use crate::dispatch::Router;
-use crate::health::Health;
-use crate::holder::Holder;
+use crate::maintenance::health::Health;
 use crate::metrics::Metrics;
-use crate::reader::{LARGER, Reader};
-use crate::relay::{self, Relay};
-use crate::routes::Routes;
-use crate::sender::Outlets;
-use crate::senders::{self, Senders};
-use crate::settler::Settler;
+use crate::pipeline::holder::Holder;
+use crate::pipeline::reader::{LARGER, Reader};
+use crate::pipeline::relay::{self, Relay};
+use crate::pipeline::router::Router;
+use crate::pipeline::settler::Settler;
+use crate::sender::pool::{self, Senders};
+use crate::sender::requests::Outlets;
+use crate::topics::refresh::Routes;
 use crate::unavailable::circuits::Circuits;
 use crate::unavailable::recovery::MissingTopics;
 
 /// What the pipeline works with.
-pub(crate) struct Wiring {
+pub(crate) struct Pipeline {
     pub(crate) database: Database,
     pub(crate) session: Session,
     pub(crate) cluster: Cluster,
@@ -37,7 +37,7 @@ pub(crate) struct Wiring {
     pub(crate) missing: MissingTopics,
 }
 
-impl Wiring {
+impl Pipeline {
     /// Starts the settler and the holder; senders follow as partitions are met. End the relay with
     /// [`Relay::finish`].
     pub(crate) fn start(self) -> Relay {
@@ -63,7 +63,7 @@ impl Wiring {
             metrics: self.metrics.clone(),
         };
         tasks.spawn(holder.run());
-        let senders = Senders::new(senders::Parts {
+        let senders = Senders::new(pool::Parts {
             cluster: self.cluster.clone(),
             leases: self.leases.clone(),
             outlets: Outlets {

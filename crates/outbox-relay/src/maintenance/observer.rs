@@ -11,10 +11,10 @@ use storage::{Connection, OwnConnection, StorageError};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::first_waiting::FirstWaiting;
-use crate::health::Health;
+use crate::maintenance::first_waiting::FirstWaiting;
+use crate::maintenance::health::Health;
 use crate::metrics::{ByCause, Metrics};
-use crate::topics::Topics;
+use crate::topics::routing_table::Topics;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Of all looks together. One that takes longer sees nothing, and the gauges stay as they were.

@@ -9,7 +9,7 @@ use tracing::error;
 /// more bytes in the outbox is not even read: Postgres cannot send a row of 1 GB.
 pub(crate) const LARGEST_RECORD_BYTES: u32 = 64 * 1024 * 1024;
 
-pub(crate) fn is_giant(event: &OutboxEvent) -> bool {
+pub(crate) fn is_oversized(event: &OutboxEvent) -> bool {
     envelope::encoded_size(event) > LARGEST_RECORD_BYTES as usize
 }
 
