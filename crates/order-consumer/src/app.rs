@@ -14,15 +14,15 @@ use storage::lease::{Keeper, Leases};
 use storage::{OwnConnection, Session, migrations};
 use tracing::info;
 
+use crate::apply::effects::Effects;
 use crate::assignment::{StartConsumer, follow};
-use crate::effects::Effects;
 use crate::membership::{Membership, PartitionCount};
 use crate::metrics::Metrics;
 use crate::partition::PartitionConsumer;
+use crate::partition::Wiring;
+use crate::partition::progress::{self, Standings};
 use crate::retention::{Cleaner, Pass};
 use crate::settings::Settings;
-use crate::standing::{self, Standings};
-use crate::wiring::Wiring;
 
 const NAME: &str = "order-consumer";
 
@@ -136,7 +136,7 @@ async fn consume(
     let beside = async {
         tokio::join!(
             watch_growth(&cluster, topic, worker, (&leases, &count), &kafka),
-            standing::watch(topic, &standings, &metrics, &progress),
+            progress::watch(topic, &standings, &metrics, &progress),
             cleaner.run(),
             membership.watch(),
         )

@@ -13,10 +13,10 @@ use storage::dead_letters::{self, Amount, Cause, Ending, Stored};
 use storage::inbox::{self, Stream};
 use storage::{Connection, TransactionError, outbox};
 
-use crate::batch::{New, Split, letter, sort, split};
-use crate::decode::{Decoded, decode};
-use crate::effects::{EffectError, Effects};
-use crate::obituary::obituary;
+use crate::apply::batch::{New, Split, letter, sort, split};
+use crate::apply::dead_letter_event::dead_letter_event;
+use crate::apply::decode::{Decoded, decode};
+use crate::apply::effects::{EffectError, Effects};
 
 /// What is read and applied at once.
 const CHUNK: Amount = Amount {
@@ -258,7 +258,7 @@ impl Held<'_> {
             dead_letters::rejected(conn, self.group, &position, &reason).await?;
             if stored.cause != Cause::Dead.as_str() {
                 let letter = letter(&records[place], Cause::Dead, reason.clone(), 1);
-                outbox::append(conn, &[obituary(self.group, &position, &letter)]).await?;
+                outbox::append(conn, &[dead_letter_event(self.group, &position, &letter)]).await?;
             }
             decided.stuck = Some((position, reason));
         }

@@ -8,7 +8,7 @@ use service::TraceParent;
 use service::trace::{Kind, Span, TRACEPARENT, Tracer};
 use storage::inbox::Stream;
 
-use crate::decode::Decoded;
+use crate::apply::decode::Decoded;
 
 /// The record at an offset of a batch, which is in the order of offsets.
 fn at(batch: &[Decoded], offset: i64) -> Option<&Decoded> {

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Context, TOPIC, key_text};
-use crate::effects::{EffectError, Effects};
+use crate::apply::effects::{EffectError, Effects};
 use crate::redrive::{Decided, Decision, DecisionError, decide};
 
 /// A decision that met a deadlock or a full lock table is made again.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use local_stack::testing::{KafkaProxy, Spawned, eventually};
 use messaging::Cluster;
+use order_consumer::partition::Wiring;
 use order_consumer::partition::{PartitionConsumer, Step};
-use order_consumer::wiring::Wiring;
 use service::CancellationToken;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use order_consumer::Effects;
 use order_consumer::handlers::ProductSales;
+use order_consumer::partition::Wiring;
 use order_consumer::partition::{PartitionConsumer, Step, StepError};
-use order_consumer::wiring::Wiring;
 use service::CancellationToken;
 use storage::Session;
 

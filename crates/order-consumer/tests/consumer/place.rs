@@ -4,18 +4,18 @@ use std::time::{Duration, Instant};
 
 use local_stack::testing::{KafkaProxy, delete_topic, eventually};
 use messaging::{Cluster, PartitionWriter};
+use order_consumer::partition::PositionError;
+use order_consumer::partition::Wiring;
 use order_consumer::partition::{PartitionConsumer, Step, StepError};
-use order_consumer::place::PlaceError;
-use order_consumer::wiring::Wiring;
 use service::CancellationToken;
 
 use crate::support::{Fixture, drain, order};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn place_error(consumer: &mut PartitionConsumer) -> PlaceError {
+async fn place_error(consumer: &mut PartitionConsumer) -> PositionError {
     match consumer.step(&CancellationToken::new()).await {
-        Err(StepError::Place(error)) => error,
+        Err(StepError::Position(error)) => error,
         other => panic!("{other:?}"),
     }
 }
@@ -39,12 +39,12 @@ impl Fixture {
 }
 
 /// What stops the partition; Kafka may need a moment to know the topic again.
-async fn until_stopped(consumer: &mut PartitionConsumer) -> PlaceError {
+async fn until_stopped(consumer: &mut PartitionConsumer) -> PositionError {
     eventually(
         "the partition to stand still",
         PATIENCE,
         async || match consumer.step(&CancellationToken::new()).await {
-            Err(StepError::Place(error)) => Some(error),
+            Err(StepError::Position(error)) => Some(error),
             Err(StepError::Kafka(_)) | Ok(Step::Empty) => None,
             other => panic!("{other:?}"),
         },
@@ -64,7 +64,10 @@ async fn a_topic_made_again_stops_the_partition_until_its_offset_is_reset() {
     fixture.make_the_topic_again(5).await;
     for _ in 0..2 {
         let error = until_stopped(&mut consumer).await;
-        assert!(matches!(error, PlaceError::AnotherTopic { .. }), "{error}");
+        assert!(
+            matches!(error, PositionError::AnotherTopic { .. }),
+            "{error}"
+        );
         assert!(error.to_string().contains("offsets reset"), "{error}");
     }
     assert_eq!(fixture.sales("P-2").await, (0, 0));
@@ -121,13 +124,13 @@ async fn without_ids_a_topic_made_again_is_told_by_its_last_record() {
     println!("{step:?}");
     let error = until_stopped(&mut running).await;
     assert!(
-        matches!(error, PlaceError::AnotherRecord { offset: 4, .. }),
+        matches!(error, PositionError::AnotherRecord { offset: 4, .. }),
         "{error}"
     );
     // The next one knows the last record by its event id.
     let error = until_stopped(&mut consumer()).await;
     assert!(
-        matches!(error, PlaceError::AnotherRecord { offset: 4, .. }),
+        matches!(error, PositionError::AnotherRecord { offset: 4, .. }),
         "{error}"
     );
     assert_eq!(fixture.sales("P-2").await, (0, 0));
@@ -195,7 +198,7 @@ async fn what_kafka_deleted_before_it_was_consumed_is_not_skipped() {
     let (mut consumer, _) = fixture.consumer(0, &leases);
     for _ in 0..2 {
         let error = place_error(&mut consumer).await;
-        let PlaceError::OutOfRange {
+        let PositionError::OutOfRange {
             next_offset: 6,
             earliest: 8,
             latest: 9,

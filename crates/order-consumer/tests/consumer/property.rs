@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashSet};
 use domain::{EventId, Order, Position, Quantity};
 use messaging::IncomingRecord;
 use order_consumer::Effects;
-use order_consumer::apply::{Attempt, Batch, Fence, Outcome, apply};
-use order_consumer::decode::{Decoded, decode};
+use order_consumer::apply::decode::{Decoded, decode};
+use order_consumer::apply::transaction::{Attempt, Batch, Fence, Outcome, apply};
 use order_consumer::redrive::{Decision, decide};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -111,13 +111,13 @@ impl Run<'_> {
             .zip(records)
             .map(|(offset, record)| decode(IncomingRecord { offset, ..record }))
             .collect();
-        let mut outcome = self.apply(&records, from, Attempt::Hopeful).await;
+        let mut outcome = self.apply(&records, from, Attempt::WholeBatch).await;
         if outcome.is_none() {
-            let last = Attempt::Last { attempts: 4 };
+            let last = Attempt::Isolate { attempts: 4 };
             outcome = self.apply(&records, from, last).await;
         }
         assert!(matches!(outcome, Some(Outcome::Applied(_))), "{outcome:?}");
-        let again = self.apply(&records, from, Attempt::Hopeful).await;
+        let again = self.apply(&records, from, Attempt::WholeBatch).await;
         assert_eq!(again, Some(Outcome::Fenced));
         from + i64::try_from(records.len()).unwrap()
     }

@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use order_consumer::Effects;
-use order_consumer::apply::{Attempt, Batch, Fence, Outcome, apply};
-use order_consumer::decode::{Decoded, decode};
+use order_consumer::apply::decode::{Decoded, decode};
+use order_consumer::apply::transaction::{Attempt, Batch, Fence, Outcome, apply};
 use storage::Session;
 use storage::inbox::{self, Stream};
 
@@ -101,7 +101,7 @@ async fn speed_of_a_batch_beside_the_bare_insert() {
                     fence,
                     &batch,
                     &effects,
-                    Attempt::Hopeful,
+                    Attempt::WholeBatch,
                 );
                 let Outcome::Applied(applied) = applied.await.unwrap() else {
                     panic!("the partition is ours")

@@ -6,7 +6,7 @@ use messaging::{Fetched, KafkaError, PartitionReader};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::decode::{Decoded, decode};
+use crate::apply::decode::{Decoded, decode};
 
 /// About how much one fetch brings; also what bounds a batch.
 const FETCH_BYTES: i32 = 512 * 1024;

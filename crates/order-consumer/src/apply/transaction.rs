@@ -11,11 +11,11 @@ use storage::{Connection, outbox};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::batch::{New, Sorted, Split, WAITS, letter, sort, split};
-use crate::decode::Decoded;
-use crate::effects::{EffectError, Effects};
-use crate::met::{Copies, record};
-use crate::obituary::obituary;
+use crate::apply::batch::{New, Sorted, Split, WAITS, letter, sort, split};
+use crate::apply::dead_letter_event::dead_letter_event;
+use crate::apply::decode::Decoded;
+use crate::apply::dedup::{Dedup, record};
+use crate::apply::effects::{EffectError, Effects};
 
 /// Under which lease, and from which offset on, a batch is applied.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +31,9 @@ pub struct Fence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
     /// Undo the whole batch: it is to be tried again.
-    Hopeful,
+    WholeBatch,
     /// Hold it as a dead letter, tried this often, and apply the others.
-    Last { attempts: i32 },
+    Isolate { attempts: i32 },
 }
 
 /// What became of a batch.
@@ -82,7 +82,7 @@ pub async fn apply(
     attempt: Attempt,
 ) -> Result<Outcome, EffectError> {
     // Copies are rare, and to look for them costs as much as to record the batch.
-    let mut copies = Copies::Unlikely;
+    let mut dedup = Dedup::Optimistic;
     loop {
         let applied = conn.transaction(async |conn| {
             let Fence {
@@ -97,10 +97,10 @@ pub async fn apply(
                 return Ok(Outcome::Fenced);
             };
             let sorted = sort_by_what_is_held(conn, stream, batch, offsets, opened).await?;
-            let new = record(conn, stream, &sorted.newest, copies).await?;
+            let new = record(conn, stream, &sorted.newest, dedup).await?;
             let mut parts =
                 effect(conn, stream, batch.records, sorted, new, effects, attempt).await?;
-            bury(conn, stream, &mut parts).await?;
+            move_to_dead_letters(conn, stream, &mut parts).await?;
             let progress = Progress {
                 next_offset: batch.next_offset,
                 last_event_id: batch.last_event_id(),
@@ -114,7 +114,7 @@ pub async fn apply(
         });
         match applied.await {
             // Likely from here on, and then it cannot be said again.
-            Err(EffectError::MetBefore) => copies = Copies::Likely,
+            Err(EffectError::MetBefore) => dedup = Dedup::Thorough,
             outcome => return outcome,
         }
     }
@@ -207,12 +207,12 @@ async fn effect(
     letters.extend(sorted.behind.into_iter().map(waits));
 
     let done: Vec<usize> = match attempt {
-        Attempt::Hopeful => {
+        Attempt::WholeBatch => {
             let events: Vec<_> = candidates.into_iter().map(|c| c.received).collect();
             effects.apply(conn, &events).await?;
             fresh
         }
-        Attempt::Last { attempts } => {
+        Attempt::Isolate { attempts } => {
             let narrowed = effects.apply_narrowing(conn, &candidates).await?;
             let undone: Vec<EventId> = narrowed
                 .guilty
@@ -252,7 +252,7 @@ async fn effect(
 }
 
 /// Holds the letters and announces the dead among them through the outbox.
-async fn bury(
+async fn move_to_dead_letters(
     conn: &mut Connection,
     stream: &Stream,
     parts: &mut Parts,
@@ -272,7 +272,7 @@ async fn bury(
                     partition: stream.partition,
                     offset: letter.offset,
                 };
-                events.push(obituary(&stream.group, &position, letter));
+                events.push(dead_letter_event(&stream.group, &position, letter));
             }
         }
     }

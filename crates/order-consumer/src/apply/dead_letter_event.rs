@@ -6,7 +6,7 @@ use domain::{EventId, NewEvent, Position};
 use serde::Serialize;
 use storage::dead_letters::DeadLetter;
 
-use crate::decode::brief;
+use crate::apply::decode::brief;
 
 /// Kafka refuses messages over 1 MB by default, and base64 makes a third more of every byte: what
 /// has no room within these is left out. The table of dead letters has it whole.
@@ -88,7 +88,7 @@ fn text(bytes: &Vec<u8>) -> String {
 }
 
 /// Announces a record that was held as dead, at this place.
-pub(crate) fn obituary(group: &str, position: &Position, letter: &DeadLetter) -> NewEvent {
+pub(crate) fn dead_letter_event(group: &str, position: &Position, letter: &DeadLetter) -> NewEvent {
     // What tells whose record it was comes first.
     let mut room = Room(ROOM);
     let (key, key_omitted_bytes) = room.text_or_size(letter.key.as_ref());

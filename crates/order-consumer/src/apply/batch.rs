@@ -7,8 +7,8 @@ use domain::{EventId, OrderCreated, Received};
 use messaging::IncomingRecord;
 use storage::dead_letters::{Cause, DeadLetter, Stored};
 
-use crate::decode::Decoded;
-use crate::effects::Candidate;
+use crate::apply::decode::Decoded;
+use crate::apply::effects::Candidate;
 
 /// Why a record that is not at fault itself is held.
 pub(crate) const WAITS: &str = "waits for a dead record of its key";

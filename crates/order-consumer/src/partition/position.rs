@@ -2,72 +2,14 @@
 
 use std::time::Duration;
 
-use domain::EventId;
 use messaging::{Failure, KafkaError, PartitionReader, envelope};
 use storage::inbox::{self, Progress, Stream};
 use storage::{Connection, StorageError, within};
 use uuid::Uuid;
 
-use crate::partition::StepError;
+use crate::partition::step::{PositionError, StepError};
 
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// The place where the group stands is not to be found. Nothing is skipped: the partition stands
-/// still until `order-consumer offsets reset` says where to go on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlaceError {
-    #[error(
-        "offset {next_offset} of {topic}/{partition} is not there (the partition has {earliest} to \
-         {latest}): data was deleted before it was consumed, or the topic was made again; \
-         nothing is skipped, the partition stands still until `order-consumer offsets reset`"
-    )]
-    OutOfRange {
-        topic: String,
-        partition: i32,
-        next_offset: i64,
-        earliest: i64,
-        latest: i64,
-    },
-    #[error(
-        "{topic}/{partition} was consumed up to offset {next_offset} of another topic of this name \
-         (id {expected}, now {found}): it was deleted and made again; nothing is skipped, the \
-         partition stands still until `order-consumer offsets reset`"
-    )]
-    AnotherTopic {
-        topic: String,
-        partition: i32,
-        next_offset: i64,
-        expected: Uuid,
-        found: Uuid,
-    },
-    #[error(
-        "the record at offset {offset} of {topic}/{partition} is not the one consumed there{}: the \
-         topic was deleted and made again, or Kafka has lost records; nothing is skipped, the \
-         partition stands still until `order-consumer offsets reset`",
-        events.as_ref().map(|(expected, found)| format!(" (event {found} instead of {expected})"))
-            .unwrap_or_default()
-    )]
-    AnotherRecord {
-        topic: String,
-        partition: i32,
-        offset: i64,
-        /// The one that was consumed and the one that is there, if that is known.
-        events: Option<(EventId, String)>,
-    },
-    #[error(
-        "the record batch at offset {offset} of {topic}/{partition} cannot be read: {reason}; \
-         nothing is skipped, the partition stands still until `order-consumer offsets \
-         reset`{}", behind.map(|end| format!(", to {end} if the batch is to be passed over")).unwrap_or_default()
-    )]
-    Unreadable {
-        topic: String,
-        partition: i32,
-        offset: i64,
-        /// Where the next batch begins, if that is known.
-        behind: Option<i64>,
-        reason: String,
-    },
-}
 
 /// What was recorded last.
 ///
@@ -113,7 +55,7 @@ pub(crate) async fn find(
     if let (Some(expected), Some(found)) = (progress.topic_id, topic_id)
         && expected != found
     {
-        return Err(StepError::Place(PlaceError::AnotherTopic {
+        return Err(StepError::Position(PositionError::AnotherTopic {
             topic: stream.topic.clone(),
             partition: stream.partition,
             next_offset,
@@ -156,7 +98,7 @@ async fn recognise(
         Ok(envelope) => envelope.event_id.to_string(),
         Err(invalid) => invalid.to_string(),
     };
-    Err(StepError::Place(PlaceError::AnotherRecord {
+    Err(StepError::Position(PositionError::AnotherRecord {
         topic: stream.topic.clone(),
         partition: stream.partition,
         offset,
@@ -165,10 +107,10 @@ async fn recognise(
 }
 
 /// The place, if a fetch failed because of what is there.
-pub(crate) fn lost(stream: &Stream, error: &KafkaError) -> Option<PlaceError> {
+pub(crate) fn lost(stream: &Stream, error: &KafkaError) -> Option<PositionError> {
     let (topic, partition) = (stream.topic.clone(), stream.partition);
     match error {
-        KafkaError::AnotherRecord { offset } => Some(PlaceError::AnotherRecord {
+        KafkaError::AnotherRecord { offset } => Some(PositionError::AnotherRecord {
             topic,
             partition,
             offset: *offset,
@@ -178,7 +120,7 @@ pub(crate) fn lost(stream: &Stream, error: &KafkaError) -> Option<PlaceError> {
             offset,
             end,
             reason,
-        } => Some(PlaceError::Unreadable {
+        } => Some(PositionError::Unreadable {
             topic,
             partition,
             offset: *offset,
@@ -197,8 +139,8 @@ pub(crate) async fn out_of_range(
     reader: &mut PartitionReader,
     stream: &Stream,
     next_offset: i64,
-) -> Result<PlaceError, KafkaError> {
-    Ok(PlaceError::OutOfRange {
+) -> Result<PositionError, KafkaError> {
+    Ok(PositionError::OutOfRange {
         topic: stream.topic.clone(),
         partition: stream.partition,
         next_offset,

@@ -1,8 +1,8 @@
 //! The batch in hand: fetched and not yet applied, and how often it failed. Decides how it is tried
 //! next, and asks nobody.
 
-use crate::apply::{Attempt, Batch};
-use crate::prefetch::FetchedBatch;
+use crate::apply::transaction::{Attempt, Batch};
+use crate::partition::prefetch::FetchedBatch;
 
 /// How often a batch is tried again before an event of it is blamed.
 const RETRIES: i32 = 3;
@@ -13,15 +13,15 @@ const NARROW_RECORDS: usize = 64;
 /// brings, unless handlers are too slow for that, or Postgres is. Which of these or of many other
 /// things has ended a transaction cannot be told, so after each trouble there are fewer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Portion(usize);
+pub(crate) struct BatchSize(usize);
 
-impl Default for Portion {
+impl Default for BatchSize {
     fn default() -> Self {
         Self(Self::MOST)
     }
 }
 
-impl Portion {
+impl BatchSize {
     /// No fetch brings more.
     const MOST: usize = 10_000;
 
@@ -39,13 +39,13 @@ impl Portion {
 }
 
 /// See the module.
-pub(crate) struct InHand {
+pub(crate) struct PendingBatch {
     fetched: FetchedBatch,
     /// By the fault of an event; an outage does not count.
     failures: i32,
 }
 
-impl InHand {
+impl PendingBatch {
     pub(crate) fn new(fetched: FetchedBatch) -> Self {
         Self {
             fetched,
@@ -68,30 +68,31 @@ impl InHand {
         self.failures += 1;
     }
 
-    /// How it is to be tried, and which of its records: hopefully, or, once that has failed too
-    /// often, the first ones for good.
-    pub(crate) fn attempt(&self, portion: Portion) -> (Attempt, Batch<'_>) {
+    /// How it is to be tried, and which of its records: all of it, or, once that has failed too
+    /// often, the first ones, to
+    /// isolate the guilty one.
+    pub(crate) fn attempt(&self, batch_size: BatchSize) -> (Attempt, Batch<'_>) {
         let whole = Batch {
             records: &self.fetched.records,
             next_offset: self.fetched.next_offset,
         };
-        if self.hopeful() {
-            return (Attempt::Hopeful, whole.first(portion.0));
+        if self.is_whole() {
+            return (Attempt::WholeBatch, whole.first(batch_size.0));
         }
         let attempts = self.failures + 1;
         (
-            Attempt::Last { attempts },
-            whole.first(portion.0.min(NARROW_RECORDS)),
+            Attempt::Isolate { attempts },
+            whole.first(batch_size.0.min(NARROW_RECORDS)),
         )
     }
 
-    fn hopeful(&self) -> bool {
+    fn is_whole(&self) -> bool {
         self.failures < RETRIES
     }
 
     /// What is left of it once all before `next_offset` is done.
     pub(crate) fn after(mut self, next_offset: i64) -> Option<Self> {
-        if self.hopeful() {
+        if self.is_whole() {
             // The records that failed are among those that are done.
             self.failures = 0;
         }
@@ -113,10 +114,10 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::decode::decode;
+    use crate::apply::decode::decode;
 
     /// A batch of these offsets, and of some more that are no records.
-    fn in_hand(offsets: std::ops::Range<i64>, next_offset: i64) -> InHand {
+    fn pending(offsets: std::ops::Range<i64>, next_offset: i64) -> PendingBatch {
         let record = |offset| IncomingRecord {
             offset,
             timestamp: OffsetDateTime::UNIX_EPOCH,
@@ -126,7 +127,7 @@ mod tests {
             odd_headers: Vec::new(),
             omitted_bytes: None,
         };
-        InHand::new(FetchedBatch {
+        PendingBatch::new(FetchedBatch {
             from: offsets.start,
             records: offsets.map(|offset| decode(record(offset))).collect(),
             next_offset,
@@ -136,20 +137,20 @@ mod tests {
         })
     }
 
-    fn tried(in_hand: &InHand) -> (Attempt, usize, i64) {
-        let (attempt, batch) = in_hand.attempt(Portion::default());
+    fn tried(pending: &PendingBatch) -> (Attempt, usize, i64) {
+        let (attempt, batch) = pending.attempt(BatchSize::default());
         (attempt, batch.records.len(), batch.next_offset)
     }
 
     #[test]
     fn it_is_tried_whole_four_times_and_then_in_parts() {
-        let mut batch = in_hand(10..150, 153);
+        let mut batch = pending(10..150, 153);
         for failures in 0..3 {
             assert_eq!(batch.failures(), failures);
-            assert_eq!(tried(&batch), (Attempt::Hopeful, 140, 153));
+            assert_eq!(tried(&batch), (Attempt::WholeBatch, 140, 153));
             batch.failed();
         }
-        let last = Attempt::Last { attempts: 4 };
+        let last = Attempt::Isolate { attempts: 4 };
         assert_eq!(tried(&batch), (last, 64, 74));
         let batch = batch.after(74).unwrap();
         assert_eq!(batch.fetched().from, 74);
@@ -161,19 +162,19 @@ mod tests {
 
     #[test]
     fn after_trouble_there_are_fewer_down_to_one_and_slowly_more_again() {
-        let batch = in_hand(0..140, 140);
-        let tried = |portion| batch.attempt(portion).1.records.len();
-        let mut portion = Portion::default();
-        assert_eq!(tried(portion), 140);
+        let batch = pending(0..140, 140);
+        let tried = |batch_size| batch.attempt(batch_size).1.records.len();
+        let mut batch_size = BatchSize::default();
+        assert_eq!(tried(batch_size), 140);
         for half in [70, 35, 17, 8, 4, 2, 1, 1] {
-            portion.shrink(tried(portion));
-            assert_eq!(tried(portion), half);
+            batch_size.shrink(tried(batch_size));
+            assert_eq!(tried(batch_size), half);
         }
-        portion.grow(0);
-        assert_eq!(portion, Portion(1), "nothing was learnt");
+        batch_size.grow(0);
+        assert_eq!(batch_size, BatchSize(1), "nothing was learnt");
         let mut turns = 0;
-        while portion != Portion::default() {
-            portion.grow(portion.0);
+        while batch_size != BatchSize::default() {
+            batch_size.grow(batch_size.0);
             turns += 1;
         }
         assert!((100..200).contains(&turns), "{turns}");
@@ -181,14 +182,14 @@ mod tests {
 
     #[test]
     fn very_many_records_are_applied_in_parts_that_fail_each_for_itself() {
-        let mut batch = in_hand(0..25_000, 25_001);
-        assert_eq!(tried(&batch), (Attempt::Hopeful, 10_000, 10_000));
+        let mut batch = pending(0..25_000, 25_001);
+        assert_eq!(tried(&batch), (Attempt::WholeBatch, 10_000, 10_000));
         batch.failed();
         let batch = batch.after(10_000).unwrap();
         assert_eq!(batch.failures(), 0);
-        assert_eq!(tried(&batch), (Attempt::Hopeful, 10_000, 20_000));
+        assert_eq!(tried(&batch), (Attempt::WholeBatch, 10_000, 20_000));
         let batch = batch.after(20_000).unwrap();
-        assert_eq!(tried(&batch), (Attempt::Hopeful, 5_000, 25_001));
+        assert_eq!(tried(&batch), (Attempt::WholeBatch, 5_000, 25_001));
         assert!(batch.after(25_001).is_none());
     }
 }

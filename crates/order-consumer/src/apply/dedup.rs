@@ -4,15 +4,15 @@ use domain::EventId;
 use storage::Connection;
 use storage::inbox::{self, Stream};
 
-use crate::batch::{New, known_before};
-use crate::effects::EffectError;
+use crate::apply::batch::{New, known_before};
+use crate::apply::effects::EffectError;
 
 /// Whether events of a batch may be in the inbox already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Copies {
+pub(crate) enum Dedup {
     /// If there is one all the same, nothing is done.
-    Unlikely,
-    Likely,
+    Optimistic,
+    Thorough,
 }
 
 /// Records the batch's events in the inbox; returns the new ones.
@@ -20,9 +20,9 @@ pub(crate) async fn record(
     conn: &mut Connection,
     stream: &Stream,
     newest: &[(EventId, i64)],
-    copies: Copies,
+    dedup: Dedup,
 ) -> Result<New, EffectError> {
-    if copies == Copies::Unlikely {
+    if dedup == Dedup::Optimistic {
         if inbox::record_unmet(conn, stream, newest).await? {
             return Ok(New::All);
         }

@@ -2,21 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use messaging::{Failure, KafkaError, PartitionReader};
+use messaging::{Failure, PartitionReader};
 use service::{Backoff, CancellationToken, Reminder};
 use storage::inbox::{self, Progress};
 use storage::{OwnConnection, StorageError};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::apply::{Applied, Fence, Outcome, apply};
-use crate::effects::EffectError;
+use crate::apply::effects::EffectError;
+use crate::apply::transaction::{Fence, Outcome, apply};
 use crate::handlers::HandlerError;
-use crate::in_hand::{InHand, Portion};
-use crate::observe::{observe, standing};
-use crate::place::{self, PlaceError};
-use crate::prefetch::{FetchedBatch, Prefetch};
-use crate::wiring::Wiring;
+use crate::partition::observe::{observe, standing};
+use crate::partition::pending_batch::{BatchSize, PendingBatch};
+use crate::partition::position;
+use crate::partition::prefetch::{FetchedBatch, Prefetch};
+use crate::partition::step::{PositionError, Step, StepError};
+use crate::partition::wiring::Wiring;
 
 /// Beyond what the session allows a transaction on the server's side.
 const APPLY_DEADLINE: Duration = Duration::from_secs(30);
@@ -34,34 +35,6 @@ const END_DEADLINE: Duration = Duration::from_secs(1);
 /// Time between two looks at where the group stands, while nothing comes.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What one [`PartitionConsumer::step`] did.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Step {
-    Applied(Applied),
-    /// Kafka has nothing new.
-    Empty,
-    /// The batch was dropped: the partition has another owner, or the offset was moved.
-    Fenced,
-}
-
-/// Why a step failed. All of it is tried again.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    #[error(transparent)]
-    Kafka(#[from] KafkaError),
-    /// Nothing is skipped: the partition stands still until somebody says where to go on.
-    #[error(transparent)]
-    Place(#[from] PlaceError),
-    /// An event may be to blame: it is held once the batch has failed too often.
-    #[error("attempt {attempt}: {source}")]
-    Handler { attempt: i32, source: EffectError },
-    /// Nobody's outage and no event's fault: the partition stands still until somebody decides.
-    #[error(transparent)]
-    Undecided(EffectError),
-}
-
 /// See the module.
 pub struct PartitionConsumer {
     wiring: Wiring,
@@ -70,8 +43,8 @@ pub struct PartitionConsumer {
     /// or a fence.
     prefetch: Option<Prefetch>,
     /// Kept while Postgres is away.
-    batch: Option<InHand>,
-    portion: Portion,
+    batch: Option<PendingBatch>,
+    batch_size: BatchSize,
     /// When it was last known that the group stands where this consumer does.
     confirmed: Instant,
     /// Asked how long the partition has become, while no batch tells.
@@ -89,7 +62,7 @@ impl PartitionConsumer {
             wiring,
             prefetch: None,
             batch: None,
-            portion: Portion::default(),
+            batch_size: BatchSize::default(),
             confirmed: Instant::now(),
             topic_id: None,
         }
@@ -138,7 +111,7 @@ impl PartitionConsumer {
                     match &error {
                         StepError::Storage(_) => self.wiring.postgres.report(&name, &error),
                         // Postgres was asked before.
-                        StepError::Kafka(_) | StepError::Place(_) => {
+                        StepError::Kafka(_) | StepError::Position(_) => {
                             self.wiring.kafka.report(&name, &error);
                             self.wiring.postgres.clear(&name);
                         }
@@ -211,10 +184,10 @@ impl PartitionConsumer {
                     self.prefetch = None;
                     if error.failure() == Failure::OutOfRange {
                         let described = stop.run_until_cancelled(self.out_of_range()).await;
-                        return described.map_or(Ok(Step::Empty), |place| Err(place?.into()));
+                        return described.map_or(Ok(Step::Empty), |position| Err(position?.into()));
                     }
-                    return Err(match place::lost(&self.wiring.stream, &error) {
-                        Some(place) => place.into(),
+                    return Err(match position::lost(&self.wiring.stream, &error) {
+                        Some(position) => position.into(),
                         None => error.into(),
                     });
                 }
@@ -234,7 +207,7 @@ impl PartitionConsumer {
             if fetched.next_offset == fetched.from {
                 return self.idle(fetched.from, stop).await;
             }
-            self.batch = Some(InHand::new(fetched));
+            self.batch = Some(PendingBatch::new(fetched));
         }
         if !self.wiring.owned() {
             self.drop_batch();
@@ -313,12 +286,12 @@ impl PartitionConsumer {
         let Wiring {
             stream, standings, ..
         } = &self.wiring;
-        let known = place::known(&mut conn, stream).await?;
+        let known = position::known(&mut conn, stream).await?;
         if let Some(progress) = &known {
             // Also when it is not to be found there: then the lag tells.
             standings.begin(stream.partition, progress.next_offset, Instant::now());
         }
-        let found = place::find(&mut conn, &mut reader, stream, known).await?;
+        let found = position::find(&mut conn, &mut reader, stream, known).await?;
         self.connection.keep(conn);
         self.topic_id = found.topic_id;
         let next_offset = found.next_offset;
@@ -336,7 +309,7 @@ impl PartitionConsumer {
             expected_offset: batch.fetched().from,
             topic_id: self.topic_id,
         };
-        let (attempt, records) = batch.attempt(self.portion);
+        let (attempt, records) = batch.attempt(self.batch_size);
         let count = records.records.len();
         let Wiring {
             stream, effects, ..
@@ -361,26 +334,26 @@ impl PartitionConsumer {
                     ..
                 },
             )) => {
-                self.portion.shrink(count);
+                self.batch_size.shrink(count);
                 return Err(error.into());
             }
             Ok(Err(error)) => return Err(StepError::Undecided(error)),
             Err(_) => {
-                self.portion.shrink(count);
+                self.batch_size.shrink(count);
                 self.connection.cancel().await;
                 return Err(StorageError::Deadline(APPLY_DEADLINE).into());
             }
         };
         self.connection.keep(conn);
-        self.portion.grow(count);
+        self.batch_size.grow(count);
         self.confirmed = Instant::now();
         Ok(outcome)
     }
 
-    async fn out_of_range(&mut self) -> Result<PlaceError, StepError> {
+    async fn out_of_range(&mut self) -> Result<PositionError, StepError> {
         let mut reader = self.wiring.reader();
         let next_offset = self.progress().await?.next_offset;
-        Ok(place::out_of_range(&mut reader, &self.wiring.stream, next_offset).await?)
+        Ok(position::out_of_range(&mut reader, &self.wiring.stream, next_offset).await?)
     }
 
     fn stand_at(&self, next_offset: i64, fetched: &FetchedBatch) {

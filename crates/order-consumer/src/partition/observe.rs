@@ -6,12 +6,12 @@ use storage::inbox::Stream;
 use time::OffsetDateTime;
 use tracing::{error, warn};
 
-use crate::apply::Applied;
-use crate::decode::Decoded;
-use crate::prefetch::FetchedBatch;
-use crate::standing::Standing;
+use crate::apply::decode::Decoded;
+use crate::apply::transaction::Applied;
+use crate::partition::prefetch::FetchedBatch;
+use crate::partition::progress::Standing;
+use crate::partition::wiring::Wiring;
 use crate::trace::{self, trace_id};
-use crate::wiring::Wiring;
 
 /// Where a partition stands at `next_offset`, with this batch in hand.
 pub(crate) fn standing(next_offset: i64, fetched: &FetchedBatch) -> Standing {

@@ -6,9 +6,9 @@ use storage::inbox::Stream;
 use storage::lease::Leases;
 use storage::{Database, Session};
 
-use crate::effects::Effects;
+use crate::apply::effects::Effects;
 use crate::metrics::Metrics;
-use crate::standing::Standings;
+use crate::partition::progress::Standings;
 
 /// See the module.
 pub struct Wiring {
