@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use storage::connection::Pool;
+use storage::pg::connection::Pool;
 
 /// Upper bounds in seconds: from a single fast commit to the deadline of a request.
 const DURATION_BUCKETS: [f64; 13] = [

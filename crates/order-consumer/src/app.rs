@@ -11,7 +11,7 @@ use service::{
 };
 use storage::inbox::Stream;
 use storage::lease::{Keeper, Leases};
-use storage::{OwnConnection, Session, migrations};
+use storage::{DedicatedConnection, Session, migrations};
 use tracing::info;
 
 use crate::apply::effects::Effects;
@@ -107,7 +107,7 @@ async fn consume(
     let (postgres, kafka) = (Problems::new(postgres), Problems::new(kafka));
     let (progress, count) = (Problems::new(progress), PartitionCount::new(partitions));
     let membership = Membership {
-        connection: OwnConnection::new(settings.database.clone(), Session::request(NAME)),
+        connection: DedicatedConnection::new(settings.database.clone(), Session::request(NAME)),
         scope: Stream::lease_scope(&settings.group, topic),
         member: leases.member(),
         topic: topic.to_owned(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use service::Problems;
 use storage::lease::{MemberId, Survey, survey};
-use storage::{OwnConnection, StorageError};
+use storage::{DedicatedConnection, StorageError};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ impl PartitionCount {
 
 /// See the module.
 pub(crate) struct Membership {
-    pub(crate) connection: OwnConnection,
+    pub(crate) connection: DedicatedConnection,
     pub(crate) scope: String,
     pub(crate) member: MemberId,
     pub(crate) topic: String,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use diesel_async::AsyncConnection;
 use domain::{EventId, Position};
 use messaging::IncomingRecord;
-use storage::dead_letters::{self, Amount, Cause, Ending, Stored};
+use storage::inbox::dead_letters::{self, Amount, Cause, Ending, Stored};
 use storage::inbox::{self, Stream};
 use storage::{Connection, TransactionError, outbox};
 

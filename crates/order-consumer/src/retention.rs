@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use messaging::{Cluster, KafkaError, PartitionReader};
 use service::Reminder;
 use storage::inbox;
-use storage::inbox_retention::{Sweep, sweep, sweep_dead_letters, unpublished_older_than};
+use storage::inbox::retention::{Sweep, sweep, sweep_dead_letters, unpublished_older_than};
 use storage::lease::Leases;
 use storage::{Connection, Database, Session, StorageError, within};
 use time::OffsetDateTime;

@@ -10,7 +10,7 @@ use service::{Backoff, CancellationToken, Check, Process, Readiness, Tracer, unt
 use storage::lease::Keeper;
 use storage::migrations::{self, NotReady};
 use storage::outbox::{Unfit, check_fitness};
-use storage::{Database, OwnConnection, Session};
+use storage::{Database, DedicatedConnection, Session};
 use tokio::sync::Notify;
 
 use crate::lease::LEASE_SCOPE;
@@ -133,7 +133,7 @@ impl Assembly {
         let wake = Arc::new(Notify::new());
         let (circuits, missing) = (Circuits::default(), MissingTopics::default());
         let beside = Session::request(NAME).with_index_plans();
-        let own = |session| OwnConnection::new(settings.database.clone(), session);
+        let own = |session| DedicatedConnection::new(settings.database.clone(), session);
         let surroundings = Surroundings {
             observer: Observer {
                 connection: own(beside.clone()),

@@ -12,8 +12,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::OrderId;
 use uuid::Uuid;
 
-use crate::cached::cached;
-use crate::error::StorageError;
+use crate::pg::cached::cached;
+use crate::pg::error::StorageError;
 
 /// An answer under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]

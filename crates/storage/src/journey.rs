@@ -8,7 +8,7 @@ use domain::{EventId, EventState, OrderId};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// One event of an order and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use crate::connection::{Database, Session, quoted};
-use crate::error::{StorageError, within};
+use crate::pg::connection::{Database, Session, quoted};
+use crate::pg::error::{StorageError, within};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations");
 

@@ -4,7 +4,7 @@ use diesel::QueryResult;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures::{Stream, StreamExt};
 
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// What a wake-up is about. Shared by all schemas of a database: a stranger's costs one idle read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

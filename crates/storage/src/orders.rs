@@ -10,9 +10,9 @@ use domain::{NewEvent, Order, OrderId, ProductId, Quantity};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::cached::cached;
-use crate::error::StorageError;
 use crate::outbox::append;
+use crate::pg::cached::cached;
+use crate::pg::error::StorageError;
 
 const INSERT: &str = "\
 insert into orders (id, product_id, quantity, created_at)

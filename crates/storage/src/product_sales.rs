@@ -6,8 +6,8 @@ use diesel::sql_types::{Array, BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::ProductId;
 
-use crate::cached::cached;
-use crate::error::StorageError;
+use crate::pg::cached::cached;
+use crate::pg::error::StorageError;
 
 /// What a batch adds to one product.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -22,8 +22,8 @@ use deadpool::managed::{PoolError, TimeoutType};
 use domain::{Order, OrderId};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use storage::connection::{Pool, PooledConnection};
 use storage::journey::EventJourney;
+use storage::pg::connection::{Pool, PooledConnection};
 use storage::{
     Connection, Database, Session, StorageError, idempotency, journey, migrations, orders, within,
 };

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use service::{Backoff, CancellationToken, Reminder};
 use storage::notify::{Channel, notify};
-use storage::{Database, OwnConnection, Session, StorageError};
+use storage::{Database, DedicatedConnection, Session, StorageError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -39,7 +39,7 @@ impl WakeUps {
 pub struct Sender {
     wake_ups: WakeUps,
     metrics: Metrics,
-    connection: OwnConnection,
+    connection: DedicatedConnection,
     pacing: Pacing,
     outage: Outage,
 }
@@ -56,7 +56,7 @@ impl Sender {
         Self {
             wake_ups,
             metrics,
-            connection: OwnConnection::new(database, Session::request("order-api-wake-up")),
+            connection: DedicatedConnection::new(database, Session::request("order-api-wake-up")),
             pacing: Pacing::default(),
             outage: Outage {
                 backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),

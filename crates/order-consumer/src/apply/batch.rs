@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use domain::{EventId, OrderCreated, Received};
 use messaging::IncomingRecord;
-use storage::dead_letters::{Cause, DeadLetter, Stored};
+use storage::inbox::dead_letters::{Cause, DeadLetter, Stored};
 
 use crate::apply::decode::Decoded;
 use crate::apply::effects::Candidate;

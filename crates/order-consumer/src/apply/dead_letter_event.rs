@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use domain::{EventId, NewEvent, Position};
 use serde::Serialize;
-use storage::dead_letters::DeadLetter;
+use storage::inbox::dead_letters::DeadLetter;
 
 use crate::apply::decode::brief;
 

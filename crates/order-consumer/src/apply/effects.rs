@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use diesel_async::AsyncConnection;
 use domain::{OrderCreated, Received};
-use storage::{Connection, StorageError, TransactionError, fault};
+use storage::pg::fault;
+use storage::{Connection, StorageError, TransactionError};
 
 use crate::handlers::{Handler, HandlerError, registered};
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use diesel_async::AsyncConnection;
 use domain::{EventId, NewEvent, Position};
-use storage::dead_letters::{self, Cause, DeadLetter};
+use storage::inbox::dead_letters::{self, Cause, DeadLetter};
 use storage::inbox::{self, Opened, Progress, Stream};
 use storage::lease::MemberId;
 use storage::{Connection, outbox};

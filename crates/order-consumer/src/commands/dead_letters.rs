@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use domain::Position;
 use serde::Serialize;
 use service::output::{print, print_json, printable, table};
-use storage::dead_letters::{self, Filter, Listed};
+use storage::inbox::dead_letters::{self, Filter, Listed};
 use storage::{Connection, Fault};
 use time::OffsetDateTime;
 use uuid::Uuid;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use messaging::{Failure, PartitionReader};
 use serde::Serialize;
 use service::output::{self, print_json, table};
-use storage::dead_letters::{self, Counts};
+use storage::inbox::dead_letters::{self, Counts};
 use storage::inbox::{self, Stream};
 use storage::lease;
 use time::OffsetDateTime;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use messaging::{Failure, PartitionReader};
 use service::{Backoff, CancellationToken, Reminder};
 use storage::inbox::{self, Progress};
-use storage::{OwnConnection, StorageError};
+use storage::{DedicatedConnection, StorageError};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -38,7 +38,7 @@ const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
 /// See the module.
 pub struct PartitionConsumer {
     wiring: Wiring,
-    connection: OwnConnection,
+    connection: DedicatedConnection,
     /// Begins where the group stands; `None` until that was looked up, and after a failed fetch
     /// or a fence.
     prefetch: Option<Prefetch>,
@@ -58,7 +58,7 @@ impl PartitionConsumer {
     pub fn new(wiring: Wiring) -> Self {
         Self {
             end: wiring.reader(),
-            connection: OwnConnection::new(wiring.database.clone(), wiring.session.clone()),
+            connection: DedicatedConnection::new(wiring.database.clone(), wiring.session.clone()),
             wiring,
             prefetch: None,
             batch: None,

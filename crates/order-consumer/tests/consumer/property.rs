@@ -12,9 +12,10 @@ use order_consumer::redrive::{Decision, decide};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
+use storage::inbox::dead_letters;
 use storage::inbox::{self, Stream};
 use storage::lease::{Keeper, Leases};
-use storage::{Connection, Session, dead_letters};
+use storage::{Connection, Session};
 use time::OffsetDateTime;
 
 use crate::handlers::{JOURNAL, Journal, Refusing};

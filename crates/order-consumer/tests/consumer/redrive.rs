@@ -10,7 +10,8 @@ use order_consumer::Effects;
 use order_consumer::partition::{PartitionConsumer, Step, StepError};
 use order_consumer::redrive::{Decided, Decision, DecisionError, decide};
 use service::CancellationToken;
-use storage::{Connection, Session, dead_letters};
+use storage::inbox::dead_letters;
+use storage::{Connection, Session};
 
 use crate::handlers::{JOURNAL, Journal, Refusing};
 use crate::support::{Fixture, GROUP, event_id, next_of_key, order};

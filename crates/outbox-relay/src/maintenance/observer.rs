@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use service::{CancellationToken, Reminder};
 use storage::lease::Leases;
 use storage::outbox::{Backlog, HeldCounts, HorizonHolder, backlog, held_counts, horizon_holders};
-use storage::{Connection, OwnConnection, StorageError};
+use storage::{Connection, DedicatedConnection, StorageError};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -26,7 +26,7 @@ const COUNT_BOUND: i64 = 100_000;
 
 /// See the module.
 pub(crate) struct Observer {
-    pub(crate) connection: OwnConnection,
+    pub(crate) connection: DedicatedConnection,
     pub(crate) leases: Leases,
     pub(crate) topics: watch::Receiver<Topics>,
     pub(crate) health: Health,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use service::{Backoff, Problems, Reminder};
-use storage::OwnConnection;
+use storage::DedicatedConnection;
 use storage::lease::MemberId;
 use storage::outbox::{Hold, HoldCause, hold};
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ const QUIET: Duration = Duration::from_secs(10);
 const TASK: &str = "holding events";
 
 pub(crate) struct Holder {
-    pub(crate) connection: OwnConnection,
+    pub(crate) connection: DedicatedConnection,
     pub(crate) member: MemberId,
     pub(crate) holds: mpsc::Receiver<Vec<Hold>>,
     pub(crate) returned: mpsc::Sender<Returned>,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use domain::Slot;
 use service::Reminder;
 use storage::outbox::{Batch, BatchLimits, Orphan, limit_statements, read_pending, remove_orphans};
-use storage::{OwnConnection, StorageError};
+use storage::{DedicatedConnection, StorageError};
 use tracing::{error, warn};
 
 use crate::metrics::Metrics;
@@ -26,7 +26,7 @@ pub(crate) const LARGER: i64 = 8;
 
 /// Reads pending events.
 pub(crate) struct Reader {
-    connection: OwnConnection,
+    connection: DedicatedConnection,
     limits: BatchLimits,
     metrics: Metrics,
     pressure: Pressure,
@@ -43,7 +43,7 @@ pub(crate) struct Reader {
 impl Reader {
     /// `usual` is what a statement may take.
     pub(crate) fn new(
-        connection: OwnConnection,
+        connection: DedicatedConnection,
         usual: Duration,
         limits: BatchLimits,
         metrics: Metrics,

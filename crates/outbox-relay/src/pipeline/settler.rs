@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use service::{Backoff, Problems, Reminder};
-use storage::OwnConnection;
+use storage::DedicatedConnection;
 use storage::outbox::{Settled, settle};
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -22,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const TASK: &str = "recording published events";
 
 pub(crate) struct Settler {
-    pub(crate) connection: OwnConnection,
+    pub(crate) connection: DedicatedConnection,
     pub(crate) acknowledged: mpsc::Receiver<Vec<Settled>>,
     pub(crate) returned: mpsc::Sender<Returned>,
     /// Told while nothing can be recorded.

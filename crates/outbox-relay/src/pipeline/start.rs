@@ -5,7 +5,7 @@ use std::sync::Arc;
 use messaging::Cluster;
 use storage::lease::Leases;
 use storage::outbox::BatchLimits;
-use storage::{Database, OwnConnection, Session};
+use storage::{Database, DedicatedConnection, Session};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
@@ -45,7 +45,7 @@ impl Pipeline {
         let (returned_sender, returned) = mpsc::channel(64);
         let (holds, hold_receiver) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
-        let own = || OwnConnection::new(self.database.clone(), self.session.clone());
+        let own = || DedicatedConnection::new(self.database.clone(), self.session.clone());
         let settler = Settler {
             connection: own(),
             acknowledged: acknowledged_receiver,

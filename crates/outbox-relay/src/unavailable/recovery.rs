@@ -12,7 +12,7 @@ use domain::Slot;
 use service::{CancellationToken, Problems, Reminder};
 use storage::lease::Leases;
 use storage::outbox::{Destination, UnavailableGroup, move_back, unavailable_groups};
-use storage::{OwnConnection, StorageError};
+use storage::{DedicatedConnection, StorageError};
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
@@ -50,7 +50,7 @@ impl MissingTopics {
 
 /// Moves events back. See the module.
 pub(crate) struct Recovery {
-    pub(crate) connection: OwnConnection,
+    pub(crate) connection: DedicatedConnection,
     pub(crate) leases: Leases,
     pub(crate) topics: watch::Receiver<Topics>,
     pub(crate) circuits: Circuits,

@@ -10,9 +10,9 @@ use domain::EventId;
 use uuid::Uuid;
 
 use super::{Progress, Stream};
-use crate::cached::cached;
-use crate::error::StorageError;
 use crate::lease::MemberId;
+use crate::pg::cached::cached;
+use crate::pg::error::StorageError;
 
 /// Locks the offset's row against every other consumer, and the lease's against a new owner. What
 /// it says of dead letters may be as old as the statement's beginning; whoever changed them for this

@@ -1,6 +1,9 @@
 //! The tables `inbox` and `inbox_offset`: what a consumer group has applied, and how far it is.
+//! What it could not apply is in [`dead_letters`].
 
 mod batch;
+pub mod dead_letters;
+pub mod retention;
 
 use std::collections::HashMap;
 
@@ -11,7 +14,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::EventId;
 use uuid::Uuid;
 
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 pub use batch::{Opened, advance, fence, follow_copies, forget, record, record_unmet};
 

@@ -22,9 +22,9 @@ use super::{
     Claim, MemberId, claim, decide, ensure_units, leave, release, remove_expired_members, renew,
     survey,
 };
-use crate::connection::{Database, Session};
-use crate::error::{StorageError, within};
 use crate::notify::{Channel, listen, notify, wake_ups};
+use crate::pg::connection::{Database, Session};
+use crate::pg::error::{StorageError, within};
 
 /// How often a member looks for rows of members that expired long ago.
 const CLEANING_INTERVAL: Duration = Duration::from_mins(1);

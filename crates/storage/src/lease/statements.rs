@@ -9,7 +9,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{Member, MemberId, Survey, Unit};
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// A unit that is owned, and the epoch it is owned under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]

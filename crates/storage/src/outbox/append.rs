@@ -7,8 +7,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::NewEvent;
 use uuid::Uuid;
 
-use crate::cached::cached;
-use crate::error::StorageError;
+use crate::pg::cached::cached;
+use crate::pg::error::StorageError;
 
 /// Ids are drawn in the order of the arrays, so events of one key keep the order they came in.
 const APPEND: &str = "\

@@ -6,7 +6,7 @@ use domain::{OutboxEvent, Slot};
 
 use super::redrive::TopicKey;
 use super::unavailable::UnavailableGroup;
-use crate::xid::RowVersion;
+use crate::pg::xid::RowVersion;
 
 /// A pending event, with what settling it needs.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,8 +5,8 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use crate::error::StorageError;
 use crate::migrations::ForeignEncoding;
+use crate::pg::error::StorageError;
 
 /// Why a relay must not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::redrive::TopicKey;
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// An event that is held, or was and is given up.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]

@@ -11,9 +11,9 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use domain::Slot;
 
 use super::key_lock::lock_keys;
-use crate::error::StorageError;
 use crate::lease::MemberId;
-use crate::xid::{RowVersion, Writer, Xid};
+use crate::pg::error::StorageError;
+use crate::pg::xid::{RowVersion, Xid, Xmin};
 
 /// Why an event is to be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -244,7 +244,7 @@ struct Columns<'a> {
     slots: Vec<i16>,
     epochs: Vec<i64>,
     ids: Vec<i64>,
-    versions: Vec<Writer>,
+    versions: Vec<Xmin>,
     topics: Vec<&'a str>,
     keys: Vec<&'a str>,
     partition_counts: Vec<i32>,
@@ -266,7 +266,7 @@ impl<'a> Columns<'a> {
             slots: holds.iter().map(|h| h.slot.number()).collect(),
             epochs: holds.iter().map(|h| h.epoch).collect(),
             ids: holds.iter().map(|h| h.id).collect(),
-            versions: holds.iter().map(|h| h.version.writer).collect(),
+            versions: holds.iter().map(|h| h.version.xmin).collect(),
             topics: holds.iter().map(|h| h.topic.as_str()).collect(),
             keys: holds.iter().map(|h| h.key.as_str()).collect(),
             partition_counts: holds

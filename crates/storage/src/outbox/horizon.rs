@@ -6,7 +6,7 @@ use diesel::sql_query;
 use diesel::sql_types::{Double, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// Somebody who holds the horizon back.
 #[derive(Debug, Clone, PartialEq, QueryableByName)]

@@ -6,7 +6,7 @@ use diesel::sql_query;
 use diesel::sql_types::{Array, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// Ascending, so that two transactions with several keys cannot deadlock.
 const LOCK: &str = "\

@@ -18,7 +18,7 @@ mod status;
 mod unavailable;
 mod verify;
 
-pub use crate::xid::RowVersion;
+pub use crate::pg::xid::RowVersion;
 pub use append::append;
 pub use batch::{Batch, Orphan, Oversized, PendingEvent};
 pub use fitness::{Unfit, check_fitness};

@@ -6,8 +6,8 @@ use diesel::sql_types::{Array, BigInt, SmallInt};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::batch::Orphan;
-use crate::error::StorageError;
-use crate::xid::Xid;
+use crate::pg::error::StorageError;
+use crate::pg::xid::Xid;
 
 /// An event and its pending row are written in one transaction, so whoever sees the row sees the
 /// event, or there is none. Looked at again all the same: what is gone from the queue is not sent.
@@ -26,7 +26,7 @@ pub async fn remove_orphans(
 ) -> Result<usize, StorageError> {
     let slots: Vec<i16> = orphans.iter().map(|orphan| orphan.slot.number()).collect();
     let ids: Vec<i64> = orphans.iter().map(|orphan| orphan.id).collect();
-    let versions: Vec<_> = orphans.iter().map(|orphan| orphan.version.writer).collect();
+    let versions: Vec<_> = orphans.iter().map(|orphan| orphan.version.xmin).collect();
     Ok(sql_query(REMOVE)
         .bind::<Array<SmallInt>, _>(slots)
         .bind::<Array<BigInt>, _>(ids)

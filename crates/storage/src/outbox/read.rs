@@ -19,9 +19,9 @@ use super::columns::{EventColumns, JsonText, TextHeaders, event_from};
 use super::hold::Destination;
 use super::redrive::TopicKey;
 use super::unavailable::{UnavailableGroup, slot_from};
-use crate::cached::cached_rows;
-use crate::error::StorageError;
-use crate::xid::{Place, RowVersion, Tid, Writer, Xid};
+use crate::pg::cached::cached_rows;
+use crate::pg::error::StorageError;
+use crate::pg::xid::{Ctid, RowVersion, Tid, Xid, Xmin};
 
 /// How much one read takes of each slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,8 +126,8 @@ struct Row {
     id: i64,
     slot: Option<i16>,
     bytes: Option<i32>,
-    writer: Option<Writer>,
-    place: Option<Place>,
+    writer: Option<Xmin>,
+    place: Option<Ctid>,
     event_id: Option<Uuid>,
     topic: Option<String>,
     key: Option<String>,
@@ -232,7 +232,10 @@ fn pending_row(row: &Row) -> Result<Option<PendingRow>, StorageError> {
         return Ok(None);
     };
     let slot = slot_from(slot, "outbox_pending.slot")?;
-    let version = RowVersion { writer, place };
+    let version = RowVersion {
+        xmin: writer,
+        ctid: place,
+    };
     Ok(Some(PendingRow {
         slot,
         bytes,

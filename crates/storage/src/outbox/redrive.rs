@@ -13,7 +13,7 @@ use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 
 use super::key_lock::lock_keys;
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// A topic and a key: the unit that order is kept in, and that a held event holds back.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, QueryableByName)]

@@ -8,7 +8,7 @@ use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use time::OffsetDateTime;
 
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// What a pending row says of an event `e`: as the trigger on `outbox_event` counts.
 macro_rules! event_bytes {

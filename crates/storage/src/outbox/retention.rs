@@ -10,7 +10,7 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool, Double, Nullable};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// Where a done event is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use diesel::sql_types::{Array, BigInt, Integer, SmallInt};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::Slot;
 
-use crate::cached::cached;
-use crate::error::StorageError;
-use crate::xid::{Place, RowVersion, Tid, Writer, Xid};
+use crate::pg::cached::cached;
+use crate::pg::error::StorageError;
+use crate::pg::xid::{Ctid, RowVersion, Tid, Xid, Xmin};
 
 /// An event that Kafka has, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +84,8 @@ pub async fn settle(
 struct Columns {
     slots: Vec<i16>,
     ids: Vec<i64>,
-    writers: Vec<Writer>,
-    places: Vec<Place>,
+    writers: Vec<Xmin>,
+    places: Vec<Ctid>,
     partitions: Vec<i32>,
     offsets: Vec<i64>,
 }
@@ -95,8 +95,8 @@ impl Columns {
         Self {
             slots: events.iter().map(|e| e.slot.number()).collect(),
             ids: events.iter().map(|e| e.id).collect(),
-            writers: events.iter().map(|e| e.version.writer).collect(),
-            places: events.iter().map(|e| e.version.place).collect(),
+            writers: events.iter().map(|e| e.version.xmin).collect(),
+            places: events.iter().map(|e| e.version.ctid).collect(),
             partitions: events.iter().map(|e| e.partition).collect(),
             offsets: events.iter().map(|e| e.offset).collect(),
         }

@@ -10,8 +10,8 @@ use domain::Slot;
 use uuid::Uuid;
 
 use super::unavailable::slot_from;
-use crate::error::StorageError;
 use crate::lease::MemberId;
+use crate::pg::error::StorageError;
 
 /// What is still to publish.
 #[derive(Debug, Clone, Copy, PartialEq, QueryableByName)]

@@ -10,8 +10,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::Slot;
 
 use super::hold::Destination;
-use crate::error::StorageError;
 use crate::lease::MemberId;
+use crate::pg::error::StorageError;
 
 /// Unavailable events of one slot that were routed alike.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use diesel::sql_types::{BigInt, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// An id that is not where it should be.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]

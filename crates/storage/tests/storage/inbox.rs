@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use diesel_async::SimpleAsyncConnection;
 use domain::EventId;
-use storage::dead_letters::{
+use storage::inbox::dead_letters::{
     Amount, Cause, DeadLetter, held_before, held_keys, hold, unsettled_of_key,
 };
+use storage::inbox::retention::{Sweep, sweep};
 use storage::inbox::{Progress, Stream, advance, begin_at, fence, follow_copies, progress, record};
-use storage::inbox_retention::{Sweep, sweep};
 use storage::lease::{MemberId, claim, ensure_units, release, renew};
 use uuid::Uuid;
 

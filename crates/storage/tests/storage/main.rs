@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
 mod database_url;
+mod dedicated_connection;
 mod inbox;
 mod lease;
 mod lease_fence;
@@ -22,7 +23,6 @@ mod outbox_rewritten;
 mod outbox_status;
 mod outbox_unavailable;
 mod outbox_writers;
-mod own_connection;
 mod read_only;
 mod session_settings;
 mod support;

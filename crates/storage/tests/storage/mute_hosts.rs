@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use diesel_async::SimpleAsyncConnection;
 use local_stack::testing::{Mute, eventually};
-use storage::{Connection, Database, OwnConnection, Session, StorageError};
+use storage::{Connection, Database, DedicatedConnection, Session, StorageError};
 
 use crate::support::Fixture;
 
@@ -76,7 +76,7 @@ async fn a_statement_is_cancelled_where_it_runs() {
     let fixture = Fixture::new().await;
     let mute = Mute::accepting().await;
     let database = fixture.behind(&[&mute], "");
-    let mut own = OwnConnection::new(database, Session::request("cancelled"));
+    let mut own = DedicatedConnection::new(database, Session::request("cancelled"));
     let endless = async |conn: &mut Connection| conn.batch_execute("select pg_sleep(3)").await;
     let late = own.call(Duration::from_millis(200), endless).await;
     assert!(matches!(late, Err(StorageError::Deadline(_))), "{late:?}");

@@ -6,7 +6,7 @@ use diesel::sql_types::Integer;
 use diesel::{QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 use local_stack::testing::{PostgresServer, Switch, eventually};
-use storage::{Connection, Database, OwnConnection, Session, StorageError};
+use storage::{Connection, Database, DedicatedConnection, Session, StorageError};
 use tokio_postgres::Client;
 
 use crate::support::Fixture;
@@ -28,7 +28,7 @@ async fn port(conn: &mut Connection) -> Result<u16, StorageError> {
     Ok(port.port.try_into().unwrap())
 }
 
-async fn own_port(own: &mut OwnConnection) -> Result<u16, StorageError> {
+async fn own_port(own: &mut DedicatedConnection) -> Result<u16, StorageError> {
     own.call(PATIENCE, port).await
 }
 
@@ -59,7 +59,7 @@ async fn a_standby_is_never_used_and_a_promoted_one_is() {
     let session = Session::request("test");
 
     let both = at(&[standby.port(), primary.port()], "");
-    let mut own = OwnConnection::new(both.clone(), session.clone());
+    let mut own = DedicatedConnection::new(both.clone(), session.clone());
     assert_eq!(own_port(&mut own).await.unwrap(), primary.port());
     let pool = both.pool(&session, 2, PATIENCE);
     let mut pooled = pool.get().await.unwrap();
@@ -94,7 +94,7 @@ async fn a_connection_made_while_the_address_leads_to_a_standby_is_not_kept() {
     let standby = primary.standby(&[("recovery_min_apply_delay", "2s")]);
     let switch = Switch::start(standby.port()).await;
     let (database, session) = (at(&[switch.port()], ""), Session::request("test"));
-    let mut own = OwnConnection::new(database.clone(), session.clone());
+    let mut own = DedicatedConnection::new(database.clone(), session.clone());
     let pool = database.pool(&session, 2, PATIENCE);
     let _ = own_port(&mut own).await;
     let _ = pool.get().await;
@@ -109,7 +109,7 @@ async fn a_server_that_turns_read_only_is_left() {
     let [first, second] = [PostgresServer::start(&[]), PostgresServer::start(&[])];
     let both = at(&[first.port(), second.port()], "");
     let session = Session::request("test");
-    let mut own = OwnConnection::new(both.clone(), session.clone());
+    let mut own = DedicatedConnection::new(both.clone(), session.clone());
     let pool = both.pool(&session, 1, PATIENCE);
     assert_eq!(own_port(&mut own).await.unwrap(), first.port());
     assert_eq!(

@@ -13,7 +13,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use storage::{Database, OwnConnection, Session};
+use storage::{Database, DedicatedConnection, Session};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{Placed, Placement, StoreError};
@@ -63,7 +63,7 @@ pub fn group_commit(
     let waiting = Arc::new(Mutex::new(waiting));
     let writers = (0..WRITERS).map(|_| Writer {
         waiting: Arc::clone(&waiting),
-        connection: OwnConnection::new(database.clone(), Session::request("order-api")),
+        connection: DedicatedConnection::new(database.clone(), Session::request("order-api")),
         wake_ups: wake_ups.clone(),
         metrics: metrics.clone(),
         key_lifetime,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service::CancellationToken;
-use storage::{Connection, OwnConnection, StorageError, within};
+use storage::{Connection, DedicatedConnection, StorageError, within};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
@@ -24,7 +24,7 @@ const ATTEMPTS: usize = 2;
 /// Commits orders from the queue, a batch at a time.
 pub struct Writer {
     pub(super) waiting: Arc<Mutex<mpsc::Receiver<Ticket>>>,
-    pub(super) connection: OwnConnection,
+    pub(super) connection: DedicatedConnection,
     pub(super) wake_ups: WakeUps,
     pub(super) metrics: Metrics,
     pub(super) key_lifetime: Duration,

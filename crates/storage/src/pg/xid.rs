@@ -22,41 +22,41 @@ pub(crate) struct Tid;
 /// Which transaction wrote a row version. Compared for equality only: ids wrap around.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromSqlRow, AsExpression)]
 #[diesel(sql_type = Xid)]
-pub(crate) struct Writer(u32);
+pub(crate) struct Xmin(u32);
 
 /// Block and item, as Postgres sends them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromSqlRow, AsExpression)]
 #[diesel(sql_type = Tid)]
-pub(crate) struct Place([u8; 6]);
+pub(crate) struct Ctid([u8; 6]);
 
 /// One version of a row: who wrote it, and where it lies. A row that is moved away and back again
 /// has another writer; one that a rewrite of its table carried along has another place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowVersion {
-    pub(crate) writer: Writer,
-    pub(crate) place: Place,
+    pub(crate) xmin: Xmin,
+    pub(crate) ctid: Ctid,
 }
 
-impl FromSql<Xid, Pg> for Writer {
+impl FromSql<Xid, Pg> for Xmin {
     fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
         Ok(Self(u32::from_be_bytes(value.as_bytes().try_into()?)))
     }
 }
 
-impl ToSql<Xid, Pg> for Writer {
+impl ToSql<Xid, Pg> for Xmin {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
         out.write_all(&self.0.to_be_bytes())?;
         Ok(IsNull::No)
     }
 }
 
-impl FromSql<Tid, Pg> for Place {
+impl FromSql<Tid, Pg> for Ctid {
     fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
         Ok(Self(value.as_bytes().try_into()?))
     }
 }
 
-impl ToSql<Tid, Pg> for Place {
+impl ToSql<Tid, Pg> for Ctid {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
         out.write_all(&self.0)?;
         Ok(IsNull::No)

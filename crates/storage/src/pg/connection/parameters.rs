@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio_postgres::Config;
 use tokio_postgres::config::TargetSessionAttrs;
 
-use super::host::HostList;
-use super::url::{InvalidDatabaseUrl as Invalid, ParsedUrl};
+use super::host::{Host, HostList};
+use super::invalid_url::InvalidDatabaseUrl as Invalid;
 
 /// Those that are understood.
 const KNOWN: &[&str] = &[
@@ -52,6 +52,18 @@ pub(super) fn unknown(name: String) -> Invalid {
     }
     let is_name = name.len() <= 32 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     Invalid::Unknown(is_name.then_some(name))
+}
+
+/// What a URL says.
+#[derive(Clone)]
+pub(super) struct ParsedUrl {
+    /// Everything but hosts and ports.
+    pub(super) config: Config,
+    pub(super) hosts: Vec<Host>,
+    pub(super) schema: Option<String>,
+    pub(super) connect_timeout: Option<Duration>,
+    /// Whether a server must be one that can be written.
+    pub(super) read_write: bool,
 }
 
 /// What was read so far. Parameters behind the `?` come last and count.

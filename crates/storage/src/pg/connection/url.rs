@@ -6,74 +6,13 @@
 //! port or a database.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use tokio_postgres::Config;
-
-use super::host::{Host, HostList};
-use super::parameters::{self, Parameters};
-
-/// What a URL says.
-#[derive(Clone)]
-pub(super) struct ParsedUrl {
-    /// Everything but hosts and ports.
-    pub(super) config: Config,
-    pub(super) hosts: Vec<Host>,
-    pub(super) schema: Option<String>,
-    pub(super) connect_timeout: Option<Duration>,
-    /// Whether a server must be one that can be written.
-    pub(super) read_write: bool,
-}
-
-/// A text that is no usable `DATABASE_URL`. Says what is wrong without repeating the password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidDatabaseUrl {
-    #[error("must be a URL like postgres://user:password@host:5432/database")]
-    NotAUrl,
-    #[error("must begin with postgres:// or postgresql://")]
-    Scheme,
-    #[error(
-        "cannot be read without doubt: percent-encode special characters of the user, the password \
-         and the database (/ is %2F, ? is %3F, @ is %40, % is %25)"
-    )]
-    Encoding,
-    #[error("holds a NUL (%00)")]
-    Nul,
-    #[error("names no host, or an empty one among several")]
-    NoHost,
-    #[error("an IPv6 address must stand between [ and ]")]
-    Ipv6,
-    #[error(
-        "a port must be a number from 1 to 65535; percent-encode a password with special characters"
-    )]
-    Port,
-    #[error("names {ports} ports for {hosts} hosts")]
-    Ports { ports: usize, hosts: usize },
-    #[error("hostaddr names {addresses} addresses for {hosts} hosts")]
-    Addresses { addresses: usize, hosts: usize },
-    #[error("hostaddr must be an IP address, or several separated by commas")]
-    HostAddress,
-    #[error("a parameter must be of the form name=value")]
-    NotAPair,
-    #[error("{0} is given twice")]
-    Twice(&'static str),
-    #[error("{name} must be {expected}")]
-    Value {
-        name: &'static str,
-        expected: &'static str,
-    },
-    #[error("does not know the parameter{}", .0.as_ref().map(|n| format!(" {n}")).unwrap_or_default())]
-    Unknown(Option<String>),
-    #[error("asks for TLS ({0}), which this build does not speak")]
-    Tls(&'static str),
-    #[error("schema must be the name of one schema, 1 to 63 bytes long, and none of Postgres' own")]
-    Schema,
-}
-
-use InvalidDatabaseUrl as Invalid;
+use super::host::HostList;
+use super::invalid_url::InvalidDatabaseUrl as Invalid;
+use super::parameters::{self, Parameters, ParsedUrl};
 
 impl std::str::FromStr for ParsedUrl {
-    type Err = InvalidDatabaseUrl;
+    type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let (scheme, rest) = text.trim().split_once("://").ok_or(Invalid::NotAUrl)?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::url::InvalidDatabaseUrl as Invalid;
+use super::invalid_url::InvalidDatabaseUrl as Invalid;
 
 const DEFAULT_PORT: u16 = 5432;
 

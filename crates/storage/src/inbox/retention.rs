@@ -9,7 +9,7 @@ use diesel::sql_types::{Array, BigInt, Bool, Double, Integer, Nullable, Text, Uu
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// Part of the rows of a group, and what may go of them.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use diesel_async::AsyncPgConnection;
 use tokio_postgres::{CancelToken, NoTls};
 
-use crate::connection::{Database, Session};
-use crate::error::{StorageError, within};
+use crate::pg::connection::{Database, Session};
+use crate::pg::error::{StorageError, within};
 
 /// A connection that was checked less than this ago is used as it is. Older ones are checked first: a
 /// task that only reads would never notice that its server has turned read-only.
@@ -20,7 +20,7 @@ const CANCEL_WITHIN: Duration = Duration::from_secs(1);
 
 /// Made when it is first used, and anew after a call that failed, ran out of time or was dropped
 /// midway: nobody knows what such a connection would answer next.
-pub struct OwnConnection {
+pub struct DedicatedConnection {
     database: Database,
     session: Session,
     connection: Option<AsyncPgConnection>,
@@ -30,7 +30,7 @@ pub struct OwnConnection {
     cancel: Option<CancelToken>,
 }
 
-impl OwnConnection {
+impl DedicatedConnection {
     /// Connects when first used.
     pub fn new(database: Database, session: Session) -> Self {
         Self {

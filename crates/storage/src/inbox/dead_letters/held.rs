@@ -9,9 +9,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::lock::{By, lock};
 use super::stored::{Stored, columns};
 use super::{DeadLetter, storable};
-use crate::cached::cached;
-use crate::error::StorageError;
 use crate::inbox::Stream;
+use crate::pg::cached::cached;
+use crate::pg::error::StorageError;
 
 /// Relies on the index by hash, which has unsettled rows with a key only.
 const HELD_KEYS: &str = "\

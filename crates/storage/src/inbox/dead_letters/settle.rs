@@ -9,7 +9,7 @@ use domain::Position;
 use super::lock::{By, lock};
 use super::storable;
 use super::stored::{Stored, columns};
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// How a held record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use diesel::sql_query;
 use diesel::sql_types::Text;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// What a failure means for whoever decides to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

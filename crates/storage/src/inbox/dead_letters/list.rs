@@ -9,7 +9,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::error::StorageError;
+use crate::pg::error::StorageError;
 
 /// A held record without its value.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]

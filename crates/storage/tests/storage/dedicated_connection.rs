@@ -5,7 +5,7 @@ use std::time::Duration;
 use diesel::sql_types::Integer;
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
-use storage::{Connection, OwnConnection, Session, StorageError, TransactionError};
+use storage::{Connection, DedicatedConnection, Session, StorageError, TransactionError};
 
 use crate::support::Fixture;
 
@@ -18,7 +18,7 @@ struct Backend {
 }
 
 /// Which of the server's processes answers.
-async fn backend(own: &mut OwnConnection) -> i32 {
+async fn backend(own: &mut DedicatedConnection) -> i32 {
     let ask = async |conn: &mut Connection| {
         let asked = sql_query("select pg_backend_pid() as pid");
         asked.get_result::<Backend>(conn).await
@@ -29,7 +29,7 @@ async fn backend(own: &mut OwnConnection) -> i32 {
 #[tokio::test]
 async fn a_connection_is_kept_after_success_only() {
     let fixture = Fixture::new().await;
-    let mut own = OwnConnection::new(fixture.database.clone(), Session::request("test"));
+    let mut own = DedicatedConnection::new(fixture.database.clone(), Session::request("test"));
     let first = backend(&mut own).await;
     assert_eq!(backend(&mut own).await, first);
 
@@ -56,7 +56,7 @@ async fn a_connection_is_kept_after_success_only() {
 #[tokio::test]
 async fn where_none_can_be_made_the_call_is_not_begun() {
     let nowhere = "postgres://u:p@127.0.0.1:1/d".parse().unwrap();
-    let mut own = OwnConnection::new(nowhere, Session::request("test"));
+    let mut own = DedicatedConnection::new(nowhere, Session::request("test"));
     let call = async |_: &mut Connection| -> Result<(), TransactionError> {
         unreachable!("there is nothing to call it on")
     };

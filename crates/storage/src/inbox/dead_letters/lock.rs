@@ -3,8 +3,8 @@
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use crate::cached::cached;
-use crate::error::StorageError;
+use crate::pg::cached::cached;
+use crate::pg::error::StorageError;
 
 /// Keys share 64 locks: a batch of any size takes no more than that of the server's lock table, and
 /// what two keys share costs a short wait. Ascending, so that two transactions with several keys

@@ -7,6 +7,7 @@
 
 mod attempts;
 mod host;
+mod invalid_url;
 mod parameters;
 mod session;
 mod url;
@@ -28,14 +29,14 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Config, NoTls};
 
-use crate::cached::cached_rows;
-use crate::error::StorageError;
+use crate::pg::cached::cached_rows;
+use crate::pg::error::StorageError;
 use attempts::{Memory, Refusal, first_usable};
 use host::{Address, Host};
-use url::ParsedUrl;
+use parameters::ParsedUrl;
 
+pub use invalid_url::InvalidDatabaseUrl;
 pub use session::Session;
-pub use url::InvalidDatabaseUrl;
 
 /// A pool of connections of one kind.
 pub type Pool = DeadPool<AsyncPgConnection>;
