@@ -7,7 +7,7 @@ use domain::{EventId, OutboxEvent};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::reader::IncomingRecord;
+use crate::record::IncomingRecord;
 use crate::writer::OutgoingRecord;
 
 const SPEC_VERSION: &str = "ce_specversion";

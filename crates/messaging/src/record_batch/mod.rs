@@ -11,7 +11,7 @@ mod tests;
 
 use std::collections::HashSet;
 
-use crate::reader::IncomingRecord;
+use crate::record::IncomingRecord;
 use crate::wire::Bytes;
 use raw::{InvalidBatch, RawBatch, next_batch};
 

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Read};
 use time::OffsetDateTime;
 
 use crate::compression::unpacking;
-use crate::reader::{IncomingRecord, LARGEST_RECORD};
+use crate::record::{IncomingRecord, LARGEST_RECORD};
 use crate::wire::{Bytes, Malformed};
 
 /// What is read of a record that is larger than [`LARGEST_RECORD`]: its key, as a rule.

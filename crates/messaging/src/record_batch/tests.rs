@@ -4,7 +4,7 @@ use local_stack::testing::{RawBatch, RawRecord, set_checksum};
 use proptest::prelude::*;
 
 use super::{Aborted, Batches, InvalidBatch, read};
-use crate::reader::{IncomingRecord, LARGEST_RECORD};
+use crate::record::{IncomingRecord, LARGEST_RECORD};
 
 fn put_record(body: &mut Vec<u8>, delta: usize, key: Option<&[u8]>, value: &[u8]) {
     let record = RawRecord {
