@@ -8,10 +8,8 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, He
 use actix_web::web::Payload;
 use futures::StreamExt;
 
+use super::limits::MAX_BODY;
 use super::problem::Problem;
-
-/// In bytes; an order takes about 100.
-pub(super) const MAX_BODY: usize = 16 * 1024;
 
 /// Time for the body to arrive. Together with the time the store has this stays below the 5 s that
 /// any request may take.

@@ -5,12 +5,8 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
 use actix_web::{Error, ResponseError};
 
+use super::limits::{MAX_HEADERS, MAX_URI};
 use super::problem::Problem;
-
-/// In bytes, path and query together.
-pub(super) const MAX_URI: usize = 2 * 1024;
-/// In bytes, names and values of all headers together.
-pub(super) const MAX_HEADERS: usize = 16 * 1024;
 
 pub(super) async fn limit_head<B: MessageBody>(
     request: ServiceRequest,

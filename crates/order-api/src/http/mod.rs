@@ -5,6 +5,7 @@ mod body;
 mod connections;
 mod head_limits;
 mod idempotency;
+mod limits;
 mod observe;
 mod openapi;
 mod orders;

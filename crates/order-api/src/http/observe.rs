@@ -13,7 +13,7 @@ use service::trace::{Kind, Span, TraceParent};
 use tracing::Instrument;
 
 use super::Shared;
-use super::head_limits::MAX_URI;
+use super::limits::MAX_URI;
 use super::slow_clients;
 use super::trace::{REQUEST_ID, RequestContext, parent};
 

@@ -8,8 +8,7 @@ use domain::OrderId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::body::MAX_BODY;
-use super::head_limits::{MAX_HEADERS, MAX_URI};
+use super::limits::{MAX_BODY, MAX_HEADERS, MAX_URI};
 use crate::store::StoreError;
 
 /// Seconds after which a client may try again what failed for the moment.

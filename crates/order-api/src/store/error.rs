@@ -1,11 +1,9 @@
-//! How the store fails, towards its callers and within.
+//! How the store fails towards its callers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use storage::StorageError;
-
-use super::placing::Decision;
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -35,18 +33,4 @@ pub enum StoreError {
     /// The work died, or the main runtime is stuck.
     #[error("the work gave no answer")]
     NoAnswer,
-}
-
-/// How a piece of work on a connection failed.
-pub(super) enum Failure {
-    /// Nothing was done.
-    Undone(StorageError),
-    /// The commit has, or has not, happened.
-    Unknown(StorageError, Vec<Decision>),
-}
-
-impl From<StorageError> for Failure {
-    fn from(error: StorageError) -> Self {
-        Self::Undone(error)
-    }
 }

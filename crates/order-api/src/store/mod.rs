@@ -14,6 +14,7 @@
 mod diagnosis;
 mod error;
 mod group_commit;
+mod outcome;
 mod placing;
 
 use std::time::Duration;
@@ -32,10 +33,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::wake_up::WakeUps;
-use error::Failure;
 pub use error::StoreError;
 pub use group_commit::{Queue, Writer, group_commit};
-pub use placing::{Placed, Placement};
+use outcome::Failure;
+pub use outcome::Placed;
+pub use placing::Placement;
 pub use storage::idempotency::KeptAnswer;
 
 /// How long waiting for a free connection, making one, or checking one may take.

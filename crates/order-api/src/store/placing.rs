@@ -15,7 +15,8 @@ use domain::{NewEvent, Order};
 use storage::idempotency::{self, Claim, KeptAnswer};
 use storage::{Connection, StorageError, orders, within};
 
-use super::{Failure, StoreError};
+use super::StoreError;
+use super::outcome::{Decision, Failure, Placed};
 
 /// An order and the event that announces it.
 #[derive(Debug, Clone)]
@@ -25,18 +26,6 @@ pub struct Placement {
     /// What to answer from now on to whoever uses the same key; `None` when there is no key.
     pub answer: Option<KeptAnswer>,
 }
-
-/// What became of an order that was to be placed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Placed {
-    /// It is committed.
-    New,
-    /// Its key had been used for the same request, which was answered with this. It was not placed.
-    Replayed(KeptAnswer),
-}
-
-/// What becomes of one order when the transaction commits.
-pub(super) type Decision = Result<Placed, StoreError>;
 
 impl From<Order> for Placement {
     fn from(order: Order) -> Self {

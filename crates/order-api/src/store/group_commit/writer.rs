@@ -13,9 +13,10 @@ use tokio::time::Instant;
 
 use super::{BATCH, BATCH_WITHIN, Ticket};
 use crate::metrics::Metrics;
+use crate::store::StoreError;
 use crate::store::diagnosis;
-use crate::store::placing::{self, Decision, Placed, Placement};
-use crate::store::{Failure, StoreError};
+use crate::store::outcome::{Decision, Failure, Placed};
+use crate::store::placing::{self, Placement};
 use crate::wake_up::WakeUps;
 
 /// How often the same transaction is begun at most.

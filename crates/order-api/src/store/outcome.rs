@@ -1,0 +1,32 @@
+//! What became of orders that were to be placed together.
+
+use storage::StorageError;
+use storage::idempotency::KeptAnswer;
+
+use super::StoreError;
+
+/// What became of an order that was to be placed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placed {
+    /// It is committed.
+    New,
+    /// Its key had been used for the same request, which was answered with this. It was not placed.
+    Replayed(KeptAnswer),
+}
+
+/// What becomes of one order when the transaction commits.
+pub(super) type Decision = Result<Placed, StoreError>;
+
+/// How a piece of work on a connection failed.
+pub(super) enum Failure {
+    /// Nothing was done.
+    Undone(StorageError),
+    /// The commit has, or has not, happened.
+    Unknown(StorageError, Vec<Decision>),
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        Self::Undone(error)
+    }
+}
