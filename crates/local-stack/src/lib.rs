@@ -21,11 +21,13 @@ mod postgres;
 mod processes;
 mod readiness;
 mod stack;
+mod stack_dir;
 pub mod testing;
 
 pub use cluster::KafkaCluster;
 pub use error::StackError;
-pub use stack::{Server, Stack, StackDir};
+pub use stack::{Server, Stack};
+pub use stack_dir::StackDir;
 
 /// Starts the default stack, or finds it running; returns when both servers answer.
 ///

@@ -1,36 +1,14 @@
-//! A stack as a whole: up, down, status, and single servers for tests of faults.
+//! Drives the stack of a folder: up, down, status, and single servers for tests of faults.
 
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
-use serde::Serialize;
 
 use crate::error::StackError;
 use crate::files::default_folder;
 use crate::home::{Home, Record};
 use crate::processes;
-
-/// A running stack: what clients need to reach it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stack {
-    /// `postgres://outbox:outbox@127.0.0.1:PORT/outbox`.
-    pub database_url: String,
-    /// `127.0.0.1:PORT`.
-    pub kafka_brokers: String,
-    /// Postgres' main process.
-    pub postgres_pid: u32,
-    /// Kafka's process.
-    pub kafka_pid: u32,
-}
-
-/// One server of a stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Server {
-    /// The Postgres.
-    Postgres,
-    /// The Kafka node.
-    Kafka,
-}
+use crate::stack::{Server, Stack};
 
 /// The state folder of a stack, running or not.
 ///
