@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use local_stack::Stack;
 use messaging::OutgoingRecord;
 
-/// What the client is to do; see `java/Client.java`.
+/// What the client is to do; see `Client.java`.
 #[derive(Default)]
 pub(crate) struct Script(String);
 
