@@ -18,6 +18,11 @@ impl fmt::Display for Position {
     }
 }
 
+/// The topic on which a consumer announces records of `topic` that it could not apply.
+pub fn dead_letter_topic(topic: &str) -> String {
+    format!("{topic}.dlq")
+}
+
 /// An event that arrived, validated, with the offset it arrived at.
 /// Its id decides whether its effect has happened already.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ pub mod order;
 pub mod order_created;
 pub mod outbox;
 
-pub use inbox::{Position, Received};
+pub use inbox::{Position, Received, dead_letter_topic};
 pub use order::{Order, OrderId, ProductId, Quantity};
 pub use order_created::OrderCreated;
 pub use outbox::{EventId, EventState, NewEvent, OutboxEvent, Slot};

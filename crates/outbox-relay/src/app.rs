@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{OrderCreated, Slot};
+use domain::{OrderCreated, Slot, dead_letter_topic};
 use messaging::Cluster;
 use service::{Backoff, CancellationToken, Check, Process, Readiness, Tracer, until_ready};
 use storage::lease::Keeper;
@@ -200,7 +200,8 @@ impl Assembly {
 impl Surroundings {
     /// Runs until `stop`.
     pub async fn run(self, stop: &CancellationToken) {
-        let topics = [OrderCreated::TOPIC, OrderCreated::DEAD_LETTER_TOPIC];
+        let dead_letters = dead_letter_topic(OrderCreated::TOPIC);
+        let topics = [OrderCreated::TOPIC, &dead_letters];
         let all = async {
             tokio::join!(
                 self.route_keeper.run(&topics, &self.kafka, stop),

@@ -1,5 +1,4 @@
-//! Every SQL statement of the project, a module per table family; [`pg`] is what they
-//! share.
+//! Every SQL statement of the project, a module per table family. [`pg`] holds what they share.
 //!
 //! Functions take a connection, never a pool, and run inside whatever transaction the caller
 //! opened. Nothing here knows of Kafka or HTTP. Deadlines: see [`pg::connection`].

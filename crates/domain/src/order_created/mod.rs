@@ -54,8 +54,6 @@ impl OrderCreated {
     pub const VERSION: i16 = 2;
     /// The Kafka topic of these events.
     pub const TOPIC: &'static str = "order.created";
-    /// Where a consumer announces records of [`Self::TOPIC`] that it could not apply.
-    pub const DEAD_LETTER_TOPIC: &'static str = "order.created.dlq";
 
     /// Reads a payload of the given schema version. `event_time` is when the event was created,
     /// for versions whose payload does not say. Unknown fields are ignored.

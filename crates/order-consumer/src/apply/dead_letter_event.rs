@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use domain::{EventId, NewEvent, Position};
+use domain::{EventId, NewEvent, Position, dead_letter_topic};
 use serde::Serialize;
 use storage::inbox::dead_letters::DeadLetter;
 
@@ -110,7 +110,7 @@ pub(crate) fn dead_letter_event(group: &str, position: &Position, letter: &DeadL
     };
     NewEvent {
         event_id: EventId::generate(),
-        topic: format!("{}.dlq", position.topic),
+        topic: dead_letter_topic(&position.topic),
         key: position.to_string(),
         event_type: "DeadLettered".to_owned(),
         schema_version: 1,
