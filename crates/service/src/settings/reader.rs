@@ -122,6 +122,8 @@ impl<'a> Reader<'a> {
                 let mut reason = error.to_string();
                 if self.is_secret(name) {
                     reason = reason.replace(&text, "(not shown)");
+                } else if may_hold_a_password(&text) {
+                    "must not name a user or a password".clone_into(&mut reason);
                 }
                 self.problems.push(Problem::Invalid {
                     value: self.shown(name),
@@ -136,7 +138,9 @@ impl<'a> Reader<'a> {
     /// The setting and its value for an error text.
     fn shown(&self, name: &str) -> String {
         match self.source.value(name) {
-            Some((_, place)) if self.is_secret(name) => format!("{place} (value not shown)"),
+            Some((text, place)) if self.is_secret(name) || may_hold_a_password(&text) => {
+                format!("{place} (value not shown)")
+            }
             Some((text, place)) => format!("{place} is {text:?}"),
             None => match self
                 .source
@@ -161,4 +165,9 @@ impl<'a> Reader<'a> {
             .setting(name)
             .is_none_or(|setting| setting.secret)
     }
+}
+
+/// Of a value that is no secret where it is right: people write addresses as `user:password@host`.
+fn may_hold_a_password(text: &str) -> bool {
+    text.contains('@')
 }

@@ -204,6 +204,21 @@ impl std::str::FromStr for Quoting {
 }
 
 #[test]
+fn an_address_with_a_password_is_not_shown_where_none_belongs() {
+    let inputs = Inputs::new().env("KAFKA_BROKERS", "user:hunter2@db:9092");
+    let problems = inputs.problems_of(|reader| {
+        let _ = reader.required::<u16>("KAFKA_BROKERS");
+        reader.problem("KAFKA_BROKERS", "is refused");
+    });
+    let shown = problems.join("\n");
+    assert!(
+        shown.contains("must not name a user or a password"),
+        "{shown}"
+    );
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
 fn a_secret_is_never_shown() {
     let secret = "postgres://orders:hunter2@db/orders";
     let inputs = Inputs::new().env("DATABASE_URL", secret);
