@@ -22,6 +22,7 @@ use crate::pipeline::relay::{Relay, RelayError};
 use crate::pipeline::start::Pipeline;
 use crate::pipeline::wake_up::Listener;
 use crate::settings::Settings;
+use crate::slow_reads::SlowReads;
 use crate::topics::refresh::RouteKeeper;
 use crate::unavailable::circuits::Circuits;
 use crate::unavailable::recovery::{MissingTopics, Recovery, Turns};
@@ -150,11 +151,16 @@ impl Assembly {
             },
             recovery: Recovery {
                 connection: own(session.clone().with_index_plans()),
+                reads: SlowReads::new(
+                    own(session.clone().with_index_plans()),
+                    session.statement_timeout(),
+                ),
                 leases: leases.clone(),
                 topics: routes.topics.clone(),
                 circuits: circuits.clone(),
                 missing: missing.clone(),
                 failing: health.failing.clone(),
+                postgres: health.postgres.clone(),
                 wake: Arc::clone(&wake),
                 turns: Turns::default(),
             },

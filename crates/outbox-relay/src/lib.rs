@@ -26,6 +26,7 @@ mod oversized;
 mod pipeline;
 mod sender;
 pub mod settings;
+mod slow_reads;
 mod topics;
 mod trace;
 mod unavailable;

@@ -32,7 +32,9 @@ struct PartitionStatus {
     next_offset: Option<i64>,
     log_start: i64,
     log_end: i64,
-    lag: i64,
+    /// Offsets still to be consumed; absent where the partition does not have the next one: it stands
+    /// still until somebody says where to go on.
+    lag: Option<i64>,
     /// For how long the oldest record that is not consumed has been in Kafka; absent where none is to
     /// be had.
     lag_seconds: Option<f64>,
@@ -77,7 +79,9 @@ pub(crate) async fn run(context: Context, json: bool) -> anyhow::Result<ExitCode
             next_offset,
             log_start,
             log_end,
-            lag: (log_end - from).max(0),
+            lag: (log_start..=log_end)
+                .contains(&from)
+                .then_some(log_end - from),
             lag_seconds,
             owner: owners.get(&partition).copied(),
             dead: held.dead,
@@ -118,7 +122,10 @@ async fn waits(
 }
 
 fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> anyhow::Result<()> {
-    let lag = partitions.iter().map(|partition| partition.lag).sum();
+    let lag = partitions
+        .iter()
+        .filter_map(|partition| partition.lag)
+        .sum();
     if json {
         return Ok(print_json(&Status {
             group: context.group(),
@@ -137,7 +144,8 @@ fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> any
                 p.next_offset.map_or_else(dash, |offset| offset.to_string()),
                 p.log_start.to_string(),
                 p.log_end.to_string(),
-                p.lag.to_string(),
+                p.lag
+                    .map_or_else(|| "stands still".to_owned(), |lag| lag.to_string()),
                 p.lag_seconds
                     .map_or_else(dash, |seconds| format!("{seconds:.0} s")),
                 p.owner.map_or_else(dash, |owner| owner.to_string()),

@@ -64,16 +64,17 @@ impl FirstWaiting {
         let waiting = still_waiting(conn, &watched).await?;
         self.watched
             .retain(|(slot, _), w| slots.contains(slot) && waiting.contains(&w.id));
-        for group in unavailable_groups(conn, &slots).await? {
-            let place = Place::Unavailable(group.topic.clone(), group.destination.partition);
-            self.saw((group.slot, place), group.lowest, group.topic, None);
-        }
         for _ in 0..slots.len() {
             if started.elapsed() >= BUDGET {
                 break;
             }
             let slot = slots[self.next % slots.len()];
+            // Also past one that cannot be looked at in time.
             self.next = self.next.wrapping_add(1);
+            for group in unavailable_groups(conn, &[slot]).await? {
+                let place = Place::Unavailable(group.topic.clone(), group.destination.partition);
+                self.saw((slot, place), group.lowest, group.topic, None);
+            }
             for first in lowest_pending(conn, &[slot]).await? {
                 let LowestPending {
                     slot,

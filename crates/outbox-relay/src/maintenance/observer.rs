@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use service::{CancellationToken, Reminder};
 use storage::lease::Leases;
-use storage::outbox::{Backlog, HeldCounts, HorizonHolder, backlog, held_counts, horizon_holders};
-use storage::{Connection, DedicatedConnection, StorageError};
+use storage::outbox::{HorizonHolder, backlog, held_counts, horizon_holders};
+use storage::{DedicatedConnection, StorageError};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::maintenance::first_waiting::FirstWaiting;
 use crate::maintenance::health::Health;
@@ -17,7 +17,7 @@ use crate::metrics::{ByCause, Metrics};
 use crate::topics::routing_table::Topics;
 
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Of all looks together. One that takes longer sees nothing, and the gauges stay as they were.
+/// Of each look. One that takes longer sees nothing, and its gauges stay as they were.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// Where entries that cannot be vacuumed make looks slow, they get a tenth of the time at most.
 const SHARE: u32 = 10;
@@ -33,12 +33,6 @@ pub(crate) struct Observer {
     pub(crate) metrics: Metrics,
 }
 
-struct Seen {
-    backlog: Backlog,
-    held: HeldCounts,
-    holders: Vec<HorizonHolder>,
-}
-
 impl Observer {
     /// Looks every five seconds until `stop`.
     pub(crate) async fn run(mut self, stop: &CancellationToken) {
@@ -46,16 +40,14 @@ impl Observer {
         let (mut horizon, mut first) = (Horizon::default(), FirstWaiting::default());
         loop {
             let started = Instant::now();
-            match self.connection.call(DEADLINE, look).await {
-                Ok(seen) => {
-                    trouble.end();
-                    self.tell(&seen, &mut horizon);
+            // First, and by itself: the pipeline relies on it where the counts are slow for its sake.
+            let looks = [self.look_at_horizon(&mut horizon).await, self.count().await];
+            if let Some(error) = looks.into_iter().find_map(Result::err) {
+                if trouble.is_due(started) {
+                    warn!(%error, "cannot look at the backlog; its metrics stand still");
                 }
-                Err(error) => {
-                    if trouble.is_due(started) {
-                        warn!(%error, "cannot look at the backlog; its metrics stand still");
-                    }
-                }
+            } else {
+                trouble.end();
             }
             self.look_who_waits(&mut first).await;
             let pause = tokio::time::sleep(INTERVAL.max(started.elapsed() * SHARE));
@@ -69,31 +61,40 @@ impl Observer {
     async fn look_who_waits(&mut self, first: &mut FirstWaiting) {
         let member = self.leases.member();
         let look = async |conn: &mut _| first.look(conn, member).await;
-        if self.connection.call(DEADLINE * 2, look).await.is_err() {
-            // What happened meanwhile is not known: an outage of Postgres is no stall.
-            *first = FirstWaiting::default();
+        if let Err(error) = self.connection.call(DEADLINE * 2, look).await {
+            // What was seen to wait is believed to wait until a look says otherwise.
+            debug!(%error, "cannot look at who waits");
         }
         let longest = first.longest(Instant::now(), &self.topics.borrow());
         self.health.tell_progress(longest);
     }
 
-    fn tell(&self, seen: &Seen, horizon: &mut Horizon) {
+    async fn count(&mut self) -> Result<(), StorageError> {
+        let look = async |conn: &mut _| {
+            let backlog = backlog(conn, COUNT_BOUND).await?;
+            Ok::<_, StorageError>((backlog, held_counts(conn, COUNT_BOUND).await?))
+        };
+        let (backlog, held) = self.connection.call(DEADLINE, look).await?;
         let metrics = &self.metrics;
-        metrics.backlog.set(seen.backlog.pending);
-        let oldest = seen.backlog.oldest_seconds.unwrap_or_default();
+        metrics.backlog.set(backlog.pending);
+        let oldest = backlog.oldest_seconds.unwrap_or_default();
         metrics.oldest_pending_age.set(oldest.max(0.0));
         let ByCause {
             dead,
             behind,
             unavailable,
         } = &metrics.held;
-        dead.set(seen.held.dead);
-        behind.set(seen.held.behind);
-        unavailable.set(seen.held.unavailable);
+        dead.set(held.dead);
+        behind.set(held.behind);
+        unavailable.set(held.unavailable);
+        Ok(())
+    }
 
-        let now = Instant::now();
-        let (age, holder) = horizon.look(now, &seen.holders).unwrap_or_default();
-        metrics.snapshot_horizon_age.set(age.as_secs_f64());
+    async fn look_at_horizon(&mut self, horizon: &mut Horizon) -> Result<(), StorageError> {
+        let look = async |conn: &mut _| horizon_holders(conn).await;
+        let holders = self.connection.call(DEADLINE, look).await?;
+        let (age, holder) = horizon.look(Instant::now(), &holders).unwrap_or_default();
+        self.metrics.snapshot_horizon_age.set(age.as_secs_f64());
         let seconds = age.as_secs();
         match horizon.judge(age) {
             Some(Verdict::TooOld) => warn!(
@@ -104,15 +105,8 @@ impl Observer {
             Some(Verdict::Fine) => info!("the old snapshot is gone"),
             None => {}
         }
+        Ok(())
     }
-}
-
-async fn look(conn: &mut Connection) -> Result<Seen, StorageError> {
-    Ok(Seen {
-        backlog: backlog(conn, COUNT_BOUND).await?,
-        held: held_counts(conn, COUNT_BOUND).await?,
-        holders: horizon_holders(conn).await?,
-    })
 }
 
 /// Remembers since when each holder of the snapshot horizon is in the way: of some Postgres does

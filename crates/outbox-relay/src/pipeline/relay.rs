@@ -26,9 +26,12 @@ use crate::unavailable::circuits::Circuits;
 /// How long a stop waits for requests that are out.
 const FINISH_DEADLINE: Duration = Duration::from_secs(6);
 /// Time between two reads while no partition can be written, and events per slot of each: a backlog
-/// must not be carried to held and back, and a partition that was not tried yet must still be found.
+/// should not be carried to held and back where Kafka is away for a moment.
 const OUTAGE_INTERVAL: Duration = Duration::from_secs(2);
 const OUTAGE_EVENTS: i64 = 100;
+/// After this long it is carried to held all the same: a partition that was not tried of late may lie
+/// behind it, and be well.
+const OUTAGE_PATIENCE: Duration = Duration::from_secs(15);
 /// Longest pause of the loop: stalls are looked for at least this often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -72,6 +75,8 @@ pub struct Relay {
     postgres: Problems,
     /// When it last read although no partition could be written.
     outage_read: Option<Instant>,
+    /// Since when no partition can be written.
+    outage_since: Option<Instant>,
     /// The latest step found events.
     flowing: bool,
     /// The latest step left idle slots for the next one.
@@ -109,6 +114,7 @@ impl Relay {
             metrics: parts.metrics,
             postgres: parts.postgres,
             outage_read: None,
+            outage_since: None,
             flowing: false,
             unread: false,
             owned: HashMap::new(),
@@ -131,6 +137,7 @@ impl Relay {
         let mut interval = PollInterval::new();
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_BACKOFF);
         let mut trouble = Reminder::default();
+        let mut read_error: Option<String> = None;
         while !stop.is_cancelled() {
             let started = Instant::now();
             // A read may take long: whoever leaves does not wait for it.
@@ -140,14 +147,24 @@ impl Relay {
             let pause = match stepped {
                 // Nobody asked Postgres anything.
                 Ok(Step::NothingOwned) if self.leases.ownership().has_run_out() => {
-                    self.postgres
-                        .report(TASK, "the leases have run out and are not renewed");
+                    let why = read_error.as_deref().map(|error| format!(": {error}"));
+                    self.postgres.report(
+                        TASK,
+                        format!(
+                            "the leases have run out and are not renewed{}",
+                            why.unwrap_or_default()
+                        ),
+                    );
                     LONGEST_PAUSE
                 }
                 Ok(done) => {
-                    self.postgres.clear(TASK);
-                    trouble.end();
-                    backoff.reset();
+                    // Without a read nothing is known of Postgres.
+                    if !matches!(done, Step::Busy | Step::Outage) {
+                        self.postgres.clear(TASK);
+                        trouble.end();
+                        backoff.reset();
+                        read_error = None;
+                    }
                     match done {
                         Step::Dispatched(_) if self.unread => Duration::ZERO,
                         Step::Dispatched(_) => {
@@ -164,7 +181,8 @@ impl Relay {
                     if trouble.is_due(Instant::now()) {
                         warn!(%error, "cannot read the outbox; trying again");
                     }
-                    self.postgres.report(TASK, error);
+                    self.postgres.report(TASK, &error);
+                    read_error = Some(error.to_string());
                     backoff.next_delay()
                 }
             };
@@ -218,7 +236,7 @@ impl Relay {
         if idle.is_empty() || self.reader.room(self.slots.bytes()) <= 0 {
             return Ok(Step::Busy);
         }
-        let outage = self.circuits.total_outage(Instant::now());
+        let outage = self.is_new_outage();
         if outage {
             if self
                 .outage_read
@@ -253,6 +271,16 @@ impl Relay {
             }
         }
         Ok(Step::Idle)
+    }
+
+    /// Whether no partition can be written, and that is so for a short time only.
+    fn is_new_outage(&mut self) -> bool {
+        if !self.circuits.total_outage(Instant::now()) {
+            self.outage_since = None;
+            return false;
+        }
+        let since = *self.outage_since.get_or_insert_with(Instant::now);
+        since.elapsed() < OUTAGE_PATIENCE
     }
 
     /// Reads these slots, `most` events of each, and hands on what it finds; returns how many events

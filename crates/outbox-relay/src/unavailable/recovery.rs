@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use domain::Slot;
 use service::{CancellationToken, Problems, Reminder};
 use storage::lease::Leases;
-use storage::outbox::{Destination, UnavailableGroup, move_back, unavailable_groups};
+use storage::outbox::{Destination, MoveFrom, UnavailableGroup, move_back, unavailable_groups};
 use storage::{DedicatedConnection, StorageError};
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
 use super::circuits::{Circuits, Partition, WayBack};
 use crate::lease::LEASE_SCOPE;
+use crate::slow_reads::{Read, SlowReads};
 use crate::topics::routing_table::Topics;
 
 /// Time between two looks.
@@ -26,6 +27,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// the sooner that goes back too, the sooner new events flow again without the detour.
 const RETURN_INTERVAL: Duration = Duration::from_millis(20);
 const DEADLINE: Duration = Duration::from_secs(10);
+const TASK: &str = "moving unavailable events back";
 /// Events moved by one statement, which reads none of them.
 const MOVED_AT_ONCE: i64 = 1_000;
 /// Events moved for one test.
@@ -50,13 +52,18 @@ impl MissingTopics {
 
 /// Moves events back. See the module.
 pub(crate) struct Recovery {
+    /// For what is done under the lease.
     pub(crate) connection: DedicatedConnection,
+    /// For looking.
+    pub(crate) reads: SlowReads,
     pub(crate) leases: Leases,
     pub(crate) topics: watch::Receiver<Topics>,
     pub(crate) circuits: Circuits,
     pub(crate) missing: MissingTopics,
     /// By partition, as the senders report.
     pub(crate) failing: Problems,
+    /// Told while nothing can be moved.
+    pub(crate) postgres: Problems,
     /// Woken when something is pending again.
     pub(crate) wake: Arc<Notify>,
     pub(crate) turns: Turns,
@@ -72,6 +79,8 @@ struct Move {
     slot: Slot,
     topic: String,
     destinations: Vec<Destination>,
+    /// No event of them lies below: entries of those that went back need not be walked again.
+    lowest: i64,
     kind: Kind,
 }
 
@@ -100,18 +109,26 @@ impl Recovery {
                 return;
             };
             pause = LOOK_INTERVAL;
-            match looked {
-                Ok(Looked { groups, moved }) => {
-                    trouble.end();
-                    self.forget_circuits_without_events(&groups, &mut without_events);
-                    if moved {
+            let failed = match looked {
+                Ok(looked) => {
+                    self.forget_circuits_without_events(&looked.groups, &mut without_events);
+                    if looked.moved {
                         pause = RETURN_INTERVAL;
                     }
+                    looked.failed
                 }
-                Err(error) => {
+                Err(error) => Some(error),
+            };
+            match failed {
+                None => {
+                    trouble.end();
+                    self.postgres.clear(TASK);
+                }
+                Some(error) => {
                     if trouble.is_due(Instant::now()) {
                         warn!(%error, "cannot move unavailable events back; trying again");
                     }
+                    self.postgres.report(TASK, error);
                 }
             }
         }
@@ -122,9 +139,7 @@ impl Recovery {
     async fn look(&mut self) -> Result<Looked, StorageError> {
         let started = Instant::now();
         let owned = self.owned();
-        let slots: Vec<Slot> = owned.keys().copied().collect();
-        let find = async |conn: &mut _| unavailable_groups(conn, &slots).await;
-        let groups = self.connection.call(DEADLINE, find).await?;
+        let groups = self.find_groups(&owned).await?;
         let topics = Topics::clone(&self.topics.borrow());
         self.missing.set(
             groups
@@ -161,13 +176,33 @@ impl Recovery {
                 "moved unavailable events back to pending"
             );
         }
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(Looked {
-                groups,
-                moved: returned > 0,
-            }),
+        Ok(Looked {
+            groups,
+            moved: returned > 0,
+            failed,
+        })
+    }
+
+    /// Where it takes long to find the groups of a single slot, the slots behind it do not wait: it has
+    /// longer the next time.
+    async fn find_groups(
+        &mut self,
+        owned: &BTreeMap<Slot, i64>,
+    ) -> Result<Vec<UnavailableGroup>, StorageError> {
+        let slots: Vec<Slot> = owned.keys().copied().collect();
+        let mut rest = &slots[..];
+        let mut groups = Vec::new();
+        while !rest.is_empty() {
+            let (part, later) = rest.split_at(self.reads.slots_at_once().min(rest.len()));
+            let find = async |conn: &mut _| unavailable_groups(conn, part).await;
+            match self.reads.read(part.len(), find).await? {
+                Read::Done { value, .. } => groups.extend(value),
+                Read::RanIntoLimit if part.len() > 1 => continue,
+                Read::RanIntoLimit => {}
+            }
+            rest = later;
         }
+        Ok(groups)
     }
 
     /// The slots owned and not to be handed over, with their epochs.
@@ -194,8 +229,12 @@ impl Recovery {
         let member = self.leases.member();
         let back = async |conn: &mut _| {
             let of = (next.slot, epoch);
-            let (topic, destinations) = (next.topic.as_str(), &next.destinations[..]);
-            move_back(conn, LEASE_SCOPE, member, of, topic, destinations, limit).await
+            let from = MoveFrom {
+                topic: &next.topic,
+                destinations: &next.destinations,
+                lowest: next.lowest,
+            };
+            move_back(conn, LEASE_SCOPE, member, of, from, limit).await
         };
         let moved = self.connection.call(DEADLINE, back).await?;
         if moved > 0 {
@@ -232,6 +271,8 @@ struct Looked {
     groups: Vec<UnavailableGroup>,
     /// Some events moved for good, not for a test.
     moved: bool,
+    /// What became of some groups.
+    failed: Option<StorageError>,
 }
 
 /// What to move back now. Grants the tests it plans.
@@ -243,13 +284,14 @@ fn plan(
     now: Instant,
 ) -> Vec<Move> {
     let mut moves: Vec<Move> = Vec::new();
-    let mut tests: BTreeMap<Partition, BTreeMap<Slot, Destination>> = BTreeMap::new();
+    let mut tests: BTreeMap<Partition, BTreeMap<Slot, (Destination, i64)>> = BTreeMap::new();
     for group in groups {
         let (slot, topic, destination) = (group.slot, &group.topic, group.destination);
         let add = |destinations, kind| Move {
             slot,
             topic: topic.clone(),
             destinations,
+            lowest: group.lowest,
             kind,
         };
         if topics.partition_count(topic) != Some(destination.partition_count) {
@@ -259,6 +301,7 @@ fn plan(
                     if last.kind == Kind::Reroute && last.slot == slot && last.topic == *topic =>
                 {
                     last.destinations.push(destination);
+                    last.lowest = last.lowest.min(group.lowest);
                 }
                 _ => moves.push(add(vec![destination], Kind::Reroute)),
             }
@@ -275,18 +318,19 @@ fn plan(
                 tests
                     .entry(partition)
                     .or_default()
-                    .insert(slot, destination);
+                    .insert(slot, (destination, group.lowest));
             }
             WayBack::Open => {}
         }
     }
     for (partition, slots) in tests {
-        let (slot, destination) = turns.next(&partition, &slots);
+        let (slot, (destination, lowest)) = turns.next(&partition, &slots);
         circuits.grant_test(&partition, now);
         moves.push(Move {
             slot,
             topic: partition.0,
             destinations: vec![destination],
+            lowest,
             kind: Kind::Test,
         });
     }
@@ -301,17 +345,17 @@ impl Turns {
     fn next(
         &mut self,
         partition: &Partition,
-        slots: &BTreeMap<Slot, Destination>,
-    ) -> (Slot, Destination) {
+        slots: &BTreeMap<Slot, (Destination, i64)>,
+    ) -> (Slot, (Destination, i64)) {
         let latest = self.0.get(partition);
         let later = slots
             .iter()
             .find(|(slot, _)| latest.is_none_or(|l| *slot > l));
-        let (slot, destination) = later
+        let (slot, first) = later
             .or_else(|| slots.first_key_value())
             .expect("a test has a slot");
         self.0.insert(partition.clone(), *slot);
-        (*slot, *destination)
+        (*slot, *first)
     }
 }
 

@@ -148,3 +148,23 @@ async fn p11_a_partition_that_works_again_is_found_behind_events_of_a_missing_to
         .assert_progress(&[&relay], &Fixture::all_partitions(&missing))
         .await;
 }
+
+/// All that is tried of late fails, and what is well lies behind a backlog of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn p11_a_partition_that_was_not_tried_of_late_is_found_behind_the_backlog_of_failing_ones() {
+    let mut fixture = Fixture::new().await;
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    proxy.set(&fixture.topic, Some(Fault::Refuse));
+    // One slot: what can be read of it counts.
+    fixture.write_over(&["hot".to_owned()], 20_000, 10).await;
+    let failing = fixture.with_another_topic().await;
+    fixture.write(&["hot"]).await;
+    let mut variables = fixture.variables();
+    variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    fixture
+        .assert_progress(&[&relay], &Fixture::all_partitions(&failing))
+        .await;
+    proxy.set(&failing, None);
+    fixture.assert_progress(&[&relay], &[]).await;
+}

@@ -268,7 +268,9 @@ async fn status_tells_who_owns_what_waits_and_what_is_lost() {
     let (code, text) = told(&fixture, "status --verify").await;
     assert_eq!(code, 0, "{text}");
     for part in [
-        "2 events, the oldest",
+        "pending    2 events",
+        "oldest     pending ",
+        ", behind ",
         "2 dead, 4 behind",
         "0-31",
         "each in exactly one",

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use local_stack::testing::{Spawned, TestDatabase};
+use local_stack::testing::{Fault, KafkaProxy, Spawned, TestDatabase};
 use tokio_postgres::Client;
 
 use crate::own_postgres::OwnPostgres;
@@ -60,6 +60,37 @@ async fn p11_dead_entries_behind_an_old_snapshot_slow_the_relay_down_and_do_not_
     let _reader = fixture.leave_dead_entries(4_000_000).await;
     fixture.write_over_all_slots(1_000).await;
     let relay = fixture.relay_with_ttl("1s");
+    fixture.assert_progress(&[&relay], &[]).await;
+}
+
+/// What an outage leaves of events that have gone back.
+#[tokio::test(flavor = "multi_thread")]
+async fn p11_dead_entries_of_held_events_do_not_keep_others_from_coming_back() {
+    let fixture = Fixture::new().await;
+    let reader = fixture.database.connect().await;
+    let snapshot = "begin isolation level repeatable read; select from outbox_event";
+    reader.batch_execute(snapshot).await.unwrap();
+    fixture
+        .sql
+        .batch_execute(
+            "alter table outbox_held set (autovacuum_enabled = off);
+             insert into outbox_held (id, slot, topic, key, cause, partition_count, partition, bytes)
+             select -n, n & 3, 'before', 'k', 'unavailable', 6, 0, 100
+             from generate_series(1, 2000000) n;
+             delete from outbox_held where id < 0",
+        )
+        .await
+        .unwrap();
+    let proxy = KafkaProxy::start(&fixture.brokers).await;
+    proxy.set(&fixture.topic, Some(Fault::Refuse));
+    fixture.write_over_all_slots(300).await;
+    let mut variables = fixture.variables();
+    variables.retain(|(name, _)| *name != "LEASE_TTL");
+    variables.push(("LEASE_TTL", "1s".to_owned()));
+    variables.push(("KAFKA_BROKERS", proxy.brokers()));
+    let relay = Spawned::start(BINARY, &["run"], variables);
+    fixture.until_unavailable(300).await;
+    proxy.set(&fixture.topic, None);
     fixture.assert_progress(&[&relay], &[]).await;
 }
 

@@ -37,7 +37,7 @@ pub use status::{
     Backlog, HeldCounts, LowestPending, SlotStatus, StateAge, backlog, held_counts, lowest_pending,
     oldest_by_state, published_count, slots, slots_to_watch, still_waiting,
 };
-pub use unavailable::{UnavailableGroup, move_back, unavailable_groups};
+pub use unavailable::{MoveFrom, UnavailableGroup, move_back, unavailable_groups};
 pub use verify::{Offender, Verified, verify};
 
 /// The statements whose plans matter, for the tests that look at those plans.

@@ -95,7 +95,7 @@ lowest as materialized (
     cross join lateral (
         select h.id, h.ctid as place from outbox_held h
         where h.slot = $3::smallint and h.topic = $5 and h.partition_count = d.partition_count
-          and h.partition = d.partition and h.cause = 'unavailable'
+          and h.partition = d.partition and h.id >= $9 and h.cause = 'unavailable'
         order by h.slot, h.topic, h.partition_count, h.partition, h.id limit $8) n
     where exists (select from owned)
     order by n.id limit $8),
@@ -108,8 +108,16 @@ queued as (
     on conflict (slot, id) do nothing)
 select count(*) as moved from moved";
 
-/// Moves the lowest unavailable events of a topic in an owned slot back to pending, `limit` at most,
-/// of those that were routed to one of `destinations`. Returns how many moved: none where the slot is
+/// Unavailable events of a topic that were routed to one of some destinations.
+#[derive(Debug, Clone, Copy)]
+pub struct MoveFrom<'a> {
+    pub topic: &'a str,
+    pub destinations: &'a [Destination],
+    /// No event of them is to be looked for below this id.
+    pub lowest: i64,
+}
+
+/// Moves the lowest of these unavailable events in an owned slot back to pending, `limit` at most. Returns how many moved: none where the slot is
 /// not owned under this epoch.
 ///
 /// # Errors
@@ -119,8 +127,7 @@ pub async fn move_back(
     scope: &str,
     member: MemberId,
     (slot, epoch): (Slot, i64),
-    topic: &str,
-    destinations: &[Destination],
+    from: MoveFrom<'_>,
     limit: i64,
 ) -> Result<i64, StorageError> {
     #[derive(QueryableByName)]
@@ -128,7 +135,8 @@ pub async fn move_back(
         #[diesel(sql_type = BigInt)]
         moved: i64,
     }
-    let (counts, partitions): (Vec<i32>, Vec<i32>) = destinations
+    let (counts, partitions): (Vec<i32>, Vec<i32>) = from
+        .destinations
         .iter()
         .map(|d| (d.partition_count, d.partition))
         .unzip();
@@ -137,10 +145,11 @@ pub async fn move_back(
         .bind::<SqlUuid, _>(member.as_uuid())
         .bind::<Integer, _>(i32::from(slot.number()))
         .bind::<BigInt, _>(epoch)
-        .bind::<Text, _>(topic)
+        .bind::<Text, _>(from.topic)
         .bind::<Array<Integer>, _>(counts)
         .bind::<Array<Integer>, _>(partitions)
         .bind::<BigInt, _>(limit)
+        .bind::<BigInt, _>(from.lowest)
         .get_result(conn)
         .await?;
     Ok(moved.moved)

@@ -153,6 +153,7 @@ async fn holding_and_moving_back_walk_indexes_whatever_the_statistics() {
         int,
         int,
         "1000::bigint",
+        "1::bigint",
     ];
     for analyzed in [false, true] {
         if analyzed {

@@ -4,8 +4,8 @@
 use storage::Connection;
 use storage::lease::{MemberId, claim, ensure_units, renew};
 use storage::outbox::{
-    Destination, Hold, HoldCause, ReplayBounds, TopicKey, append, discard, hold, move_back,
-    redrive, replay,
+    Destination, Hold, HoldCause, MoveFrom, ReplayBounds, TopicKey, append, discard, hold,
+    move_back, redrive, replay,
 };
 
 use crate::support::{Fixture, TTL, event, read_all, settled};
@@ -149,7 +149,12 @@ async fn what_goes_back_to_pending_may_be_there_already() {
         rewritten("array['unavailable', 'unavailable', null, null]").await;
     let slot = read_all(&mut conn).await[0].slot;
     let nowhere = [Destination::NOWHERE];
-    let moved = move_back(&mut conn, SCOPE, member, (slot, 1), "t", &nowhere, 10)
+    let from = MoveFrom {
+        topic: "t",
+        destinations: &nowhere,
+        lowest: 1,
+    };
+    let moved = move_back(&mut conn, SCOPE, member, (slot, 1), from, 10)
         .await
         .unwrap();
     assert_eq!(moved, 2);

@@ -4,8 +4,8 @@ use domain::Slot;
 use storage::Connection;
 use storage::lease::{MemberId, claim, ensure_units, renew};
 use storage::outbox::{
-    Destination, Hold, HoldCause, UnavailableGroup, append, hold, move_back, read_pending,
-    unavailable_groups,
+    Destination, Hold, HoldCause, MoveFrom, UnavailableGroup, append, hold, move_back,
+    read_pending, unavailable_groups,
 };
 
 use crate::support::{Fixture, PLENTY, TTL, event, read_all};
@@ -70,6 +70,14 @@ fn found(groups: &[UnavailableGroup]) -> Vec<(i32, i32, i64)> {
     groups.iter().map(group).collect()
 }
 
+fn from(destinations: &[Destination], lowest: i64) -> MoveFrom<'_> {
+    MoveFrom {
+        topic: "t",
+        destinations,
+        lowest,
+    }
+}
+
 fn several() -> [(i64, Destination); 5] {
     [
         (3, to(6, 2)),
@@ -119,21 +127,14 @@ async fn events_go_back_lowest_first_and_under_the_lease_alone() {
     let stranger = MemberId::generate();
     for (of, epoch) in [(stranger, 1), (member, 0), (member, 2)] {
         let there = [to(6, 2)];
-        let moved = move_back(&mut conn, SCOPE, of, (slot, epoch), "t", &there, 10);
+        let moved = move_back(&mut conn, SCOPE, of, (slot, epoch), from(&there, 1), 10);
         assert_eq!(moved.await.unwrap(), 0);
     }
     let mut back = async |destinations: &[Destination], limit| {
-        move_back(
-            &mut conn,
-            SCOPE,
-            member,
-            (slot, 1),
-            "t",
-            destinations,
-            limit,
-        )
-        .await
-        .unwrap()
+        let from = from(destinations, 3);
+        move_back(&mut conn, SCOPE, member, (slot, 1), from, limit)
+            .await
+            .unwrap()
     };
     assert_eq!(back(&[to(6, 2)], 1).await, 1);
     let pending = "select string_agg(id::text, ' ' order by id) from outbox_pending";

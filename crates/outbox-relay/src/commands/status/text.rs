@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use service::output::table;
 use uuid::Uuid;
 
-use super::{Answer, BOUND, Count, Horizon, SlotAnswer, VerifiedAnswer};
+use super::{Answer, BOUND, Count, Horizon, OldestSeconds, SlotAnswer, VerifiedAnswer};
 use crate::commands::events;
 
 impl Count {
@@ -15,12 +15,29 @@ impl Count {
     }
 }
 
+impl OldestSeconds {
+    /// For how long the oldest event of each state has waited.
+    fn text(self) -> String {
+        let states = [
+            ("pending", self.pending),
+            ("dead", self.dead),
+            ("behind", self.behind),
+            ("unavailable", self.unavailable),
+        ];
+        let waits: Vec<String> = states
+            .into_iter()
+            .filter_map(|(state, seconds)| Some(format!("{state} {:.1} s", seconds?)))
+            .collect();
+        if waits.is_empty() {
+            "nothing waits".to_owned()
+        } else {
+            waits.join(", ")
+        }
+    }
+}
+
 impl Answer {
     pub(super) fn text(&self) -> String {
-        let oldest = &self.oldest_seconds;
-        let waiting = |seconds: Option<f64>| {
-            seconds.map_or_else(String::new, |s| format!(" (oldest {s:.1} s)"))
-        };
         let held = &self.held;
         let among = if held.exact {
             String::new()
@@ -37,17 +54,14 @@ impl Answer {
             }
         };
         let mut text = format!(
-            "pending    {}{}\npublished  {}\nheld       {} dead{}, {} behind{}, {} unavailable{}, {} discarded{among}\nhorizon    {horizon}\n\n{}",
+            "pending    {}\npublished  {}\nheld       {} dead, {} behind, {} unavailable, {} discarded{among}\noldest     {}\nhorizon    {horizon}\n\n{}",
             self.pending.text(),
-            waiting(oldest.pending),
             self.published.text(),
             held.dead,
-            waiting(oldest.dead),
             held.behind,
-            waiting(oldest.behind),
             held.unavailable,
-            waiting(oldest.unavailable),
             held.discarded,
+            self.oldest_seconds.text(),
             self.owners(),
         );
         if let Some(verified) = &self.verified {
