@@ -134,8 +134,10 @@ impl Router {
                     unroutable.insert((topic.clone(), slot));
                     if floors.hold_back(slot, topic, event.destination, event.id) {
                         holds.push(follow(&event));
-                    } else if self.unroutable.is_due(topic, now) {
-                        let error = Some("the topic does not exist".to_owned());
+                    } else if self.topics.are_looked_up() && self.unroutable.is_due(topic, now) {
+                        let error = self.topics.refusal(topic);
+                        let error = error.unwrap_or("the topic does not exist").to_owned();
+                        let error = Some(error);
                         holds.push(event.to_hold(HoldCause::Unavailable, error, 0));
                     }
                 }

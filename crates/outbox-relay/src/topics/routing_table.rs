@@ -13,6 +13,8 @@ pub(crate) struct Topics(Arc<Known>);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Known {
+    /// Kafka was asked at least once, and answered.
+    looked_up: bool,
     /// The number of partitions of each topic that events may be sent to.
     counts: HashMap<String, i32>,
     /// Topics that Kafka says there cannot be now, and what it said.
@@ -39,10 +41,16 @@ impl Topics {
     ) -> Self {
         counts.retain(|topic, partitions| *partitions > 0 && check_topic_name(topic).is_ok());
         Self(Arc::new(Known {
+            looked_up: true,
             counts,
             impossible,
             refused,
         }))
+    }
+
+    /// Whether Kafka has said which topics there are. Before that, nothing is known to be missing.
+    pub(crate) fn are_looked_up(&self) -> bool {
+        self.0.looked_up
     }
 
     /// Only why topics miss is known anew; returns whether that is a change.

@@ -284,6 +284,10 @@ fn plan(
     now: Instant,
 ) -> Vec<Move> {
     let mut moves: Vec<Move> = Vec::new();
+    if !topics.are_looked_up() {
+        // Nothing could be routed.
+        return moves;
+    }
     let mut tests: BTreeMap<Partition, BTreeMap<Slot, (Destination, i64)>> = BTreeMap::new();
     for group in groups {
         let (slot, topic, destination) = (group.slot, &group.topic, group.destination);
@@ -430,7 +434,16 @@ mod tests {
         let (circuits, mut turns) = (Circuits::default(), Turns::default());
         let now = Instant::now();
         let groups = [group(1, 0, -1)];
-        assert!(plan(&groups, &Topics::default(), &circuits, &mut turns, now).is_empty());
+        let none = Topics::new(HashMap::new(), HashMap::new(), HashMap::new());
+        assert!(plan(&groups, &none, &circuits, &mut turns, now).is_empty());
+        let unknown = plan(
+            &[group(1, 6, 0)],
+            &Topics::default(),
+            &circuits,
+            &mut turns,
+            now,
+        );
+        assert!(unknown.is_empty(), "Kafka has not been asked yet");
         let moves = plan(&groups, &topics(6), &circuits, &mut turns, now);
         assert_eq!(kinds(&moves), [(1, 1, Kind::Reroute)]);
         // Known to be impossible: it is to become a dead letter.
