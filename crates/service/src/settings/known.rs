@@ -36,7 +36,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "KAFKA_BROKERS",
-        meaning: "Brokers to ask first",
+        meaning: "Bootstrap servers",
         expected: "host:port, several separated by commas",
         default: None,
         services: &[RELAY, CONSUMER],
@@ -100,7 +100,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "KAFKA_REPLICATION_FACTOR",
-        meaning: "Copies of a topic that the services create",
+        meaning: "Replication factor of a topic that the services create",
         expected: "a number from 1",
         default: Some("1"),
         services: &[RELAY, CONSUMER],
@@ -108,7 +108,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "RELAY__BATCH_EVENTS_PER_SLOT",
-        meaning: "Events of one slot in flight at most; three times as many while an old snapshot makes reads slow",
+        meaning: "Events of one slot in flight at most; eight times as many while an old snapshot makes reads slow",
         expected: "a whole number from 1",
         default: Some("512"),
         services: &[RELAY],
@@ -116,7 +116,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "RELAY__BATCH_BYTES_PER_SLOT",
-        meaning: "Bytes of one slot in flight, three times as many while an old snapshot makes reads slow; the event that crosses it still goes",
+        meaning: "Bytes of one slot in flight, eight times as many while an old snapshot makes reads slow; the event that crosses it still goes",
         expected: "a whole number of bytes from 1",
         default: Some("393216"),
         services: &[RELAY],
@@ -124,7 +124,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "LEASE_TTL",
-        meaning: "How long the work of a process that vanished stays with it",
+        meaning: "How long a dead process keeps its leases",
         expected: "a duration from 1s to 5m",
         default: Some("10s"),
         services: &[RELAY, CONSUMER],
