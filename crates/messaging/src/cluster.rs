@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use rskafka::BackoffConfig;
 use rskafka::client::error::ProtocolError;
-use rskafka::client::partition::{PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
 
 use crate::brokers::{Address, Brokers};
@@ -247,19 +246,6 @@ impl Cluster {
                 Err(error)
             }
         }
-    }
-
-    pub(crate) async fn partition(
-        &self,
-        topic: &str,
-        partition: i32,
-    ) -> Result<PartitionClient, KafkaError> {
-        let client = self.client().await?;
-        let connected = BROKERS.run(&[()], |()| {
-            let connecting = client.partition_client(topic, partition, UnknownTopicHandling::Error);
-            async { connecting.await.map_err(KafkaError::from) }
-        });
-        self.forget_on_error(&client, connected.await)
     }
 }
 

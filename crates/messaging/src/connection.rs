@@ -19,6 +19,7 @@ use crate::error::KafkaError;
 use crate::transport::{Race, connect};
 use crate::wire::{Fields, Malformed, put_compact_length, put_compact_text, put_text};
 
+pub(crate) const PRODUCE: i16 = 0;
 const FETCH: i16 = 1;
 const LIST_OFFSETS: i16 = 2;
 const METADATA: i16 = 3;
@@ -28,6 +29,12 @@ pub(crate) const READ_COMMITTED: u8 = 1;
 
 /// The version of Fetch and Metadata where topics are known by name.
 const OLD: i16 = 4;
+
+/// The first version of Produce that carries record batches of today's format (Kafka 0.11).
+const OLDEST_PRODUCE: i16 = 3;
+/// A broker that speaks this one answers at once when a quota counts, and says how long to wait. Earlier
+/// versions delay the answer.
+pub(crate) const NEWEST_PRODUCE: i16 = 7;
 
 /// Largest answer taken from a broker. Bounds what one fetch can cost in memory.
 const MAX_FRAME_BYTES: i32 = 64 * 1024 * 1024;
@@ -67,6 +74,8 @@ pub(crate) struct Connection {
     stream: TcpStream,
     last_id: i32,
     pub(crate) dialect: Dialect,
+    /// In which Produce is spoken.
+    pub(crate) produce_version: i16,
     /// A quota of Kafka wants nothing to be asked before.
     resume_at: Option<Instant>,
 }
@@ -161,9 +170,10 @@ impl Connection {
                 stream,
                 last_id: 0,
                 dialect: Dialect::Names,
+                produce_version: OLDEST_PRODUCE,
                 resume_at: None,
             };
-            connection.dialect = connection.known_versions().await?;
+            connection.choose_versions().await?;
             Ok(connection)
         })
         .await
@@ -192,7 +202,7 @@ impl Connection {
         throttle
     }
 
-    async fn known_versions(&mut self) -> Result<Dialect, KafkaError> {
+    async fn choose_versions(&mut self) -> Result<(), KafkaError> {
         let frame = self.request((API_VERSIONS, 0), false, &[]).await?;
         let mut bytes = Fields::of_answer(&frame, false)?.bytes;
         accepted(bytes.i16()?)?;
@@ -205,9 +215,14 @@ impl Connection {
             for (version, is_known) in &mut ids {
                 *is_known |= known(*version, offered);
             }
+            if known((PRODUCE, NEWEST_PRODUCE), offered) {
+                self.produce_version = NEWEST_PRODUCE;
+            }
         }
-        let all = ids.iter().all(|(_, is_known)| *is_known);
-        Ok(if all { Dialect::Ids } else { Dialect::Names })
+        if ids.iter().all(|(_, is_known)| *is_known) {
+            self.dialect = Dialect::Ids;
+        }
+        Ok(())
     }
 
     /// Asks what there is: of a partition, or of the brokers alone.

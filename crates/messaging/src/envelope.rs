@@ -7,8 +7,8 @@ use domain::{EventId, OutboxEvent};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::produce::OutgoingRecord;
 use crate::record::IncomingRecord;
-use crate::writer::OutgoingRecord;
 
 const SPEC_VERSION: &str = "ce_specversion";
 const ID: &str = "ce_id";

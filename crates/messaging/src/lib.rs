@@ -1,7 +1,7 @@
 //! Every request to Kafka, each under a deadline, and the form events have there.
 //!
-//! rskafka alone would wait for ever on a mute broker and retry for ever on a broken one; here
-//! every call ends, and what a failure means for the caller is part of the error.
+//! Records move over connections of our own ([`writer`], [`reader`]); topics are looked up and created
+//! by rskafka. Every call ends, and what a failure means for the caller is part of the error.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -13,6 +13,7 @@ pub mod envelope;
 pub mod error;
 mod fetch;
 pub mod partitioner;
+mod produce;
 pub mod reader;
 pub mod record;
 mod record_batch;
@@ -26,7 +27,8 @@ pub use cluster::Cluster;
 pub use envelope::{Envelope, InvalidEnvelope};
 pub use error::{Failure, KafkaError};
 pub use partitioner::partition_of;
+pub use produce::OutgoingRecord;
 pub use reader::{Fetched, PartitionReader};
 pub use record::{IncomingRecord, LARGEST_RECORD};
 pub use topic_name::{InvalidTopicName, check_topic_name};
-pub use writer::{OutgoingRecord, PRODUCE_DEADLINE, PartitionWriter};
+pub use writer::{PRODUCE_DEADLINE, PartitionWriter};

@@ -198,6 +198,16 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Appends a number, zigzag, seven bits a byte, lowest first.
+pub(crate) fn put_varint(out: &mut Vec<u8>, number: i64) {
+    let mut left = ((number << 1) ^ (number >> 63)).cast_unsigned();
+    while left >= 0x80 {
+        out.push(u8::try_from(left & 0x7f).unwrap_or_default() | 0x80);
+        left >>= 7;
+    }
+    out.push(u8::try_from(left).unwrap_or_default());
+}
+
 /// Appends the length of an array, or of what else has a compact one.
 pub(crate) fn put_compact_length(out: &mut Vec<u8>, length: usize) {
     let mut left = length + 1;

@@ -24,18 +24,29 @@ pub async fn delete_topic(broker: &str, topic: &str) -> bool {
     code == 0
 }
 
-/// Clients of this id may fetch so many bytes a second from now on; `None` lifts the quota.
+/// What a quota limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quota {
+    Produce,
+    Fetch,
+}
+
+/// Clients of this id may move so many bytes a second from now on; `None` lifts the quota.
 ///
 /// # Panics
 /// When Kafka cannot be asked or refuses.
-pub async fn set_fetch_quota(broker: &str, client_id: &str, bytes_per_second: Option<f64>) {
+pub async fn set_quota(broker: &str, client_id: &str, quota: Quota, bytes_per_second: Option<f64>) {
+    let name = match quota {
+        Quota::Produce => "producer_byte_rate",
+        Quota::Fetch => "consumer_byte_rate",
+    };
     // One entry, of one entity, with one operation.
     let mut body = 1_i32.to_be_bytes().to_vec();
     body.extend(1_i32.to_be_bytes());
     put_text(&mut body, "client-id");
     put_text(&mut body, client_id);
     body.extend(1_i32.to_be_bytes());
-    put_text(&mut body, "consumer_byte_rate");
+    put_text(&mut body, name);
     body.extend(bytes_per_second.unwrap_or_default().to_be_bytes());
     body.push(u8::from(bytes_per_second.is_none()));
     // Not only to be checked.

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::postgres::{block_on, connect, describe};
 use crate::stack::Stack;
 
-pub use admin::{delete_topic, set_fetch_quota};
+pub use admin::{Quota, delete_topic, set_quota};
 pub use collector::{Collector, Manners, SentSpan};
 pub use detour::detour;
 pub use kafka_proxy::{Fault, KafkaProxy};

@@ -1,6 +1,6 @@
 //! A quota of Kafka makes a consumer slow, and nothing else.
 
-use local_stack::testing::set_fetch_quota;
+use local_stack::testing::{Quota, set_quota};
 
 use crate::ops::Ops;
 use crate::progress::flows;
@@ -12,7 +12,8 @@ const CLIENT_ID: &str = "transactional-outbox";
 #[tokio::test(flavor = "multi_thread")]
 async fn p11_a_throttled_fetch_is_an_answer_and_no_fault() {
     let private = Private::new().await;
-    set_fetch_quota(&private.stack.kafka_brokers, CLIENT_ID, Some(20_000.0)).await;
+    let brokers = &private.stack.kafka_brokers;
+    set_quota(brokers, CLIENT_ID, Quota::Fetch, Some(20_000.0)).await;
     let consumer = private.start();
     let ops = Ops::of(&consumer).await;
     ops.until_ready().await;
