@@ -109,8 +109,8 @@ async fn a_hold_behind_a_lock_sees_what_happened_meanwhile() {
         fixture
             .run(
                 "with moved as (delete from outbox_pending where id = 1 returning slot, id)
-                 insert into outbox_held (id, slot, topic, key, cause)
-                 select id, slot, 't', 'k', 'dead' from moved",
+                 insert into outbox_held (bytes, id, slot, topic, key, cause)
+                 select 10, id, slot, 't', 'k', 'dead' from moved",
             )
             .await;
         fixture
