@@ -56,13 +56,21 @@ pub async fn set_quota(broker: &str, client_id: &str, quota: Quota, bytes_per_se
     assert_eq!(answer[12..14], [0, 0], "{answer:?}");
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+/// Appends a text as the protocol writes it, its length in front.
+///
+/// # Panics
+/// When it is longer than 32,767 bytes.
+pub fn put_text(out: &mut Vec<u8>, text: &str) {
     let length = i16::try_from(text.len()).expect("a short text");
     out.extend(length.to_be_bytes());
     out.extend(text.as_bytes());
 }
 
-async fn request(broker: &str, (kind, version): (i16, i16), body: &[u8]) -> Vec<u8> {
+/// The broker's answer to a request of this kind and version, without its length.
+///
+/// # Panics
+/// When Kafka does not answer.
+pub async fn request(broker: &str, (kind, version): (i16, i16), body: &[u8]) -> Vec<u8> {
     let mut message = [kind.to_be_bytes(), version.to_be_bytes()].concat();
     // A number that comes back, and no name of the client.
     message.extend(1_i32.to_be_bytes());

@@ -44,8 +44,6 @@ struct Faults {
     /// The broker knows no ids of topics.
     old: AtomicBool,
     accepted: AtomicUsize,
-    /// Sizes of the produce requests so far.
-    produced: Mutex<Vec<usize>>,
 }
 
 impl KafkaProxy {
@@ -99,11 +97,6 @@ impl KafkaProxy {
     /// name only.
     pub fn hide_topic_ids(&self) {
         self.faults.old.store(true, Ordering::SeqCst);
-    }
-
-    /// The sizes of the produce requests so far, in bytes, with the four that tell the length.
-    pub fn produced(&self) -> Vec<usize> {
-        locked(&self.faults.produced).clone()
     }
 
     /// How many connections were made so far.
@@ -176,9 +169,6 @@ async fn requests(
 ) -> std::io::Result<()> {
     loop {
         let request = frame(&mut client).await?;
-        if request.starts_with(&PRODUCE) {
-            locked(&faults.produced).push(4 + request.len());
-        }
         faults.unless_mute().await;
         match fault_of(faults, &request) {
             None => {}

@@ -3,7 +3,7 @@
 //!
 //! What is in here panics instead of returning errors: a test can do nothing else with them.
 
-mod admin;
+pub mod admin;
 mod collector;
 mod detour;
 mod kafka_proxy;

@@ -1,8 +1,8 @@
 //! What this process's user may not do to a Kafka that asks: <https://kafka.apache.org/protocol>.
 
+use local_stack::testing::admin::{put_text, request};
 use local_stack::testing::eventually;
 
-use crate::admin::{put_text, request};
 use crate::own_kafka::OwnKafka;
 use crate::support::PATIENCE;
 

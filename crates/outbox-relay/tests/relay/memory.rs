@@ -1,8 +1,7 @@
 //! What the relay takes in memory, whatever waits.
 
-use local_stack::testing::{Fault, KafkaProxy, Spawned, eventually};
+use local_stack::testing::{Fault, KafkaProxy, Spawned, delete_topic, eventually};
 
-use crate::admin::delete_topic;
 use crate::process::BINARY;
 use crate::support::{Fixture, PATIENCE};
 
@@ -51,7 +50,7 @@ async fn p10_a_backlog_of_large_events_does_not_fill_memory() {
     let relay = Spawned::start(BINARY, &["run"], fixture.variables());
     fixture.until_large_are("published", 1_000).await;
     let peak = relay.peak_memory();
-    delete_topic(&fixture.brokers, &fixture.topic).await;
+    assert!(delete_topic(&fixture.brokers, &fixture.topic).await);
     println!("{} MiB at most", peak / 1024 / 1024);
     assert!(peak < BOUND, "{peak} bytes");
 }
@@ -105,7 +104,7 @@ async fn p10_large_events_that_are_set_aside_and_come_back_do_not_fill_memory() 
     proxy.set(&unwritable, None);
     fixture.until_large_are("published", 251).await;
     let peak = relay.peak_memory();
-    delete_topic(&fixture.brokers, &unwritable).await;
+    assert!(delete_topic(&fixture.brokers, &unwritable).await);
     println!("{} MiB at most", peak / 1024 / 1024);
     assert!(peak < BOUND, "{peak} bytes");
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use local_stack::testing::{Mute, PostgresServer, Spawned, Switch, eventually};
 
 use crate::process::BINARY;
+use crate::progress::readiness;
 use crate::support::{Fixture, PATIENCE};
 
 impl Fixture {
@@ -13,13 +14,6 @@ impl Fixture {
         variables[0].1 = database_url;
         Spawned::start(BINARY, &["run"], variables)
     }
-}
-
-/// What `/readyz` says, and whether it is 200.
-async fn readiness(relay: &Spawned) -> (bool, String) {
-    let ops = relay.ops_address(PATIENCE).await;
-    let answer = reqwest::get(format!("http://{ops}/readyz")).await.unwrap();
-    (answer.status() == 200, answer.text().await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,10 +30,11 @@ async fn p11_a_relay_whose_address_leads_to_a_standby_and_back_publishes() {
     let mut fixture = Fixture::new().await;
     fixture.sql = primary.connect().await;
     let relay = fixture.start_on(primary.url().replace(&port, &moves));
+    let ops = relay.ops_address(PATIENCE).await;
     for _ in 0..2 {
         eventually("the reason", PATIENCE, async || {
-            let (ready, report) = readiness(&relay).await;
-            (!ready && report.contains("cannot be written")).then_some(())
+            let (status, report) = readiness(ops).await;
+            (status != 200 && report.contains("cannot be written")).then_some(())
         })
         .await;
         switch.lead_to(primary.port());
@@ -50,7 +45,7 @@ async fn p11_a_relay_whose_address_leads_to_a_standby_and_back_publishes() {
         })
         .await;
         eventually("readiness", PATIENCE, async || {
-            readiness(&relay).await.0.then_some(())
+            (readiness(ops).await.0 == 200).then_some(())
         })
         .await;
         // Once more, with connections that were used before.

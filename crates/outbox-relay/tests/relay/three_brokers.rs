@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use local_stack::KafkaCluster;
+use local_stack::testing::admin::{put_text, request};
 use local_stack::testing::{Spawned, TestDatabase, eventually, unique_topic};
 use messaging::Cluster;
 use tokio::task::JoinHandle;
 
-use crate::admin::{put_text, request};
 use crate::process::BINARY;
 use crate::progress::PAUSES_AT_MOST;
 use crate::soak::alone;

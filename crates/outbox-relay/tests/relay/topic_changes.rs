@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use domain::EventId;
-use local_stack::testing::{Fault, KafkaProxy, Spawned, eventually, unique_topic};
+use local_stack::testing::{Fault, KafkaProxy, Spawned, delete_topic, eventually, unique_topic};
 use messaging::{envelope, partition_of};
 
-use crate::admin::{delete_topic, grow_topic};
+use crate::admin::grow_topic;
 use crate::kafka_outage::BACK_WITHIN;
 use crate::load::Load;
 use crate::process::BINARY;
@@ -88,7 +88,7 @@ async fn p7_a_topic_that_is_deleted_is_made_again_and_goes_on_at_once() {
     let load = Load::start(&fixture).await;
     for round in 1..=2 {
         fixture.until_more_are_published(500).await;
-        delete_topic(&fixture.brokers, &fixture.topic).await;
+        assert!(delete_topic(&fixture.brokers, &fixture.topic).await);
         let deleted = Instant::now();
         // Until then the one that goes away may still take events.
         eventually("the relay to make it again", PATIENCE, async || {
@@ -114,7 +114,7 @@ async fn p7_a_topic_that_nobody_makes_again_for_long_goes_on_as_soon_as_it_is_th
     let relay = Spawned::start(BINARY, &["run"], variables);
     let load = Load::start(&fixture).await;
     fixture.until_more_are_published(500).await;
-    delete_topic(&fixture.brokers, &fixture.topic).await;
+    assert!(delete_topic(&fixture.brokers, &fixture.topic).await);
     let ops = relay.ops_address(PATIENCE).await;
     // Long enough for all that is done about a topic that is missing.
     eventually("the reason to be told", PATIENCE, async || {
@@ -232,7 +232,7 @@ async fn p8_a_topic_that_goes_away_stops_no_other_while_a_request_is_unanswered(
     fixture.with_another_topic().await;
     let load = Load::start(&fixture).await;
     fixture.until_more_are_published(500).await;
-    delete_topic(&fixture.brokers, &unrelated).await;
+    assert!(delete_topic(&fixture.brokers, &unrelated).await);
     // Whenever it is noticed meanwhile.
     let deleted = Instant::now();
     while deleted.elapsed() < NOTICED_WITHIN {

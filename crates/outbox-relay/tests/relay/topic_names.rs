@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use local_stack::testing::{Spawned, eventually, unique_topic};
+use local_stack::testing::admin::request;
+use local_stack::testing::{Spawned, delete_topic, eventually, unique_topic};
 use messaging::Failure;
 
 use crate::acls::{Operation, Resource};
-use crate::admin::{delete_topic, request};
 use crate::own_kafka::OwnKafka;
 use crate::process::BINARY;
 use crate::support::{Fixture, PATIENCE};
@@ -121,7 +121,7 @@ async fn p8_a_name_that_collides_is_free_again_when_the_other_topic_is_gone() {
     fixture.until("dead", 1).await;
     let error = "select count(*) from outbox_held where error like '%collides%'";
     assert_eq!(fixture.number(error).await, 1);
-    delete_topic(&fixture.brokers, &taken).await;
+    assert!(delete_topic(&fixture.brokers, &taken).await);
     // What Kafka said is believed for 20 s.
     eventually("a redrive to help", PATIENCE * 2, async || {
         fixture.redrive().await;
