@@ -7,23 +7,39 @@ create table outbox_event (
     key            text not null,
     event_type     text not null,
     schema_version smallint not null default 1,
-    payload        json not null,
+    source         text,
+    content_type   text default 'application/json',
+    payload        json,
+    payload_bytes  bytea,
     headers        jsonb not null default '{}',
     created_at     timestamptz not null default now(),
+    -- What no record can carry is refused where it is written: a read brings events by the thousand,
+    -- and one that it cannot bring would keep it from all others.
     constraint outbox_event_key_fits_index check (octet_length(key) <= 2048),
-    constraint outbox_event_headers_is_object check (jsonb_typeof(headers) = 'object')
+    constraint outbox_event_topic_fits_kafka check (octet_length(topic) <= 249),
+    constraint outbox_event_attributes_are_short check (
+        octet_length(event_type) <= 1024 and octet_length(source) <= 1024
+        and octet_length(content_type) <= 256),
+    constraint outbox_event_headers_is_object check (jsonb_typeof(headers) = 'object'),
+    constraint outbox_event_has_one_payload_or_is_tombstone check (
+        num_nonnulls(payload, payload_bytes) = num_nonnulls(content_type)),
+    constraint outbox_event_created_at_in_rfc_3339 check (
+        created_at >= '0001-01-01 00:00:00+00' and created_at < '10000-01-01 00:00:00+00')
 );
 create index outbox_event_key on outbox_event (key, id);
-comment on table outbox_event is 'Events as written: rows are never changed. Whoever may insert here, in any language and from any transaction, is a writer; a trigger queues the event.';
-comment on column outbox_event.id is 'Order of events within a key. Gaps and late commits are harmless: no reader remembers a position.';
+comment on table outbox_event is 'Events as written; rows never change. Any service that may insert here, in any language and from any transaction, is a writer. A trigger queues the event.';
+comment on column outbox_event.id is 'Order of events within a key, drawn from a sequence and never given. Gaps and late commits are harmless: no reader remembers a position.';
 comment on column outbox_event.event_id is 'UUID v7, the consumer''s idempotency key; record header ce_id.';
-comment on column outbox_event.topic is 'Kafka topic.';
+comment on column outbox_event.topic is 'Kafka topic. At most 249 bytes, as in Kafka.';
 comment on column outbox_event.key is 'Record key: picks the partition and the slot. Events of one topic and key are published in the order of their ids. At most 2048 bytes.';
-comment on column outbox_event.event_type is 'Record header ce_type.';
+comment on column outbox_event.event_type is 'Record header ce_type. At most 1024 bytes.';
 comment on column outbox_event.schema_version is 'Version of the payload''s schema; record header ce_schemaversion.';
-comment on column outbox_event.payload is 'json, not jsonb: Kafka gets the writer''s bytes.';
+comment on column outbox_event.source is 'Record header ce_source, a URI reference of at most 1024 bytes. Null: the relay''s setting EVENT_SOURCE.';
+comment on column outbox_event.content_type is 'Media type of the payload; record header content-type. Null for a tombstone, and only then. At most 256 bytes.';
+comment on column outbox_event.payload is 'JSON text; json, not jsonb: Kafka gets the writer''s bytes. An event has this or payload_bytes, and a tombstone has neither.';
+comment on column outbox_event.payload_bytes is 'Any other payload, such as Avro or Protobuf. Kafka gets these bytes.';
 comment on column outbox_event.headers is 'The event''s own record headers, name to text, such as traceparent.';
-comment on column outbox_event.created_at is 'Start of the writing transaction; record header ce_time.';
+comment on column outbox_event.created_at is 'Start of the writing transaction; record header ce_time. Within the years 1 to 9999.';
 
 create table outbox_pending (
     slot  smallint not null,
@@ -61,10 +77,10 @@ create table outbox_held (
     bytes           integer not null,
     error           text,
     attempts        integer,
-    behind          bigint,
+    blocked_by      bigint,
     held_at         timestamptz not null default now(),
     discarded_at    timestamptz,
-    constraint outbox_held_cause check (cause in ('dead', 'behind', 'unavailable')),
+    constraint outbox_held_cause check (cause in ('dead', 'blocked', 'unavailable')),
     constraint outbox_held_only_dead_are_discarded check (discarded_at is null or cause = 'dead')
 ) with (
     autovacuum_vacuum_scale_factor = 0,
@@ -78,32 +94,39 @@ create index outbox_held_key on outbox_held (topic, key, id)
 create index outbox_held_unavailable on outbox_held (slot, topic, partition_count, partition, id)
     where cause = 'unavailable';
 comment on table outbox_held is 'Events that cannot go out now. A dead one holds back later events of its topic and key; unavailable ones hold back later events of their partition and slot.';
-comment on column outbox_held.cause is 'dead: can never be produced. behind: waits for a dead one of its key. unavailable: its partition cannot be written.';
+comment on column outbox_held.cause is 'dead: can never be produced. blocked: waits for a dead one of its key. unavailable: its partition cannot be written.';
 comment on column outbox_held.partition_count is 'How many partitions the topic had when the event was routed; 0 when the topic did not exist.';
 comment on column outbox_held.partition is 'Where the event was routed; -1 when the topic did not exist.';
 comment on column outbox_held.bytes is 'As in outbox_pending, so that moving back reads no event.';
 comment on column outbox_held.error is 'What Kafka or the client said of a dead or unavailable one.';
 comment on column outbox_held.attempts is 'Produce requests that carried it before it was held.';
-comment on column outbox_held.behind is 'Id of the dead event it waits for.';
+comment on column outbox_held.blocked_by is 'Id of the dead event it waits for.';
 comment on column outbox_held.discarded_at is 'When an operator gave a dead one up; from then on it holds nothing back.';
 
 -- One multi-row insert into outbox_event costs one of these, however it was phrased
--- (INSERT, COPY, MERGE, ON CONFLICT).
+-- (INSERT, COPY, MERGE, ON CONFLICT). It runs with its owner's rights, so it looks up nothing in a
+-- schema that a writer could fill: pg_catalog comes first, and tables are named in full.
+do $$ begin execute format($function$
 create function outbox_enqueue() returns trigger
-language plpgsql security definer as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $body$
 begin
-    insert into outbox_pending (slot, id, bytes)
+    -- `generated always` does not keep COPY from bringing its own ids. One that is not drawn yet
+    -- would be drawn later, for another event, or end the sequence.
+    if exists (select from written, %1$I.outbox_event_id_seq drawn
+               where written.id not between 1 and drawn.last_value) then
+        raise exception 'outbox_event.id was not drawn from its sequence: leave it out'
+            using errcode = 'generated_always';
+    end if;
+    insert into %1$I.outbox_pending (slot, id, bytes)
     select (hashtextextended(key, 0) & 31)::smallint, id,
-           octet_length(key) + octet_length(payload::text) + octet_length(headers::text)
+           octet_length(key) + coalesce(octet_length(payload::text), 0)
+               + coalesce(octet_length(payload_bytes), 0) + octet_length(headers::text)
     from written;
     return null;
-end $$;
+end $body$
+$function$, current_schema()); end $$;
 comment on function outbox_enqueue() is 'Queues what a statement wrote. Runs with its owner''s rights, so that writers need none on the queue.';
 revoke execute on function outbox_enqueue() from public;
--- pg_temp is searched first unless it is named, and a temporary outbox_pending would swallow ids.
-do $$ begin
-    execute format('alter function outbox_enqueue() set search_path = %I, pg_temp', current_schema());
-end $$;
 
 create trigger outbox_enqueue after insert on outbox_event
     referencing new table as written
@@ -125,7 +148,7 @@ from outbox_event e
 left join outbox_published p on p.id = e.id
 left join outbox_held h on h.id = e.id
 left join outbox_pending q on q.slot = (hashtextextended(e.key, 0) & 31)::smallint and q.id = e.id;
-comment on view outbox is 'One row per event, with its state: pending, published, dead, behind, unavailable, discarded, or unqueued (written by a session that switched triggers off). Column waiting says for how long an event that is not published has waited since it was written.';
+comment on view outbox is 'One row per event, with its state: pending, published, dead, blocked, unavailable, discarded, or unqueued (written by a session that switched triggers off). Column waiting says for how long an event that is not published has waited since it was written.';
 
 create table outbox_sample_hash (
     only_row boolean primary key default true check (only_row),

@@ -1,4 +1,3 @@
-drop table product_sales;
 drop table inbox_dead_letter;
 drop table inbox_offset;
 drop table inbox;

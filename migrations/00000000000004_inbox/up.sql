@@ -44,8 +44,9 @@ create table inbox_dead_letter (
     held_at        timestamptz not null default now(),
     settled_at     timestamptz,
     settled_as     text,
+    omitted_bytes  bigint,
     primary key (consumer_group, topic, partition, "offset"),
-    constraint inbox_dead_letter_cause check (cause in ('dead', 'behind')),
+    constraint inbox_dead_letter_cause check (cause in ('dead', 'blocked')),
     constraint inbox_dead_letter_settled check (
         (settled_at is null) = (settled_as is null) and settled_as in ('redriven', 'discarded')),
     constraint inbox_dead_letter_headers_pair check (cardinality(header_names) = cardinality(header_values))
@@ -57,16 +58,9 @@ comment on table inbox_dead_letter is 'Records that could not be applied, byte f
 comment on column inbox_dead_letter.event_id is 'Record header ce_id, where there was a readable one.';
 comment on column inbox_dead_letter.key is 'Record key; null when it had none. A record with a key holds back later ones of its topic and key.';
 comment on column inbox_dead_letter.header_names is 'Names of the record''s headers; values at the same place in header_values.';
-comment on column inbox_dead_letter.cause is 'dead: could not be applied. behind: waits for a dead one of its key.';
+comment on column inbox_dead_letter.header_values is 'Null where a header had no value.';
+comment on column inbox_dead_letter.omitted_bytes is 'Size of a record that was too large to be held: its value and headers are missing here, and it can only be discarded. Null otherwise.';
+comment on column inbox_dead_letter.cause is 'dead: could not be applied. blocked: waits for a dead one of its key.';
 comment on column inbox_dead_letter.reason is 'Why, for whoever decides what to do with it.';
 comment on column inbox_dead_letter.attempts is 'How often it was tried.';
 comment on column inbox_dead_letter.settled_as is 'How it ended: redriven or discarded. Null while it is held.';
-
-create table product_sales (
-    product_id text primary key,
-    orders     bigint not null,
-    units      bigint not null
-) with (fillfactor = 70);
-comment on table product_sales is 'The effect of OrderCreated: what was ordered of each product, each order counted once.';
-comment on column product_sales.orders is 'Number of orders.';
-comment on column product_sales.units is 'Sum of their quantities.';

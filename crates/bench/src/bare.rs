@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use domain::OutboxEvent;
+use domain::{Content, OutboxEvent};
 use messaging::{Cluster, PartitionWriter, envelope, partition_of};
 use outbox_relay::batch_size;
 use storage::outbox::read_events_after;
@@ -56,7 +56,7 @@ pub(crate) async fn read_only(database: &Database) -> Result<Duration> {
 }
 
 async fn read_pages(database: &Database, pages: mpsc::Sender<Vec<OutboxEvent>>) -> Result<()> {
-    let session = Session::unhurried("bench").with_index_plans();
+    let session = Session::long_running("bench").with_index_plans();
     let mut conn = database.connect(&session).await?;
     let mut after = 0;
     loop {
@@ -119,7 +119,8 @@ pub(crate) async fn produce_only(
             key: "x".repeat(36),
             event_type: "OrderCreated".to_owned(),
             schema_version: 1,
-            payload: "x".repeat(bytes.saturating_sub(36)),
+            source: "/order-api".to_owned(),
+            content: Some(Content::json("x".repeat(bytes.saturating_sub(36)))),
             headers: std::collections::BTreeMap::new(),
             created_at: time::OffsetDateTime::now_utc(),
         };

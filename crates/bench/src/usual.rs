@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
-use domain::OutboxEvent;
+use domain::{Content, OutboxEvent};
 use futures::future::try_join_all;
 use messaging::{Cluster, PartitionWriter, envelope, partition_of};
 use outbox_relay::batch_size;
@@ -88,7 +88,8 @@ pub(crate) async fn drain(sql: &Client, cluster: &Cluster, topic: &str) -> Resul
                 key: row.get(3),
                 event_type: row.get(4),
                 schema_version: row.get(5),
-                payload: row.get(6),
+                source: "/order-api".to_owned(),
+                content: Some(Content::json(row.get(6))),
                 headers: serde_json::from_str(row.get(7))?,
                 created_at: row.get::<_, SystemTime>(8).into(),
             };

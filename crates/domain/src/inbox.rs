@@ -32,3 +32,14 @@ pub struct Received<E> {
     pub offset: i64,
     pub event: E,
 }
+
+impl<E> Received<E> {
+    /// The same, with the event as `convert` sees it.
+    pub fn map<'a, T>(&'a self, convert: impl FnOnce(&'a E) -> T) -> Received<T> {
+        Received {
+            event_id: self.event_id,
+            offset: self.offset,
+            event: convert(&self.event),
+        }
+    }
+}

@@ -18,6 +18,9 @@ pub struct Order {
 }
 
 impl Order {
+    /// Who writes the events of orders: their `ce_source`.
+    pub const EVENT_SOURCE: &'static str = "/order-api";
+
     /// A new order with an id of its own. `now` is cut to whole microseconds.
     pub fn place(product_id: ProductId, quantity: Quantity, now: OffsetDateTime) -> Self {
         let micros = now.nanosecond() / 1_000 * 1_000;

@@ -1,5 +1,6 @@
 //! The sending side's values: an event to be written, and where a written event stands.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -43,6 +44,43 @@ impl FromStr for EventId {
     }
 }
 
+/// What an event carries as its record's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Media type, such as `application/json`; at most 256 bytes.
+    pub content_type: Cow<'static, str>,
+    pub body: Body,
+}
+
+/// The bytes of a [`Content`]. Kafka gets them unchanged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// JSON text.
+    Json(String),
+    /// Anything else, such as Avro or Protobuf with a registry's framing.
+    Bytes(Vec<u8>),
+}
+
+impl Content {
+    /// The media type of JSON.
+    pub const JSON: &'static str = "application/json";
+
+    /// JSON text, as `application/json`.
+    pub fn json(text: String) -> Self {
+        Self {
+            content_type: Cow::Borrowed(Self::JSON),
+            body: Body::Json(text),
+        }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.body {
+            Body::Json(text) => text.as_bytes(),
+            Body::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 /// An event as a writer hands it to the outbox, inside the transaction of what it announces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
@@ -53,8 +91,10 @@ pub struct NewEvent {
     pub key: String,
     pub event_type: String,
     pub schema_version: i16,
-    /// JSON text; Kafka gets these bytes unchanged.
-    pub payload: String,
+    /// Who writes it: a URI reference, such as `/order-api`. `None` leaves it to the relay's setting.
+    pub source: Option<Cow<'static, str>>,
+    /// `None` is a tombstone: it deletes its key from a compacted topic.
+    pub content: Option<Content>,
     /// The event's own record headers, such as `traceparent`.
     pub headers: BTreeMap<String, String>,
 }
@@ -67,8 +107,10 @@ pub struct OutboxEvent {
     pub key: String,
     pub event_type: String,
     pub schema_version: i16,
-    /// JSON text, the writer's bytes.
-    pub payload: String,
+    /// Who wrote it: a URI reference.
+    pub source: String,
+    /// `None` for a tombstone.
+    pub content: Option<Content>,
     /// The event's own record headers.
     pub headers: BTreeMap<String, String>,
     /// Start of the writing transaction.
@@ -121,7 +163,7 @@ pub enum EventState {
     /// Held: it can never be produced.
     Dead,
     /// Held: an earlier event of its key is.
-    Behind,
+    Blocked,
     /// Held: its partition cannot be written.
     Unavailable,
     /// Held once and given up by an operator.
@@ -135,7 +177,7 @@ impl EventState {
         Self::Pending,
         Self::Published,
         Self::Dead,
-        Self::Behind,
+        Self::Blocked,
         Self::Unavailable,
         Self::Discarded,
         Self::Unqueued,
@@ -146,7 +188,7 @@ impl EventState {
             Self::Pending => "pending",
             Self::Published => "published",
             Self::Dead => "dead",
-            Self::Behind => "behind",
+            Self::Blocked => "blocked",
             Self::Unavailable => "unavailable",
             Self::Discarded => "discarded",
             Self::Unqueued => "unqueued",

@@ -44,7 +44,7 @@ impl Placed {
     pub(crate) fn copy(&self) -> OutgoingRecord {
         OutgoingRecord {
             key: self.record.key.clone().unwrap_or_default(),
-            value: self.record.value.clone().unwrap_or_default(),
+            value: self.record.value.clone(),
             headers: self.record.headers.clone(),
         }
     }

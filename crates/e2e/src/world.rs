@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use domain::{Order, OrderCreated};
+use domain::{EventType, Order, OrderCreated};
 use messaging::Cluster;
 
 use crate::api::Api;

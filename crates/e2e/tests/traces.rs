@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use domain::OrderCreated;
+use domain::{EventType, OrderCreated};
 use local_stack::testing::{Collector, Manners, SentSpan, TestDatabase, eventually};
 use messaging::{Cluster, PartitionReader};
 use serde_json::{Value, json};

@@ -12,7 +12,7 @@ use rskafka::client::{Client, ClientBuilder};
 
 use crate::brokers::{Address, Brokers};
 use crate::connection::{BROKERS, Connection, Leader, Metadata};
-use crate::error::{Failure, KafkaError, within};
+use crate::error::{ErrorKind, KafkaError, within};
 use crate::topic_name::check_topic_name;
 
 /// For every request but produce and fetch.
@@ -240,7 +240,7 @@ impl Cluster {
             Err(error) => {
                 let error = error.of_creation();
                 // Whoever judged the topic answers, and will.
-                if error.failure() == Failure::Transient {
+                if error.kind() == ErrorKind::Transient {
                     self.forget(&client);
                 }
                 Err(error)

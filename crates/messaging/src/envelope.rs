@@ -18,11 +18,8 @@ const TIME: &str = "ce_time";
 const SCHEMA_VERSION: &str = "ce_schemaversion";
 const CONTENT_TYPE: &str = "content-type";
 
-/// Where events of this project come from.
-const ORDER_API: &str = "/order-api";
-
 /// The record of an event: key, value as committed, headers. The event's own headers cannot
-/// replace those named here.
+/// replace those named here. A tombstone has no content type.
 pub fn encode(event: &OutboxEvent) -> OutgoingRecord {
     let time = event
         .created_at
@@ -37,16 +34,22 @@ pub fn encode(event: &OutboxEvent) -> OutgoingRecord {
         (SPEC_VERSION, "1.0".to_owned()),
         (ID, event.event_id.to_string()),
         (TYPE, event.event_type.clone()),
-        (SOURCE, ORDER_API.to_owned()),
+        (SOURCE, event.source.clone()),
         (TIME, time),
         (SCHEMA_VERSION, event.schema_version.to_string()),
-        (CONTENT_TYPE, "application/json".to_owned()),
     ] {
         headers.insert(name.to_owned(), value.into_bytes());
     }
+    match &event.content {
+        Some(content) => {
+            let content_type = content.content_type.as_bytes().to_vec();
+            headers.insert(CONTENT_TYPE.to_owned(), content_type);
+        }
+        None => drop(headers.remove(CONTENT_TYPE)),
+    }
     OutgoingRecord {
         key: event.key.clone().into_bytes(),
-        value: event.payload.clone().into_bytes(),
+        value: event.content.as_ref().map(|c| c.as_bytes().to_vec()),
         headers,
     }
 }
@@ -57,21 +60,22 @@ pub fn encoded_size(event: &OutboxEvent) -> usize {
     // The longest that a batch of less than a million records needs.
     const OFFSET_DELTA: usize = 3;
     const ATTRIBUTES_AND_TIME_DELTA: usize = 2;
-    // All but those of type, time and schema version.
-    const VALUES: [(&str, usize); 4] = [
-        (SPEC_VERSION, 3),
-        (ID, 36),
-        (SOURCE, ORDER_API.len()),
-        (CONTENT_TYPE, 16),
-    ];
+    const FIXED: [(&str, usize); 2] = [(SPEC_VERSION, 3), (ID, 36)];
     let varying = [
         (TYPE, event.event_type.len()),
+        (SOURCE, event.source.len()),
         (TIME, rfc_3339_length(event.created_at)),
         (SCHEMA_VERSION, decimal_length(event.schema_version)),
     ];
+    let content = event.content.as_ref();
+    let content_type = content.map(|content| (CONTENT_TYPE, content.content_type.len()));
     let own = event.headers.iter();
     let own = own.map(|(name, value)| (name.as_str(), value.len()));
-    let headers = VALUES.into_iter().chain(varying).chain(own);
+    let headers = FIXED
+        .into_iter()
+        .chain(varying)
+        .chain(content_type)
+        .chain(own);
     let (count, headers) = headers.fold((0, 0), |(count, bytes), (name, value)| {
         (count + 1, bytes + prefixed(name.len()) + prefixed(value))
     });
@@ -79,7 +83,7 @@ pub fn encoded_size(event: &OutboxEvent) -> usize {
         ATTRIBUTES_AND_TIME_DELTA
             + OFFSET_DELTA
             + prefixed(event.key.len())
-            + prefixed(event.payload.len())
+            + content.map_or(1, |content| prefixed(content.as_bytes().len()))
             + varint_length(count)
             + headers,
     )
@@ -131,6 +135,8 @@ pub struct Envelope {
     pub event_id: EventId,
     pub event_type: String,
     pub schema_version: i32,
+    /// Media type of the record's value, where the header is there.
+    pub content_type: Option<String>,
     /// When the event was created; that of the record where the header is missing, as CloudEvents
     /// allows.
     pub time: OffsetDateTime,
@@ -184,6 +190,10 @@ pub fn decode(record: &IncomingRecord) -> Result<Envelope, InvalidEnvelope> {
         schema_version: version
             .parse()
             .map_err(|_| wrong(SCHEMA_VERSION, version, "a whole number"))?,
+        content_type: record
+            .headers
+            .contains_key(CONTENT_TYPE)
+            .then(|| text(CONTENT_TYPE)),
         time,
     })
 }
@@ -191,6 +201,8 @@ pub fn decode(record: &IncomingRecord) -> Result<Envelope, InvalidEnvelope> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use domain::{Body, Content};
 
     use super::*;
 
@@ -201,7 +213,8 @@ mod tests {
             key: "k".to_owned(),
             event_type: "OrderCreated".to_owned(),
             schema_version: 2,
-            payload: r#"{ "spaced" : 1 }"#.to_owned(),
+            source: "/shop".to_owned(),
+            content: Some(Content::json(r#"{ "spaced" : 1 }"#.to_owned())),
             headers: [("traceparent", "00-aa-bb-01"), ("ce_id", "forged")]
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
@@ -209,12 +222,17 @@ mod tests {
         }
     }
 
+    /// Of so many bytes; of none for 0.
+    fn content(bytes: usize) -> Option<Content> {
+        (bytes > 0).then(|| Content::json("x".repeat(bytes)))
+    }
+
     fn as_received(sent: OutgoingRecord) -> IncomingRecord {
         IncomingRecord {
             offset: 7,
             timestamp: OffsetDateTime::UNIX_EPOCH,
             key: Some(sent.key),
-            value: Some(sent.value),
+            value: sent.value,
             headers: sent.headers,
             odd_headers: Vec::new(),
             omitted_bytes: None,
@@ -225,15 +243,18 @@ mod tests {
     fn a_record_reads_back_as_the_event_it_was() {
         let event = event();
         let record = as_received(encode(&event));
-        assert_eq!(record.value.as_deref(), Some(event.payload.as_bytes()));
+        let content = event.content.as_ref().unwrap();
+        assert_eq!(record.value.as_deref(), Some(content.as_bytes()));
+        assert_eq!(record.headers["content-type"], b"application/json");
         assert_eq!(record.headers["traceparent"], b"00-aa-bb-01");
-        assert_eq!(record.headers["ce_source"], b"/order-api");
+        assert_eq!(record.headers["ce_source"], b"/shop");
         assert_eq!(
             decode(&record),
             Ok(Envelope {
                 event_id: event.event_id,
                 event_type: event.event_type,
                 schema_version: 2,
+                content_type: Some("application/json".to_owned()),
                 time: event.created_at,
             })
         );
@@ -257,7 +278,10 @@ mod tests {
         let mut body = vec![0, 0];
         varint(&mut body, offset_delta);
         sized(&mut body, &record.key);
-        sized(&mut body, &record.value);
+        match &record.value {
+            Some(value) => sized(&mut body, value),
+            None => body.push(1), // the length -1
+        }
         varint(&mut body, record.headers.len());
         for (name, value) in &record.headers {
             sized(&mut body, name.as_bytes());
@@ -279,7 +303,7 @@ mod tests {
                 (datetime!(2026-01-02 03:04:05.12 UTC), 10),
                 (datetime!(2026-01-02 03:04:05.123_456 UTC), -32_768),
             ] {
-                event.payload = "x".repeat(payload);
+                event.content = content(payload);
                 event.created_at = created_at;
                 event.schema_version = version;
                 event
@@ -296,12 +320,32 @@ mod tests {
         // Around the length that needs a byte more.
         let excess: BTreeSet<usize> = (0..10_000)
             .map(|payload| {
-                event.payload = "x".repeat(payload);
+                event.content = content(payload);
                 event.headers.clear();
                 encoded_size(&event) - written(&encode(&event), 0)
             })
             .collect();
         assert_eq!(excess, BTreeSet::from([2, SIZE_SLACK]));
+    }
+
+    #[test]
+    fn any_content_and_none_goes_out_as_it_is() {
+        let mut event = event();
+        event
+            .headers
+            .insert("content-type".to_owned(), "forged".to_owned());
+        event.content = Some(Content {
+            content_type: "avro/binary".into(),
+            body: Body::Bytes(vec![0, 0, 0, 0, 7, 0xff]),
+        });
+        let record = encode(&event);
+        assert_eq!(record.value.as_deref(), Some(&[0, 0, 0, 0, 7, 0xff][..]));
+        assert_eq!(record.headers["content-type"], b"avro/binary");
+        event.content = None;
+        let tombstone = encode(&event);
+        assert_eq!(tombstone.value, None);
+        assert!(!tombstone.headers.contains_key("content-type"));
+        assert!(as_received(tombstone).headers.contains_key("ce_id"));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub enum KafkaError {
 
 /// What a failure means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub enum ErrorKind {
     /// Passes by itself: network, elections, slow replicas, clocks. To be tried again for ever.
     Transient,
     /// Somebody must act: rights, a missing topic. To be tried again too, and to be reported.
@@ -74,19 +74,19 @@ impl KafkaError {
         }
     }
 
-    /// See [`Failure`].
-    pub fn failure(&self) -> Failure {
+    /// See [`ErrorKind`].
+    pub fn kind(&self) -> ErrorKind {
         use ProtocolError as P;
         match self {
-            Self::Connection(_) | Self::Deadline(_) => Failure::Transient,
-            Self::Unreadable { .. } | Self::AnotherRecord { .. } => Failure::Configuration,
-            Self::TopicName(_) => Failure::Impossible,
+            Self::Connection(_) | Self::Deadline(_) => ErrorKind::Transient,
+            Self::Unreadable { .. } | Self::AnotherRecord { .. } => ErrorKind::Configuration,
+            Self::TopicName(_) => ErrorKind::Impossible,
             Self::Broker { code, .. } => match code {
                 P::MessageTooLarge
                 | P::RecordListTooLarge
                 | P::InvalidRecord
-                | P::InvalidTopicException => Failure::Impossible,
-                P::OffsetOutOfRange => Failure::OutOfRange,
+                | P::InvalidTopicException => ErrorKind::Impossible,
+                P::OffsetOutOfRange => ErrorKind::OutOfRange,
                 P::UnknownTopicOrPartition
                 | P::TopicAuthorizationFailed
                 | P::ClusterAuthorizationFailed
@@ -100,8 +100,8 @@ impl KafkaError {
                 | P::InvalidPartitions
                 | P::InvalidConfig
                 | P::UnsupportedVersion
-                | P::InvalidRequiredAcks => Failure::Configuration,
-                _ => Failure::Transient,
+                | P::InvalidRequiredAcks => ErrorKind::Configuration,
+                _ => ErrorKind::Transient,
             },
         }
     }
@@ -212,7 +212,7 @@ mod tests {
     fn only_what_is_wrong_with_the_record_itself_is_impossible() {
         for (failure, codes) in [
             (
-                Failure::Impossible,
+                ErrorKind::Impossible,
                 &[
                     P::MessageTooLarge,
                     P::RecordListTooLarge,
@@ -221,7 +221,7 @@ mod tests {
                 ][..],
             ),
             (
-                Failure::Configuration,
+                ErrorKind::Configuration,
                 &[
                     P::UnknownTopicOrPartition,
                     P::TopicAuthorizationFailed,
@@ -232,7 +232,7 @@ mod tests {
                 ],
             ),
             (
-                Failure::Transient,
+                ErrorKind::Transient,
                 &[
                     P::NotLeaderOrFollower,
                     P::LeaderNotAvailable,
@@ -249,27 +249,27 @@ mod tests {
                     P::Unknown(12_345),
                 ],
             ),
-            (Failure::OutOfRange, &[P::OffsetOutOfRange]),
+            (ErrorKind::OutOfRange, &[P::OffsetOutOfRange]),
         ] {
             for code in codes {
-                assert_eq!(broker(*code).failure(), failure, "{code}");
+                assert_eq!(broker(*code).kind(), failure, "{code}");
             }
         }
         let deadline = KafkaError::Deadline(Duration::from_secs(35));
-        assert_eq!(deadline.failure(), Failure::Transient);
+        assert_eq!(deadline.kind(), ErrorKind::Transient);
         let connection = KafkaError::Connection("closed".to_owned());
-        assert_eq!(connection.failure(), Failure::Transient);
+        assert_eq!(connection.kind(), ErrorKind::Transient);
         let name = KafkaError::from(InvalidTopicName::Internal);
-        assert_eq!(name.failure(), Failure::Impossible);
+        assert_eq!(name.kind(), ErrorKind::Impossible);
     }
 
     #[test]
     fn an_invalid_request_is_impossible_only_where_a_topic_is_created() {
         let invalid = broker(P::InvalidRequest);
-        assert_eq!(invalid.failure(), Failure::Transient);
-        assert_eq!(invalid.of_creation().failure(), Failure::Impossible);
+        assert_eq!(invalid.kind(), ErrorKind::Transient);
+        assert_eq!(invalid.of_creation().kind(), ErrorKind::Impossible);
         let refused = broker(P::PolicyViolation);
-        assert_eq!(refused.of_creation().failure(), Failure::Configuration);
+        assert_eq!(refused.of_creation().kind(), ErrorKind::Configuration);
     }
 
     #[test]

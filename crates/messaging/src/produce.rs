@@ -21,7 +21,8 @@ const CHECKSUM: std::ops::Range<usize> = 17..21;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutgoingRecord {
     pub key: Vec<u8>,
-    pub value: Vec<u8>,
+    /// `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
     pub headers: BTreeMap<String, Vec<u8>>,
 }
 
@@ -97,7 +98,10 @@ pub(crate) fn batch(records: &[OutgoingRecord], now: SystemTime) -> Vec<u8> {
         encoded.extend([0, 0]); // no attributes, the time of the batch
         put_varint(&mut encoded, offset_delta);
         put_bytes(&mut encoded, &record.key);
-        put_bytes(&mut encoded, &record.value);
+        match &record.value {
+            Some(value) => put_bytes(&mut encoded, value),
+            None => put_varint(&mut encoded, -1),
+        }
         put_length(&mut encoded, record.headers.len());
         for (name, value) in &record.headers {
             put_bytes(&mut encoded, name.as_bytes());
@@ -115,7 +119,8 @@ pub(crate) fn batch(records: &[OutgoingRecord], now: SystemTime) -> Vec<u8> {
 fn size_hint(record: &OutgoingRecord) -> usize {
     let headers = record.headers.iter();
     let headers = headers.map(|(name, value)| name.len() + value.len() + 4);
-    record.key.len() + record.value.len() + headers.sum::<usize>() + 16
+    let value = record.value.as_ref().map_or(0, Vec::len);
+    record.key.len() + value + headers.sum::<usize>() + 16
 }
 
 fn put_length(out: &mut Vec<u8>, length: usize) {
@@ -144,10 +149,12 @@ mod tests {
     fn record() -> impl Strategy<Value = OutgoingRecord> {
         let bytes = || prop::collection::vec(any::<u8>(), 0..300);
         let headers = prop::collection::btree_map("[a-z]{1,80}", bytes(), 0..5);
-        (bytes(), bytes(), headers).prop_map(|(key, value, headers)| OutgoingRecord {
-            key,
-            value,
-            headers,
+        (bytes(), prop::option::of(bytes()), headers).prop_map(|(key, value, headers)| {
+            OutgoingRecord {
+                key,
+                value,
+                headers,
+            }
         })
     }
 
@@ -161,7 +168,7 @@ mod tests {
                 prop_assert_eq!(read.offset, offset);
                 prop_assert_eq!(read.timestamp.unix_timestamp_nanos(), 1_700_000_000_123_000_000);
                 prop_assert_eq!(read.key.as_ref(), Some(&sent.key));
-                prop_assert_eq!(read.value.as_ref(), Some(&sent.value));
+                prop_assert_eq!(&read.value, &sent.value);
                 prop_assert_eq!(&read.headers, &sent.headers);
             }
         }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::cluster::Cluster;
 use crate::connection::Leader;
-use crate::error::{Failure, KafkaError};
+use crate::error::{ErrorKind, KafkaError};
 use crate::fetch::{Answer, Ends, Wanted};
 use crate::record::IncomingRecord;
 
@@ -126,7 +126,7 @@ impl PartitionReader {
     /// open or were aborted are not delivered. Waits before for as long as a quota demands.
     ///
     /// # Errors
-    /// [`crate::Failure::OutOfRange`] when the partition does not have `offset`.
+    /// [`crate::ErrorKind::OutOfRange`] when the partition does not have `offset`.
     ///
     /// # Cancellation
     /// Safe: nothing is lost, the next call connects anew.
@@ -140,7 +140,7 @@ impl PartitionReader {
             match self.fetch_from(known.offset, max_bytes, max_wait).await {
                 Ok(fetched) => return self.beyond(&known, fetched, offset),
                 // Kafka may have deleted it, and no more than it.
-                Err(error) if error.failure() == Failure::OutOfRange => {}
+                Err(error) if error.kind() == ErrorKind::OutOfRange => {}
                 Err(error) => return Err(error),
             }
         }

@@ -9,8 +9,8 @@ use service::{CancellationToken, ListenError, Ops, Process};
 use tokio::runtime::Handle;
 
 use crate::http::HttpApi;
+use crate::idempotency_retention;
 use crate::metrics::Metrics;
-use crate::old_keys;
 use crate::readiness;
 use crate::settings::Settings;
 use crate::store::{Store, group_commit};
@@ -59,7 +59,7 @@ impl Application {
         .with_key_lifetime(settings.key_lifetime);
         let metrics = Metrics::register(process.registry(), store.pool().clone());
 
-        let cleaning = old_keys::clean(store.clone(), stop.clone());
+        let cleaning = idempotency_retention::clean(store.clone(), stop.clone());
         process.spawn("old-keys", async {
             cleaning.await;
             Ok::<_, Infallible>(())

@@ -9,9 +9,9 @@
 pub mod application;
 pub mod cli;
 mod http;
+pub mod idempotency_retention;
 pub mod metrics;
 pub mod migrate;
-pub mod old_keys;
 pub mod readiness;
 pub mod settings;
 pub mod store;

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use service::{CancellationToken, Check, Reminder};
+use service::{CancellationToken, Check, LogThrottle};
 
 use crate::store::{Store, StoreError};
 
@@ -48,16 +48,16 @@ impl Finding {
 /// Looks until `stop` is cancelled.
 pub async fn watch(store: Store, check: Check, stop: CancellationToken) {
     let mut last = Finding::Ready;
-    let mut reminder = Reminder::default();
+    let mut log_throttle = LogThrottle::default();
     let looking = async {
         loop {
             let was_ready = check.is_ready();
             let finding = step(&store, &check).await;
             if was_ready || !finding.is_alike(&last) {
-                reminder.end();
+                log_throttle.end();
             }
             if let Some(reason) = finding.reason()
-                && reminder.is_due(Instant::now())
+                && log_throttle.is_due(Instant::now())
                 // Said by the check, which logs its own changes.
                 && !was_ready
             {

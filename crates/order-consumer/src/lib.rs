@@ -16,11 +16,13 @@ mod membership;
 pub mod metrics;
 pub mod partition;
 pub mod redrive;
+pub mod registry;
 pub mod retention;
 pub mod settings;
+mod topic;
 mod trace;
 
-pub use apply::effects::Effects;
 pub use handlers::Handler;
 pub use metrics::Metrics;
+pub use registry::Registry;
 pub use settings::Settings;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use service::Problems;
-use storage::lease::{MemberId, Survey, survey};
+use service::ReadinessIssues;
+use storage::lease::{MemberId, Snapshot, snapshot};
 use storage::{DedicatedConnection, StorageError};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -43,8 +43,8 @@ pub(crate) struct Membership {
     pub(crate) member: MemberId,
     pub(crate) topic: String,
     pub(crate) partitions: PartitionCount,
-    pub(crate) postgres: Problems,
-    pub(crate) progress: Problems,
+    pub(crate) postgres: ReadinessIssues,
+    pub(crate) progress: ReadinessIssues,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,14 +63,14 @@ impl Membership {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let looked = self.look().await;
             match &looked {
-                Ok(survey) if survey.members.iter().any(|m| m.id == self.member) => {
+                Ok(snapshot) if snapshot.members.iter().any(|m| m.id == self.member) => {
                     self.postgres.clear(self.who());
                 }
                 Ok(_) => self.postgres.report(self.who(), Trouble::RunOut),
                 Err(error) => self.postgres.report(self.who(), error),
             }
-            if let Ok(survey) = looked {
-                let news = ownerless.update(&survey, self.partitions.get(), Instant::now());
+            if let Ok(snapshot) = looked {
+                let news = ownerless.update(&snapshot, self.partitions.get(), Instant::now());
                 self.progress
                     .update(news.into_iter().map(|(partition, waits)| {
                         let who = format!("owner of {}/{partition}", self.topic);
@@ -84,9 +84,9 @@ impl Membership {
         format!("leases of {}", self.scope)
     }
 
-    async fn look(&mut self) -> Result<Survey, Trouble> {
+    async fn look(&mut self) -> Result<Snapshot, Trouble> {
         let scope = &self.scope;
-        let look = async |conn: &mut _| survey(conn, scope).await;
+        let look = async |conn: &mut _| snapshot(conn, scope).await;
         Ok(self.connection.call(DEADLINE, look).await?)
     }
 }
@@ -107,13 +107,13 @@ impl Ownerless {
     /// one again.
     fn update(
         &mut self,
-        survey: &Survey,
+        snapshot: &Snapshot,
         partitions: i32,
         now: Instant,
     ) -> Vec<(i32, Option<Duration>)> {
-        let is_alive = |owner: MemberId| survey.members.iter().any(|member| member.id == owner);
+        let is_alive = |owner: MemberId| snapshot.members.iter().any(|member| member.id == owner);
         let owned = |partition: i32| {
-            let mut units = survey.units.iter();
+            let mut units = snapshot.units.iter();
             units.any(|unit| unit.number == partition && unit.owner.is_some_and(is_alive))
         };
         let mut news = Vec::new();
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_partition_without_a_living_owner_is_told_after_a_while() {
         let (alive, dead) = (MemberId::generate(), MemberId::generate());
-        let survey = |owners: [Option<MemberId>; 3]| Survey {
+        let snapshot = |owners: [Option<MemberId>; 3]| Snapshot {
             members: vec![Member {
                 id: alive,
                 expires_in: OWNERLESS,
@@ -160,11 +160,11 @@ mod tests {
         let mut ownerless = Ownerless::default();
         let start = Instant::now();
         // The last one is left from a topic that had more.
-        let some = survey([Some(alive), Some(dead), None]);
+        let some = snapshot([Some(alive), Some(dead), None]);
         assert_eq!(ownerless.update(&some, 2, start), []);
         let later = start + OWNERLESS;
         assert_eq!(ownerless.update(&some, 2, later), [(1, Some(OWNERLESS))]);
-        let all = survey([Some(alive), Some(alive), None]);
+        let all = snapshot([Some(alive), Some(alive), None]);
         assert_eq!(ownerless.update(&all, 2, later), [(1, None)]);
         assert_eq!(ownerless.update(&some, 2, later), [], "from now on");
     }

@@ -1,5 +1,6 @@
-//! What the consumer counts. Every counter exists from the start, at zero.
+//! What the consumer counts, by topic. Every metric of a consumed topic exists from the start, at zero.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,70 +10,127 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// Of a gauge there is one of per owned partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PartitionLabel {
-    pub partition: i32,
+struct TopicLabel {
+    topic: Arc<str>,
 }
 
-/// Clones count into the same metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartitionLabels {
+    topic: Arc<str>,
+    partition: i32,
+}
+
+type Counters = Family<TopicLabel, Counter>;
+type Histograms = Family<TopicLabel, Histogram, fn() -> Histogram>;
+
+/// The metrics of all topics. Clones count into the same ones.
 #[derive(Debug, Clone)]
 pub struct Metrics {
+    consumed: Counters,
+    duplicates: Counters,
+    dead: Counters,
+    blocked: Counters,
+    retries: Counters,
+    fenced: Counters,
+    cleaned: Counters,
+    throttled_seconds: Family<TopicLabel, Counter<f64, AtomicU64>>,
+    partitions_owned: Family<TopicLabel, Gauge>,
+    lag: Family<PartitionLabels, Gauge>,
+    lag_seconds: Family<PartitionLabels, Gauge<f64, AtomicU64>>,
+    batch_records: Histograms,
+    batch_seconds: Histograms,
+    event_seconds: Histograms,
+}
+
+/// The metrics of one topic. Clones count into the same ones.
+#[derive(Debug, Clone)]
+pub struct TopicMetrics {
     /// Events whose effect happened.
     pub consumed: Counter,
     /// Records of events that had been applied before.
     pub duplicates: Counter,
     /// Records that can never be applied.
     pub dead: Counter,
-    /// Records that wait behind a dead one.
-    pub parked: Counter,
+    /// Records blocked by a dead one.
+    pub blocked: Counter,
     /// Batches tried again because a handler failed.
     pub retries: Counter,
     /// Batches that came too late: the partition had another owner.
     pub fenced: Counter,
-    /// Inbox rows removed after their time.
+    /// Inbox rows deleted after their retention.
     pub cleaned: Counter,
     /// For how long quotas of Kafka delayed fetches.
-    pub throttled: Counter<f64, AtomicU64>,
+    pub throttled_seconds: Counter<f64, AtomicU64>,
     /// Partitions owned now.
     pub partitions_owned: Gauge,
-    /// Offsets still to be consumed.
-    pub lag: Family<PartitionLabel, Gauge>,
-    /// Age of the oldest record known not to be applied.
-    pub lag_seconds: Family<PartitionLabel, Gauge<f64, AtomicU64>>,
     /// Records per batch.
     pub batch_records: Histogram,
     /// Time of a batch's transaction.
     pub batch_seconds: Histogram,
     /// From the creation of an event to the commit of its effect.
     pub event_seconds: Histogram,
+    topic: Arc<str>,
+    lag: Family<PartitionLabels, Gauge>,
+    lag_seconds: Family<PartitionLabels, Gauge<f64, AtomicU64>>,
 }
 
 impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
-            consumed: Counter::default(),
-            duplicates: Counter::default(),
-            dead: Counter::default(),
-            parked: Counter::default(),
-            retries: Counter::default(),
-            fenced: Counter::default(),
-            cleaned: Counter::default(),
-            throttled: Counter::default(),
-            partitions_owned: Gauge::default(),
+            consumed: Family::default(),
+            duplicates: Family::default(),
+            dead: Family::default(),
+            blocked: Family::default(),
+            retries: Family::default(),
+            fenced: Family::default(),
+            cleaned: Family::default(),
+            throttled_seconds: Family::default(),
+            partitions_owned: Family::default(),
             lag: Family::default(),
             lag_seconds: Family::default(),
-            batch_records: Histogram::new(exponential_buckets(1.0, 2.0, 14)),
-            batch_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
-            event_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
+            batch_records: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(1.0, 2.0, 14))
+            }),
+            batch_seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
+            }),
+            event_seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.001, 2.0, 20))
+            }),
         };
         metrics.register_counters(registry);
         metrics.register_others(registry);
         metrics
     }
 
+    /// The metrics of `topic`, which exist from here on.
+    pub fn of(&self, topic: &str) -> TopicMetrics {
+        let topic: Arc<str> = topic.into();
+        let label = TopicLabel {
+            topic: Arc::clone(&topic),
+        };
+        TopicMetrics {
+            consumed: self.consumed.get_or_create(&label).clone(),
+            duplicates: self.duplicates.get_or_create(&label).clone(),
+            dead: self.dead.get_or_create(&label).clone(),
+            blocked: self.blocked.get_or_create(&label).clone(),
+            retries: self.retries.get_or_create(&label).clone(),
+            fenced: self.fenced.get_or_create(&label).clone(),
+            cleaned: self.cleaned.get_or_create(&label).clone(),
+            throttled_seconds: self.throttled_seconds.get_or_create(&label).clone(),
+            partitions_owned: self.partitions_owned.get_or_create(&label).clone(),
+            batch_records: self.batch_records.get_or_create(&label).clone(),
+            batch_seconds: self.batch_seconds.get_or_create(&label).clone(),
+            event_seconds: self.event_seconds.get_or_create(&label).clone(),
+            topic,
+            lag: self.lag.clone(),
+            lag_seconds: self.lag_seconds.clone(),
+        }
+    }
+
     fn register_counters(&self, registry: &mut Registry) {
-        for (name, help, counter) in [
+        for (name, help, counters) in [
             (
                 "inbox_consumed",
                 "Events whose effect happened",
@@ -89,9 +147,9 @@ impl Metrics {
                 &self.dead,
             ),
             (
-                "inbox_parked",
-                "Records that wait behind a dead one of their key",
-                &self.parked,
+                "inbox_blocked",
+                "Records blocked by a dead one of their key",
+                &self.blocked,
             ),
             (
                 "inbox_retries",
@@ -105,11 +163,11 @@ impl Metrics {
             ),
             (
                 "inbox_cleaned",
-                "Inbox rows removed after their time",
+                "Inbox rows deleted after their retention",
                 &self.cleaned,
             ),
         ] {
-            registry.register(name, help, counter.clone());
+            registry.register(name, help, counters.clone());
         }
     }
 
@@ -117,7 +175,7 @@ impl Metrics {
         registry.register(
             "inbox_throttled_seconds",
             "Time for which quotas of Kafka delayed fetches",
-            self.throttled.clone(),
+            self.throttled_seconds.clone(),
         );
         registry.register(
             "inbox_partitions_owned",
@@ -134,7 +192,7 @@ impl Metrics {
             "Age of the oldest record known not to be applied, of each owned partition",
             self.lag_seconds.clone(),
         );
-        for (name, help, histogram) in [
+        for (name, help, histograms) in [
             (
                 "inbox_batch_records",
                 "Records per batch",
@@ -151,7 +209,31 @@ impl Metrics {
                 &self.event_seconds,
             ),
         ] {
-            registry.register(name, help, histogram.clone());
+            registry.register(name, help, histograms.clone());
+        }
+    }
+}
+
+impl TopicMetrics {
+    /// Shows how far behind an owned partition is: offsets still to be consumed, and the age of the
+    /// oldest record known not to be applied, in seconds.
+    pub fn set_lag(&self, partition: i32, offsets: i64, seconds: f64) {
+        let labels = self.labels(partition);
+        self.lag.get_or_create(&labels).set(offsets);
+        self.lag_seconds.get_or_create(&labels).set(seconds);
+    }
+
+    /// The partition is owned no more.
+    pub fn remove_lag(&self, partition: i32) {
+        let labels = self.labels(partition);
+        self.lag.remove(&labels);
+        self.lag_seconds.remove(&labels);
+    }
+
+    fn labels(&self, partition: i32) -> PartitionLabels {
+        PartitionLabels {
+            topic: Arc::clone(&self.topic),
+            partition,
         }
     }
 }

@@ -16,7 +16,8 @@ use storage::{Connection, TransactionError, outbox};
 use crate::apply::batch::{New, Split, letter, sort, split};
 use crate::apply::dead_letter_event::dead_letter_event;
 use crate::apply::decode::{Decoded, decode};
-use crate::apply::effects::{EffectError, Effects};
+use crate::apply::effects::{EffectError, apply_narrowing};
+use crate::registry::Registry;
 
 /// What is read and applied at once.
 const CHUNK: Amount = Amount {
@@ -94,16 +95,16 @@ pub async fn decide(
     group: &str,
     position: &Position,
     decision: Decision,
-    effects: &Effects,
+    registry: &Registry,
     dry_run: bool,
 ) -> Result<Decided, DecisionError> {
     let decided = conn
         .transaction(async |conn| {
-            let held = Held {
+            let held = HeldKey {
                 group,
                 topic: &position.topic,
             };
-            let decided = held.decide(conn, position, decision, effects).await?;
+            let decided = held.decide(conn, position, decision, registry).await?;
             if dry_run {
                 return Err(End::DryRun(decided));
             }
@@ -117,12 +118,12 @@ pub async fn decide(
 }
 
 /// What a group holds of a topic.
-struct Held<'a> {
+struct HeldKey<'a> {
     group: &'a str,
     topic: &'a str,
 }
 
-impl Held<'_> {
+impl HeldKey<'_> {
     fn position(&self, stored: &Stored) -> Position {
         Position {
             topic: self.topic.to_owned(),
@@ -136,7 +137,7 @@ impl Held<'_> {
         conn: &mut Connection,
         position: &Position,
         decision: Decision,
-        effects: &Effects,
+        registry: &Registry,
     ) -> Result<Decided, DecisionError> {
         let nothing = || DecisionError::NothingHeld(position.clone());
         let key = dead_letters::key_of(conn, self.group, position).await?;
@@ -162,7 +163,7 @@ impl Held<'_> {
                     first: first_position,
                 });
             }
-            self.discard(conn, first).await?;
+            self.discard(conn, first, registry).await?;
             decided.discarded = 1;
             chunk.remove(0);
             if let (true, Some(key)) = (chunk.is_empty(), &key) {
@@ -170,7 +171,7 @@ impl Held<'_> {
             }
         }
         while !chunk.is_empty() && decided.stuck.is_none() {
-            self.apply(conn, &chunk, effects, &mut decided).await?;
+            self.apply(conn, &chunk, registry, &mut decided).await?;
             chunk = match &key {
                 Some(key) if decided.stuck.is_none() => self.next(conn, key).await?,
                 _ => Vec::new(),
@@ -201,8 +202,13 @@ impl Held<'_> {
     }
 
     /// Its event counts as applied from here on: a copy of it has no effect.
-    async fn discard(&self, conn: &mut Connection, stored: &Stored) -> Result<(), DecisionError> {
-        let decoded = decode(record(stored));
+    async fn discard(
+        &self,
+        conn: &mut Connection,
+        stored: &Stored,
+        registry: &Registry,
+    ) -> Result<(), DecisionError> {
+        let decoded = decode(registry, self.topic, record(stored));
         if let Some(event_id) = decoded.event_id {
             let stream = self.stream(stored.partition);
             inbox::record(conn, &stream, &[(event_id, stored.offset)]).await?;
@@ -217,17 +223,18 @@ impl Held<'_> {
         &self,
         conn: &mut Connection,
         chunk: &[Stored],
-        effects: &Effects,
+        registry: &Registry,
         decided: &mut Decided,
     ) -> Result<(), DecisionError> {
         let stream = self.stream(chunk[0].partition);
-        let records: Vec<Decoded> = chunk.iter().map(|stored| decode(record(stored))).collect();
+        let read = |stored| decode(registry, self.topic, record(stored));
+        let records: Vec<Decoded> = chunk.iter().map(read).collect();
         let sorted = sort(&records, HashSet::new(), &[]);
         let new = New::These(inbox::record(conn, &stream, &sorted.newest).await?);
         let Split {
             fresh, candidates, ..
         } = split(&records, sorted.events, &new);
-        let narrowed = effects.apply_narrowing(conn, &candidates).await?;
+        let narrowed = apply_narrowing(conn, &candidates).await?;
         let guilty = narrowed
             .guilty
             .into_iter()
@@ -245,7 +252,7 @@ impl Held<'_> {
                     .all(|record| record.event_id != Some(*event_id))
             })
             .collect();
-        inbox::forget(conn, self.group, &undone).await?;
+        inbox::unrecord(conn, self.group, &undone).await?;
         let places: Vec<(i32, i64)> = chunk[..end]
             .iter()
             .map(|stored| (stored.partition, stored.offset))

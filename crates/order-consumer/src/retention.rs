@@ -7,16 +7,16 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use messaging::{Cluster, KafkaError, PartitionReader};
-use service::Reminder;
+use service::LogThrottle;
 use storage::inbox;
 use storage::inbox::retention::{Sweep, sweep, sweep_dead_letters, unpublished_older_than};
 use storage::lease::Leases;
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::{Connection, Database, Session, StorageError, with_timeout};
 use time::OffsetDateTime;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::metrics::Metrics;
+use crate::metrics::TopicMetrics;
 
 /// Rows looked at by one statement: some milliseconds' work.
 const ROWS: i64 = 2_000;
@@ -54,7 +54,7 @@ pub struct Cleaner {
     pub session: Session,
     pub cluster: Cluster,
     pub leases: Leases,
-    pub metrics: Metrics,
+    pub metrics: TopicMetrics,
     /// Rows stay for this long at least.
     pub retention: Duration,
     pub pass: Pass,
@@ -79,7 +79,7 @@ impl Cleaner {
     /// Cleans until it is dropped.
     pub(crate) async fn run(mut self) -> Infallible {
         let between_passes = (self.retention / 20).min(Duration::from_mins(10));
-        let mut trouble = Reminder::default();
+        let mut trouble = LogThrottle::default();
         loop {
             let started = Instant::now();
             let step = self.step().await;
@@ -116,7 +116,7 @@ impl Cleaner {
             None => self.database.connect(&self.session).await?,
         };
         let limit = self.retention / 2;
-        if within(DEADLINE, unpublished_older_than(&mut conn, limit)).await? {
+        if with_timeout(DEADLINE, unpublished_older_than(&mut conn, limit)).await? {
             info!(
                 topic = self.topic,
                 "events are unpublished for long: the inbox is not cleaned"
@@ -145,13 +145,13 @@ impl Cleaner {
             older_than: self.retention.saturating_add(look.at.elapsed()),
             log_starts: &look.log_starts,
         };
-        let swept = within(DEADLINE, sweep(&mut conn, &part)).await?;
+        let swept = with_timeout(DEADLINE, sweep(&mut conn, &part)).await?;
         self.metrics
             .cleaned
             .inc_by(u64::try_from(swept.deleted).unwrap_or(0));
         let mut deleted = swept.deleted;
         if swept.reached.is_none() {
-            deleted = within(DEADLINE, sweep_dead_letters(&mut conn, &part)).await?;
+            deleted = with_timeout(DEADLINE, sweep_dead_letters(&mut conn, &part)).await?;
             if deleted < ROWS {
                 self.pass = Pass::default();
                 return Ok(Cleaning::Done);
@@ -184,7 +184,7 @@ impl Cleaner {
             first_young.push((partition, reader.first_since(old).await?));
         }
         let next = inbox::next_offsets(conn, &self.group, &self.topic);
-        let next = within::<_, StorageError>(DEADLINE, next).await?;
+        let next = with_timeout::<_, StorageError>(DEADLINE, next).await?;
         // One that was never consumed is consumed from its beginning.
         let waits = |&(partition, young): &(i32, i64), start: i64| {
             next.get(&partition).copied().unwrap_or(start) < young

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{OrderCreated, Slot, dead_letter_topic};
+use domain::Slot;
 use messaging::Cluster;
 use service::{Backoff, CancellationToken, Check, Process, Readiness, Tracer, until_ready};
-use storage::lease::Keeper;
+use storage::lease::{Keeper, LeasedWorkError, run_leased};
 use storage::migrations::{self, NotReady};
 use storage::outbox::{Unfit, check_fitness};
 use storage::{Database, DedicatedConnection, Session};
@@ -35,11 +35,7 @@ enum AppError {
     #[error(transparent)]
     Unfit(#[from] Unfit),
     #[error(transparent)]
-    Relay(#[from] RelayError),
-    #[error("the task that renews leases died: {0}")]
-    Keeper(#[from] tokio::task::JoinError),
-    #[error("the task that renews leases ended early")]
-    KeeperLeft,
+    Relay(#[from] LeasedWorkError<RelayError>),
 }
 
 /// Runs the relay as a process; returns its exit status.
@@ -74,41 +70,27 @@ async fn relay(
         return Err(unfit.into());
     }
 
-    let assembly = Assembly::new(&settings, metrics, &readiness).traced(tracer);
-    // The leases end last: what is in flight is ours only while they are renewed.
-    let (work, leave) = (stop.child_token(), CancellationToken::new());
-    let mut keeper = tokio::spawn(assembly.keeper.run(leave.clone()));
-    let outcome = {
-        let relaying = assembly.relay.run(work.clone());
-        let (outcome, ()) = tokio::join!(
-            async {
-                let outcome = tokio::select! {
-                    outcome = relaying => outcome.map_err(AppError::from),
-                    died = &mut keeper => Err(died.map_or_else(AppError::Keeper, |()| AppError::KeeperLeft)),
-                };
-                work.cancel();
-                outcome
-            },
-            assembly.surroundings.run(&work),
-        );
-        outcome
-    };
-    outcome?;
-    leave.cancel();
-    keeper.await?;
-    Ok(())
+    let Assembly {
+        relay,
+        keeper,
+        background,
+    } = Assembly::new(&settings, metrics, &readiness).traced(tracer);
+    // Large: on the heap.
+    let relaying = |stop| Box::pin(relay.run(stop));
+    let background = Box::pin(background.run(&stop));
+    Ok(run_leased(keeper, &stop, relaying, background).await?)
 }
 
 /// A relay and all it needs, wired but not running.
 pub struct Assembly {
     pub relay: Relay,
     pub keeper: Keeper,
-    pub surroundings: Surroundings,
+    pub background: BackgroundTasks,
 }
 
 /// Beside the relay: looks up topics, listens for wake-ups, moves unavailable events back, observes,
 /// deletes what is old.
-pub struct Surroundings {
+pub struct BackgroundTasks {
     observer: Observer,
     cleaner: Cleaner,
     recovery: Recovery,
@@ -135,7 +117,7 @@ impl Assembly {
         let (circuits, missing) = (Circuits::default(), MissingTopics::default());
         let beside = Session::request(NAME).with_index_plans();
         let own = |session| DedicatedConnection::new(settings.database.clone(), session);
-        let surroundings = Surroundings {
+        let background = BackgroundTasks {
             observer: Observer {
                 connection: own(beside.clone()),
                 leases: leases.clone(),
@@ -177,6 +159,7 @@ impl Assembly {
             session: session.with_index_plans(),
             cluster,
             limits: settings.limits,
+            event_source: settings.event_source.clone(),
             leases,
             routes,
             wake,
@@ -189,7 +172,7 @@ impl Assembly {
         Self {
             relay,
             keeper,
-            surroundings,
+            background,
         }
     }
 }
@@ -203,14 +186,12 @@ impl Assembly {
     }
 }
 
-impl Surroundings {
+impl BackgroundTasks {
     /// Runs until `stop`.
     pub async fn run(self, stop: &CancellationToken) {
-        let dead_letters = dead_letter_topic(OrderCreated::TOPIC);
-        let topics = [OrderCreated::TOPIC, &dead_letters];
         let all = async {
             tokio::join!(
-                self.route_keeper.run(&topics, &self.kafka, stop),
+                self.route_keeper.run(&self.kafka, stop),
                 self.listener.run(stop),
                 self.recovery.run(stop),
                 self.observer.run(stop),
@@ -226,7 +207,7 @@ impl Surroundings {
 /// relay may work on it at all (else end).
 async fn look_at(database: &Database) -> Result<Option<Unfit>, NotReady> {
     let mut conn = migrations::connect_when_ready(database, &Session::request(NAME)).await?;
-    Ok(storage::within(LOOK_DEADLINE, check_fitness(&mut conn)).await?)
+    Ok(storage::with_timeout(LOOK_DEADLINE, check_fitness(&mut conn)).await?)
 }
 
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
-use storage::outbox::Held;
+use storage::outbox::HeldEvents;
 
 /// A gauge of seconds.
 pub type SecondsGauge = Gauge<f64, AtomicU64>;
@@ -60,7 +60,7 @@ pub struct ByCause<M> {
     /// It can never be produced.
     pub dead: M,
     /// It waits for a dead one of its key.
-    pub behind: M,
+    pub blocked: M,
     /// Its partition cannot be written.
     pub unavailable: M,
 }
@@ -103,7 +103,7 @@ impl Metrics {
             holds: ByCause::of(to.by_cause(
                 "outbox_holds",
                 "Events moved to held, by cause",
-                ["dead", "behind", "unavailable"],
+                ["dead", "blocked", "unavailable"],
             )),
             orphans: to.add(
                 "outbox_orphans",
@@ -135,7 +135,7 @@ impl Metrics {
             held: ByCause::of(to.by_cause(
                 "outbox_held",
                 "Events held now, by cause, among the 100,000 oldest",
-                ["dead", "behind", "unavailable"],
+                ["dead", "blocked", "unavailable"],
             )),
             snapshot_horizon_age: to.add(
                 "outbox_snapshot_horizon_age_seconds",
@@ -149,11 +149,11 @@ impl Metrics {
     }
 
     /// Counts events that were moved to held just now.
-    pub fn held(&self, held: &[Held]) {
-        for Held { cause, events } in held {
+    pub fn held(&self, held: &[HeldEvents]) {
+        for HeldEvents { cause, events } in held {
             let counter = match cause.as_str() {
                 "dead" => &self.holds.dead,
-                "behind" => &self.holds.behind,
+                "blocked" => &self.holds.blocked,
                 // The table's own check knows no other.
                 _ => &self.holds.unavailable,
             };
@@ -163,10 +163,10 @@ impl Metrics {
 }
 
 impl<M> ByCause<M> {
-    fn of([dead, behind, unavailable]: [M; 3]) -> Self {
+    fn of([dead, blocked, unavailable]: [M; 3]) -> Self {
         Self {
             dead,
-            behind,
+            blocked,
             unavailable,
         }
     }
@@ -235,10 +235,10 @@ mod tests {
             "outbox_retried_total 0",
             "outbox_resent_after_unknown_outcome_total 0",
             "outbox_holds_total{cause=\"dead\"} 0",
-            "outbox_holds_total{cause=\"behind\"} 0",
+            "outbox_holds_total{cause=\"blocked\"} 0",
             "outbox_holds_total{cause=\"unavailable\"} 0",
             "outbox_held{cause=\"dead\"} 0",
-            "outbox_held{cause=\"behind\"} 0",
+            "outbox_held{cause=\"blocked\"} 0",
             "outbox_held{cause=\"unavailable\"} 0",
             "outbox_lease_losses_total 0",
             "outbox_orphans_total 0",
@@ -259,13 +259,13 @@ mod tests {
             assert!(text.lines().any(|l| l == series), "{series} in\n{text}");
         }
 
-        metrics.held(&[Held {
-            cause: "behind".to_owned(),
+        metrics.held(&[HeldEvents {
+            cause: "blocked".to_owned(),
             events: 3,
         }]);
         let text = shown(&registry);
         assert!(
-            text.contains("outbox_holds_total{cause=\"behind\"} 3"),
+            text.contains("outbox_holds_total{cause=\"blocked\"} 3"),
             "{text}"
         );
     }

@@ -18,7 +18,7 @@ pub(crate) fn reason(bytes: impl std::fmt::Display) -> String {
     format!("the event has {bytes} bytes, more than {LARGEST_RECORD_BYTES}")
 }
 
-/// Logs that one was buried without its contents having been read.
+/// Logs that one is dead and was never read.
 pub(crate) fn tell(topic: &str, key: &str, id: i64, error: &str) {
     error!(
         topic,

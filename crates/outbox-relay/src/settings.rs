@@ -25,6 +25,8 @@ pub struct Settings {
     pub brokers: Brokers,
     pub worker: WorkerSettings,
     pub limits: BatchLimits,
+    /// `ce_source` of events that name no source.
+    pub event_source: String,
     /// How long published and discarded events stay.
     pub retention: Duration,
     pub ops: OpsSettings,
@@ -48,6 +50,10 @@ impl Settings {
             total_bytes: bytes.saturating_mul(Slot::COUNT.into()),
             event_bytes: LARGEST_RECORD_BYTES.into(),
         };
+        let event_source = reader.or_default("EVENT_SOURCE", "/outbox".to_owned());
+        if !is_uri_reference(&event_source) {
+            reader.problem("EVENT_SOURCE", "must be a URI reference such as /orders");
+        }
         let retention = reader.duration("OUTBOX_RETENTION", Duration::from_hours(3 * 24));
         if !RETENTION_RANGE.contains(&retention) {
             reader.problem("OUTBOX_RETENTION", "must be from 1m to 3650d");
@@ -59,10 +65,17 @@ impl Settings {
             brokers,
             worker,
             limits,
+            event_source,
             retention,
             ops,
             telemetry,
         });
         reader.finish_with(settings)
     }
+}
+
+/// By its characters (RFC 3986, section 2), and short enough for `outbox_event.source`.
+fn is_uri_reference(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~:/?#[]@!$&'()*+,;=%".contains(c);
+    (1..=1024).contains(&text.len()) && text.chars().all(allowed)
 }

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use service::Reminder;
+use service::LogThrottle;
 use storage::outbox::limit_statements;
 use storage::{Connection, DedicatedConnection, StorageError};
 use tracing::warn;
@@ -33,7 +33,7 @@ pub(crate) struct SlowReads {
     /// What the session's statements are limited to; `None` of a new connection.
     limited_to: Option<Duration>,
     /// Reads run into their limit.
-    too_slow: Reminder,
+    too_slow: LogThrottle,
 }
 
 impl SlowReads {
@@ -43,7 +43,7 @@ impl SlowReads {
             connection,
             pressure: Pressure::new(usual),
             limited_to: None,
-            too_slow: Reminder::default(),
+            too_slow: LogThrottle::default(),
         }
     }
 

@@ -34,13 +34,13 @@ pub mod cli;
 pub mod healthcheck;
 pub mod heartbeat;
 pub mod listener;
+pub mod log_throttle;
 pub mod open_files;
 pub mod ops;
 pub mod output;
-pub mod problems;
 pub mod process;
 pub mod readiness;
-pub mod reminder;
+pub mod readiness_issues;
 pub mod runtime;
 pub mod settings;
 mod signals;
@@ -52,12 +52,12 @@ pub mod wait;
 pub use backoff::Backoff;
 pub use cli::CommonArgs;
 pub use listener::{ListenError, listen};
+pub use log_throttle::LogThrottle;
 pub use open_files::open_files;
 pub use ops::{Ops, OpsSettings};
-pub use problems::Problems;
 pub use process::Process;
 pub use readiness::{Check, Readiness};
-pub use reminder::Reminder;
+pub use readiness_issues::{Issue, ReadinessIssues};
 pub use runtime::{block_on, launch};
 pub use settings::{
     Problem, Reader, Secret, SettingsError, Source, WorkerSettings, exit_code_for_settings,
@@ -65,4 +65,4 @@ pub use settings::{
 pub use telemetry::{LogFormat, TelemetrySettings};
 pub use tokio_util::sync::{CancellationToken, DropGuard};
 pub use trace::{TraceParent, Tracer};
-pub use wait::until_ready;
+pub use wait::{ReportReadiness, until_ready};

@@ -6,7 +6,25 @@ use std::fmt::Display;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Backoff, Check, Reminder};
+use crate::{Backoff, Check, LogThrottle};
+
+/// Where [`until_ready`] says whether the wait is over.
+pub trait ReportReadiness {
+    /// It is.
+    fn ready(&self);
+    /// It is not, because of this.
+    fn not_ready(&self, reason: &str);
+}
+
+impl ReportReadiness for Check {
+    fn ready(&self) {
+        Self::ready(self);
+    }
+
+    fn not_ready(&self, reason: &str) {
+        self.set_not_ready(reason);
+    }
+}
 
 /// Calls `probe` until it succeeds, marks `check` ready and returns what the probe returned; `None`
 /// when `stop` is cancelled first.
@@ -17,7 +35,7 @@ use crate::{Backoff, Check, Reminder};
 /// Cancellation safe as far as `probe` is: on stop, or when this future is dropped, a running probe
 /// is dropped.
 pub async fn until_ready<T, E, F>(
-    check: &Check,
+    check: &impl ReportReadiness,
     stop: &CancellationToken,
     mut backoff: Backoff,
     what: &str,
@@ -27,7 +45,7 @@ where
     E: Display,
     F: Future<Output = Result<T, E>>,
 {
-    let mut reminder = Reminder::default();
+    let mut log_throttle = LogThrottle::default();
     loop {
         let attempt = stop.run_until_cancelled(probe()).await?;
         let reason = match attempt {
@@ -38,8 +56,8 @@ where
             // The alternate form shows the causes too, for errors that have it (`anyhow`).
             Err(error) => format!("{error:#}"),
         };
-        check.set_not_ready(&reason);
-        if reminder.is_due(Instant::now().into_std()) {
+        check.not_ready(&reason);
+        if log_throttle.is_due(Instant::now().into_std()) {
             tracing::warn!(what, reason, "waiting");
         }
         stop.run_until_cancelled(tokio::time::sleep(backoff.next_delay()))

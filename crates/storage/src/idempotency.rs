@@ -30,7 +30,7 @@ pub struct KeptAnswer {
 
 /// What a look at a key found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Claim {
+pub enum KeyState {
     /// Nobody has used it; it is locked until the transaction ends.
     Free,
     /// Another transaction is using it.
@@ -60,7 +60,7 @@ where old.created_at <= now() - make_interval(secs => ?)";
 
 /// Plan: a walk along the index on `created_at`, then look-ups by key; as a join, the planner may
 /// prefer to walk all keys.
-const FORGET: &str = "\
+const DELETE_EXPIRED: &str = "\
 delete from idempotency_key where key = any(array(
     select key from idempotency_key where created_at <= now() - make_interval(secs => ?)
     order by created_at limit ? for update skip locked))";
@@ -96,7 +96,7 @@ pub async fn claim(
     conn: &mut AsyncPgConnection,
     keys: &[&str],
     lifetime: Duration,
-) -> Result<Vec<Claim>, StorageError> {
+) -> Result<Vec<KeyState>, StorageError> {
     let mut conn = &*conn;
     let mut second = conn;
     let locks = cached(LOCK)
@@ -112,7 +112,7 @@ pub async fn claim(
     let claim = |key: &&str| {
         if let Some(found) = kept.iter().position(|row| row.key == **key) {
             let row = kept.swap_remove(found);
-            return Claim::Kept(KeptAnswer {
+            return KeyState::Kept(KeptAnswer {
                 key: row.key,
                 request_hash: row.request_hash,
                 status: row.status,
@@ -121,7 +121,11 @@ pub async fn claim(
             });
         }
         let locked = locks.iter().any(|lock| lock.key == **key && lock.locked);
-        if locked { Claim::Free } else { Claim::InFlight }
+        if locked {
+            KeyState::Free
+        } else {
+            KeyState::InFlight
+        }
     };
     Ok(keys.iter().map(claim).collect())
 }
@@ -163,12 +167,12 @@ pub async fn keep(
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn forget(
+pub async fn delete_expired(
     conn: &mut AsyncPgConnection,
     lifetime: Duration,
     limit: u32,
 ) -> Result<usize, StorageError> {
-    Ok(cached(FORGET)
+    Ok(cached(DELETE_EXPIRED)
         .bind::<Double, _>(lifetime.as_secs_f64())
         .bind::<BigInt, _>(i64::from(limit))
         .execute(conn)

@@ -78,7 +78,7 @@ select e.event_id, e.event_type, e.topic, e.created_at,
             when q.id is not null then 'pending'
             else 'unqueued' end as state,
        p.processed_at, p.kafka_partition, p.kafka_offset,
-       coalesce(h.error, case when h.behind is not null then 'waits for event ' || h.behind end)
+       coalesce(h.error, case when h.blocked_by is not null then 'waits for event ' || h.blocked_by end)
        as held_reason
 from (select * from outbox_event where key = $1 order by id limit 100) e
 left join lateral (select * from outbox_published where id = e.id limit 1) p on true

@@ -22,5 +22,5 @@ pub use diesel::result::Error as TransactionError;
 pub use diesel_async::AsyncPgConnection as Connection;
 pub use pg::connection::{Database, Session};
 pub use pg::dedicated_connection::DedicatedConnection;
-pub use pg::error::{StorageError, within};
+pub use pg::error::{StorageError, with_timeout};
 pub use pg::fault::Fault;

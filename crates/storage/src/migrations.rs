@@ -11,7 +11,7 @@ use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use crate::pg::connection::{Database, Session, quoted};
-use crate::pg::error::{StorageError, within};
+use crate::pg::error::{StorageError, with_timeout};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations");
 
@@ -65,7 +65,7 @@ impl ForeignEncoding {
 /// # Errors
 /// [`MigrationError`] when Postgres is away or a migration fails; those before it stay applied.
 pub async fn migrate(database: &Database) -> Result<Vec<String>, MigrationError> {
-    let mut conn = database.connect(&Session::unhurried("migrate")).await?;
+    let mut conn = database.connect(&Session::long_running("migrate")).await?;
     // Ended with the session: whatever happens below, nobody waits for a lock without an owner.
     lock(&mut conn).await?;
     ForeignEncoding::check(&encoding(&mut conn).await?)?;
@@ -194,7 +194,7 @@ pub async fn connect_when_ready(
     session: &Session,
 ) -> Result<AsyncPgConnection, NotReady> {
     let mut conn = database.connect(session).await?;
-    let missing = within(Duration::from_secs(5), missing(&mut conn)).await?;
+    let missing = with_timeout(Duration::from_secs(5), missing(&mut conn)).await?;
     if missing.is_empty() {
         Ok(conn)
     } else {

@@ -1,7 +1,7 @@
 //! The way of an order: accepted, in Kafka, in the inbox, in the effect.
 
 use anyhow::{Context, Result, ensure};
-use domain::{Order, OrderCreated};
+use domain::{EventType, Order, OrderCreated};
 use messaging::partition_of;
 use serde_json::json;
 use time::OffsetDateTime;

@@ -50,7 +50,7 @@ pub(crate) async fn stops_its_key_alone(world: &mut World) -> Result<String> {
         .map(|letter| (letter.cause.as_str(), letter.partition, letter.offset))
         .collect();
     ensure!(
-        causes == [("dead", partition, offset), ("behind", partition, behind)]
+        causes == [("dead", partition, offset), ("blocked", partition, behind)]
             && letters[0].value == BROKEN
             && letters[0].reason.contains("OrderCreated"),
         "the dead letters of key {key} at {partition}/{offset} are {letters:?}"
@@ -80,7 +80,7 @@ fn record(key: &str, value: &[u8]) -> OutgoingRecord {
     ];
     OutgoingRecord {
         key: key.as_bytes().to_vec(),
-        value: value.to_vec(),
+        value: Some(value.to_vec()),
         headers: headers
             .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
             .into(),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use order_consumer::metrics::PartitionLabel;
 use prometheus_client::registry::Registry;
 use service::Source;
 
@@ -74,9 +73,7 @@ async fn the_metrics_are_those_that_the_processes_show() {
 
     let mut registry = Registry::default();
     let metrics = order_consumer::Metrics::register(&mut registry);
-    let label = PartitionLabel { partition: 0 };
-    metrics.lag.get_or_create(&label).set(0);
-    metrics.lag_seconds.get_or_create(&label).set(0.0);
+    metrics.of("order.created").set_lag(0, 0, 0.0);
     assert_eq!(
         told("### Of order-consumer"),
         metric_names(&encoded(&registry))

@@ -84,7 +84,7 @@ struct EventView {
     #[serde(with = "rfc3339")]
     #[schema(value_type = String, format = "date-time")]
     written_at: OffsetDateTime,
-    /// pending, published, dead, behind, unavailable, discarded or unqueued
+    /// pending, published, dead, blocked, unavailable, discarded or unqueued
     #[schema(value_type = String)]
     state: EventState,
     /// `null` until Kafka has it.

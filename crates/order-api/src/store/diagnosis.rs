@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use storage::{Connection, StorageError, migrations, within};
+use storage::{Connection, StorageError, migrations, with_timeout};
 
-use super::{Failure, StoreError};
+use super::{StoreError, WorkError};
 
 /// How long asking may take; comes on top of the time the work had.
 const ASK_WITHIN: Duration = Duration::from_millis(400);
@@ -27,12 +27,12 @@ enum Kind {
 }
 
 /// What `failure` means, as far as it says so itself. For a connection that must not be used.
-pub(super) fn without_asking(failure: Failure) -> StoreError {
+pub(super) fn without_asking(failure: WorkError) -> StoreError {
     match failure {
-        Failure::Unknown(error, _) => StoreError::OutcomeUnknown {
+        WorkError::Unknown(error, _) => StoreError::OutcomeUnknown {
             reason: error.to_string(),
         },
-        Failure::Undone(error) => match kind(&error) {
+        WorkError::RolledBack(error) => match kind(&error) {
             Kind::Passing => StoreError::Unavailable(error.to_string()),
             Kind::Lasting | Kind::Unclear => StoreError::Failed(Arc::new(error)),
         },
@@ -40,12 +40,12 @@ pub(super) fn without_asking(failure: Failure) -> StoreError {
 }
 
 /// What `failure` means. Asks the connection it happened on when it has to.
-pub(super) async fn ask(conn: &mut Connection, failure: Failure) -> StoreError {
+pub(super) async fn ask(conn: &mut Connection, failure: WorkError) -> StoreError {
     let error = match failure {
-        Failure::Undone(error) if kind(&error) == Kind::Unclear => error,
+        WorkError::RolledBack(error) if kind(&error) == Kind::Unclear => error,
         clear => return without_asking(clear),
     };
-    match within(ASK_WITHIN, migrations::missing(conn)).await {
+    match with_timeout(ASK_WITHIN, migrations::missing(conn)).await {
         Ok(missing) if missing.is_empty() => StoreError::Failed(Arc::new(error)),
         Ok(missing) => StoreError::SchemaIncomplete(missing),
         Err(_) => StoreError::Unavailable(error.to_string()),

@@ -26,7 +26,8 @@ use futures::future::BoxFuture;
 use storage::journey::EventJourney;
 use storage::pg::connection::{Pool, PooledConnection};
 use storage::{
-    Connection, Database, Session, StorageError, idempotency, journey, migrations, orders, within,
+    Connection, Database, Session, StorageError, idempotency, journey, migrations, orders,
+    with_timeout,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -35,8 +36,8 @@ use tokio::time::Instant;
 use crate::wake_up::WakeUps;
 pub use error::StoreError;
 pub use group_commit::{Queue, Writer, group_commit};
-use outcome::Failure;
 pub use outcome::Placed;
+use outcome::WorkError;
 pub use placing::Placement;
 pub use storage::idempotency::KeptAnswer;
 
@@ -131,7 +132,7 @@ impl Store {
         let key_lifetime = self.key_lifetime;
         let work = async move |conn: &mut Connection, limit| {
             let outcome = placing::place(conn, &[&placement], key_lifetime, limit).await;
-            if matches!(outcome, Ok(_) | Err(Failure::Unknown(..))) {
+            if matches!(outcome, Ok(_) | Err(WorkError::Unknown(..))) {
                 wake_ups.committed();
             }
             Ok(outcome?.pop())
@@ -154,7 +155,7 @@ impl Store {
     /// Postgres cannot answer.
     pub async fn find(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
         self.with_connection(move |conn, limit| {
-            async move { Ok(within(limit, orders::find(conn, id)).await?) }.boxed()
+            async move { Ok(with_timeout(limit, orders::find(conn, id)).await?) }.boxed()
         })
         .await
     }
@@ -169,7 +170,8 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Order>, StoreError> {
         self.with_connection(move |conn, deadline| {
-            async move { Ok(within(deadline, orders::newest(conn, after, limit)).await?) }.boxed()
+            async move { Ok(with_timeout(deadline, orders::newest(conn, after, limit)).await?) }
+                .boxed()
         })
         .await
     }
@@ -178,11 +180,16 @@ impl Store {
     ///
     /// # Errors
     /// Postgres cannot answer.
-    pub async fn forget_keys(&self, limit: u32) -> Result<usize, StoreError> {
+    pub async fn delete_expired_keys(&self, limit: u32) -> Result<usize, StoreError> {
         let lifetime = self.key_lifetime;
         self.with_connection(move |conn, deadline| {
-            async move { Ok(within(deadline, idempotency::forget(conn, lifetime, limit)).await?) }
-                .boxed()
+            async move {
+                Ok(
+                    with_timeout(deadline, idempotency::delete_expired(conn, lifetime, limit))
+                        .await?,
+                )
+            }
+            .boxed()
         })
         .await
     }
@@ -200,7 +207,7 @@ impl Store {
             None => Ok::<_, StorageError>(None),
         };
         self.with_connection(move |conn, limit| {
-            async move { Ok(within(limit, read(conn)).await?) }.boxed()
+            async move { Ok(with_timeout(limit, read(conn)).await?) }.boxed()
         })
         .await
     }
@@ -211,7 +218,7 @@ impl Store {
     /// Postgres cannot answer.
     pub async fn missing_migrations(&self) -> Result<Vec<String>, StoreError> {
         self.with_connection(move |conn, limit| {
-            async move { Ok(within(limit, migrations::missing(conn)).await?) }.boxed()
+            async move { Ok(with_timeout(limit, migrations::missing(conn)).await?) }.boxed()
         })
         .await
     }
@@ -222,7 +229,7 @@ impl Store {
     /// Postgres cannot answer.
     pub async fn is_read_only(&self) -> Result<bool, StoreError> {
         self.with_connection(move |conn, limit| {
-            async move { Ok(within(limit, migrations::is_read_only(conn)).await?) }.boxed()
+            async move { Ok(with_timeout(limit, migrations::is_read_only(conn)).await?) }.boxed()
         })
         .await
     }
@@ -231,7 +238,7 @@ impl Store {
     async fn with_connection<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut Connection, Duration) -> BoxFuture<'c, Result<T, Failure>>
+        W: for<'c> FnOnce(&'c mut Connection, Duration) -> BoxFuture<'c, Result<T, WorkError>>
             + Send
             + 'static,
     {
@@ -258,7 +265,7 @@ impl Store {
 }
 
 async fn lend(pool: &Pool) -> Result<PooledConnection, StoreError> {
-    let lent = within(WORK_WITHIN, async {
+    let lent = with_timeout(WORK_WITHIN, async {
         Ok::<_, StorageError>(pool.get().await)
     })
     .await;
@@ -284,14 +291,14 @@ async fn run<T, W>(
     work: W,
 ) -> Result<T, StoreError>
 where
-    W: for<'c> FnOnce(&'c mut Connection, Duration) -> BoxFuture<'c, Result<T, Failure>>,
+    W: for<'c> FnOnce(&'c mut Connection, Duration) -> BoxFuture<'c, Result<T, WorkError>>,
 {
     let limit = give_up_at.saturating_duration_since(Instant::now());
     let failure = match work(&mut conn, limit).await {
         Ok(value) => return Ok(value),
         Err(failure) => failure,
     };
-    let (Failure::Undone(error) | Failure::Unknown(error, _)) = &failure;
+    let (WorkError::RolledBack(error) | WorkError::Unknown(error, _)) = &failure;
     if matches!(error, StorageError::Deadline(_)) {
         // A statement may still be running on it.
         drop(PooledConnection::take(conn));

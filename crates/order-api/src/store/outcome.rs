@@ -18,15 +18,15 @@ pub enum Placed {
 pub(super) type Decision = Result<Placed, StoreError>;
 
 /// How a piece of work on a connection failed.
-pub(super) enum Failure {
+pub(super) enum WorkError {
     /// Nothing was done.
-    Undone(StorageError),
+    RolledBack(StorageError),
     /// The commit has, or has not, happened.
     Unknown(StorageError, Vec<Decision>),
 }
 
-impl From<StorageError> for Failure {
+impl From<StorageError> for WorkError {
     fn from(error: StorageError) -> Self {
-        Self::Undone(error)
+        Self::RolledBack(error)
     }
 }

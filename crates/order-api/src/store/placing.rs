@@ -12,11 +12,11 @@ use std::time::Duration;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncConnection;
 use domain::{NewEvent, Order};
-use storage::idempotency::{self, Claim, KeptAnswer};
-use storage::{Connection, StorageError, orders, within};
+use storage::idempotency::{self, KeptAnswer, KeyState};
+use storage::{Connection, StorageError, orders, with_timeout};
 
 use super::StoreError;
-use super::outcome::{Decision, Failure, Placed};
+use super::outcome::{Decision, Placed, WorkError};
 
 /// An order and the event that announces it.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub(super) async fn place(
     placements: &[&Placement],
     lifetime: Duration,
     limit: Duration,
-) -> Result<Vec<Decision>, Failure> {
+) -> Result<Vec<Decision>, WorkError> {
     let mut decided = Vec::new();
     let mut committing = false;
     let transaction = conn.transaction(async |conn| {
@@ -69,10 +69,10 @@ pub(super) async fn place(
         committing = true;
         Ok::<_, StorageError>(())
     });
-    match within(limit, transaction).await {
+    match with_timeout(limit, transaction).await {
         Ok(()) => Ok(decided),
-        Err(error) if committing && !is_refusal(&error) => Err(Failure::Unknown(error, decided)),
-        Err(error) => Err(Failure::Undone(error)),
+        Err(error) if committing && !is_refusal(&error) => Err(WorkError::Unknown(error, decided)),
+        Err(error) => Err(WorkError::RolledBack(error)),
     }
 }
 
@@ -89,28 +89,28 @@ async fn decide(
         return Ok(vec![Ok(Placed::New); placements.len()]);
     }
     let keys = Vec::from_iter(keys);
-    let claims = idempotency::claim(conn, &keys, lifetime).await?;
-    let mut claims: BTreeMap<&str, Claim> = keys.into_iter().zip(claims).collect();
+    let states = idempotency::claim(conn, &keys, lifetime).await?;
+    let mut states: BTreeMap<&str, KeyState> = keys.into_iter().zip(states).collect();
     let mut decision = |placement: &&Placement| {
         let Some(answer) = &placement.answer else {
             return Ok(Placed::New);
         };
-        match claims.get_mut(&*answer.key) {
-            Some(claim @ Claim::Free) => {
-                *claim = Claim::InFlight;
+        match states.get_mut(&*answer.key) {
+            Some(state @ KeyState::Free) => {
+                *state = KeyState::InFlight;
                 Ok(Placed::New)
             }
-            Some(Claim::Kept(kept)) if kept.request_hash == answer.request_hash => {
+            Some(KeyState::Kept(kept)) if kept.request_hash == answer.request_hash => {
                 Ok(Placed::Replayed(kept.clone()))
             }
-            Some(Claim::Kept(_)) => Err(StoreError::KeyReused),
-            Some(Claim::InFlight) | None => Err(StoreError::KeyInFlight),
+            Some(KeyState::Kept(_)) => Err(StoreError::KeyReused),
+            Some(KeyState::InFlight) | None => Err(StoreError::KeyInFlight),
         }
     };
     Ok(placements.iter().map(&mut decision).collect())
 }
 
-/// Whether the commit that `order` was part of has happened, after [`Failure::Unknown`] and on
+/// Whether the commit that `order` was part of has happened, after [`WorkError::Unknown`] and on
 /// another connection. Changes nothing.
 ///
 /// Looking for the order would not do: the commit may still be under way. Inserting it again waits
@@ -127,7 +127,7 @@ pub(super) async fn has_happened(
         orders::insert(conn, &[order]).await?;
         Err::<(), _>(StorageError::Query(DieselError::RollbackTransaction))
     });
-    match within(limit, probe).await {
+    match with_timeout(limit, probe).await {
         Err(StorageError::Query(DieselError::RollbackTransaction)) => Ok(false),
         Err(StorageError::Query(DieselError::DatabaseError(
             DatabaseErrorKind::UniqueViolation,

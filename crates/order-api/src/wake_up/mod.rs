@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use service::{Backoff, CancellationToken, Reminder};
+use service::{Backoff, CancellationToken, LogThrottle};
 use storage::notify::{Channel, notify};
 use storage::{Database, DedicatedConnection, Session, StorageError};
 use tokio::sync::Notify;
@@ -47,7 +47,7 @@ pub struct Sender {
 /// The current run of failures.
 struct Outage {
     backoff: Backoff,
-    reminder: Reminder,
+    log_throttle: LogThrottle,
 }
 
 impl Sender {
@@ -60,7 +60,7 @@ impl Sender {
             pacing: Pacing::default(),
             outage: Outage {
                 backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
-                reminder: Reminder::default(),
+                log_throttle: LogThrottle::default(),
             },
         }
     }
@@ -113,7 +113,7 @@ impl Sender {
 
 impl Outage {
     async fn wait(&mut self, error: &StorageError) {
-        if self.reminder.is_due(std::time::Instant::now()) {
+        if self.log_throttle.is_due(std::time::Instant::now()) {
             tracing::warn!(%error, "wake-ups cannot be sent, the relay finds orders by looking");
         }
         tokio::time::sleep(self.backoff.next_delay()).await;
@@ -121,7 +121,7 @@ impl Outage {
 
     fn end(&mut self) {
         self.backoff.reset();
-        if self.reminder.end() {
+        if self.log_throttle.end() {
             tracing::info!("wake-ups are sent again");
         }
     }

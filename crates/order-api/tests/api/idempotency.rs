@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use local_stack::testing::eventually;
-use order_api::old_keys::{self, Progress};
+use order_api::idempotency_retention::{self, Progress};
 use order_api::store::Store;
 use order_api::wake_up::WakeUps;
 use tokio::runtime::Handle;
@@ -157,12 +157,18 @@ async fn a_key_is_forgotten_after_its_lifetime() {
     let url = app.database.url().parse().unwrap();
     let store = Store::new(&url, 1, Handle::current(), WakeUps::default());
     let store = store.with_key_lifetime(Duration::from_hours(1));
-    assert_eq!(old_keys::step(&store).await.unwrap(), Progress::More);
+    assert_eq!(
+        idempotency_retention::step(&store).await.unwrap(),
+        Progress::More
+    );
     assert_eq!(
         app.number("select count(*) from idempotency_key").await,
         501
     );
-    assert_eq!(old_keys::step(&store).await.unwrap(), Progress::Done);
+    assert_eq!(
+        idempotency_retention::step(&store).await.unwrap(),
+        Progress::Done
+    );
     assert_eq!(app.texts("select key from idempotency_key").await, ["key"]);
 }
 

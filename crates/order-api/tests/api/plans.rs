@@ -7,7 +7,7 @@ use std::time::Duration;
 use diesel_async::SimpleAsyncConnection;
 use domain::OrderId;
 use local_stack::testing::TestDatabase;
-use storage::idempotency::{self, Claim, KeptAnswer};
+use storage::idempotency::{self, KeptAnswer, KeyState};
 use storage::{Connection, Database, Session, journey, orders};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -199,7 +199,7 @@ async fn costs(tables: &Tables) -> [Cost; 6] {
     let one = cost(tables, async |conn, n| {
         let key = format!("key-{}", 48 * (n + 1));
         let claims = idempotency::claim(conn, &[&key], LIFETIME).await.unwrap();
-        assert!(matches!(claims[0], Claim::Kept(_)), "{key}");
+        assert!(matches!(claims[0], KeyState::Kept(_)), "{key}");
     });
     let one = ("a key", 10, one.await);
     let batch = cost(tables, async |conn, n| {
@@ -208,7 +208,11 @@ async fn costs(tables: &Tables) -> [Cost; 6] {
             .collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let claims = idempotency::claim(conn, &keys, LIFETIME).await.unwrap();
-        assert!(claims.iter().all(|claim| matches!(claim, Claim::Kept(_))));
+        assert!(
+            claims
+                .iter()
+                .all(|claim| matches!(claim, KeyState::Kept(_)))
+        );
     });
     let batch = ("128 keys", 1_000, batch.await);
     let kept = cost(tables, async |conn, _| {
@@ -235,7 +239,7 @@ async fn cost_of_journey(tables: &Tables) -> Cost {
 
 async fn cost_of_forgetting(tables: &Tables) -> Cost {
     let forgotten = cost(tables, async |conn, _| {
-        let forgotten = idempotency::forget(conn, LIFETIME, 1_000).await;
+        let forgotten = idempotency::delete_expired(conn, LIFETIME, 1_000).await;
         assert_eq!(forgotten.unwrap(), 1_000);
     });
     ("forgetting 1,000 keys", 20_000, forgotten.await)

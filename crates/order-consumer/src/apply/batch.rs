@@ -3,12 +3,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use domain::{EventId, OrderCreated, Received};
+use domain::{EventId, Received};
 use messaging::IncomingRecord;
 use storage::inbox::dead_letters::{Cause, DeadLetter, Stored};
 
 use crate::apply::decode::Decoded;
 use crate::apply::effects::Candidate;
+use crate::registry::Event;
 
 /// Why a record that is not at fault itself is held.
 pub(crate) const WAITS: &str = "waits for a dead record of its key";
@@ -17,11 +18,11 @@ pub(crate) const WAITS: &str = "waits for a dead record of its key";
 #[derive(Debug, Default)]
 pub(crate) struct Sorted {
     /// Good ones, copies included, in order.
-    pub(crate) events: Vec<(usize, Received<OrderCreated>)>,
+    pub(crate) events: Vec<(usize, Received<Event>)>,
     /// Each good event once, ascending, with the offset of its newest copy in this batch.
     pub(crate) newest: Vec<(EventId, i64)>,
     pub(crate) dead: Vec<(usize, String)>,
-    pub(crate) behind: Vec<usize>,
+    pub(crate) blocked: Vec<usize>,
     /// Delivered again, and held or settled since the first time.
     pub(crate) settled: usize,
 }
@@ -47,7 +48,7 @@ pub(crate) fn sort(
         }
         let key = record.key.as_ref();
         if key.is_some_and(|key| held.contains(key)) {
-            sorted.behind.push(place);
+            sorted.blocked.push(place);
             continue;
         }
         match &decoded.event {
@@ -109,11 +110,7 @@ pub(crate) struct Split {
     pub(crate) duplicates: Vec<(EventId, i64)>,
 }
 
-pub(crate) fn split(
-    batch: &[Decoded],
-    events: Vec<(usize, Received<OrderCreated>)>,
-    new: &New,
-) -> Split {
+pub(crate) fn split(batch: &[Decoded], events: Vec<(usize, Received<Event>)>, new: &New) -> Split {
     let mut split = Split::default();
     let mut seen = HashSet::new();
     for (place, received) in events {

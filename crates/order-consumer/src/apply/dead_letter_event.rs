@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use domain::{EventId, NewEvent, Position, dead_letter_topic};
+use domain::{Content, EventId, NewEvent, Position, dead_letter_topic};
 use serde::Serialize;
 use storage::inbox::dead_letters::DeadLetter;
 
@@ -11,6 +11,9 @@ use crate::apply::decode::brief;
 /// Kafka refuses messages over 1 MB by default, and base64 makes a third more of every byte: what
 /// has no room within these is left out. The table of dead letters has it whole.
 const ROOM: usize = 600_000;
+
+/// Who writes these events.
+const SOURCE: &str = "/order-consumer";
 
 /// What a header takes beside its bytes, before base64: braces, quotes, the words, padding.
 const PER_HEADER: usize = 24;
@@ -114,7 +117,10 @@ pub(crate) fn dead_letter_event(group: &str, position: &Position, letter: &DeadL
         key: position.to_string(),
         event_type: "DeadLettered".to_owned(),
         schema_version: 1,
-        payload: serde_json::to_string(&payload).expect("text and whole numbers only"),
+        source: Some(SOURCE.into()),
+        content: Some(Content::json(
+            serde_json::to_string(&payload).expect("text and whole numbers only"),
+        )),
         headers: std::collections::BTreeMap::new(),
     }
 }

@@ -1,8 +1,10 @@
 //! From a record's bytes to a domain type, or to the reason why there is none. Never panics.
 
-use domain::{EventId, OrderCreated, Received};
+use domain::{EncodedEvent, EventId, Received};
 use messaging::{IncomingRecord, LARGEST_RECORD, envelope};
 use time::OffsetDateTime;
+
+use crate::registry::{Event, Registry};
 
 /// Characters of a reason: it quotes what it complains of, which may be as large as a record.
 const LONGEST_REASON: usize = 1_000;
@@ -16,11 +18,11 @@ pub struct Decoded {
     /// When the event was created, where the headers could be read.
     pub time: Option<OffsetDateTime>,
     /// The event, or why it can never be applied.
-    pub event: Result<Received<OrderCreated>, String>,
+    pub event: Result<Received<Event>, String>,
 }
 
-/// Reads a record.
-pub fn decode(record: IncomingRecord) -> Decoded {
+/// Reads a record of `topic`.
+pub fn decode(registry: &Registry, topic: &str, record: IncomingRecord) -> Decoded {
     let nothing = |record, reason| Decoded {
         record,
         event_id: None,
@@ -38,14 +40,13 @@ pub fn decode(record: IncomingRecord) -> Decoded {
         Ok(envelope) => envelope,
         Err(invalid) => return nothing(record, invalid.to_string()),
     };
-    let event = if envelope.event_type != OrderCreated::TYPE {
-        Err(format!("unknown event type {:?}", envelope.event_type))
-    } else if let Some(payload) = &record.value {
-        OrderCreated::decode(envelope.schema_version, payload, envelope.time)
-            .map_err(|error| error.to_string())
-    } else {
-        Err("a tombstone: the record has no value".to_owned())
+    let encoded = EncodedEvent {
+        schema_version: envelope.schema_version,
+        content_type: envelope.content_type.as_deref(),
+        payload: record.value.as_deref(),
+        time: envelope.time,
     };
+    let event = registry.decode(topic, &envelope.event_type, &encoded);
     Decoded {
         event_id: Some(envelope.event_id),
         time: Some(envelope.time),
@@ -68,11 +69,19 @@ pub(crate) fn brief(reason: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use proptest::prelude::*;
     use std::collections::BTreeMap;
 
+    use domain::{EventType, OrderCreated};
+    use proptest::prelude::*;
+
+    use super::*;
+
     const ID: &str = "0190a5d0-0000-7000-8000-000000000001";
+
+    fn decode(record: IncomingRecord) -> Decoded {
+        let registry = Registry::default().register::<OrderCreated>(Vec::new());
+        super::decode(&registry, OrderCreated::TOPIC, record)
+    }
 
     fn record(event_type: &str, version: &str, value: Option<&str>) -> IncomingRecord {
         let headers = [
@@ -100,7 +109,8 @@ mod tests {
         let decoded = decode(record("OrderCreated", "1", Some(&payload)));
         let received = decoded.event.unwrap();
         assert_eq!(received.offset, 5);
-        assert_eq!(received.event.product_id.as_str(), "P-1");
+        let order = received.event.get::<OrderCreated>().unwrap();
+        assert_eq!(order.product_id.as_str(), "P-1");
         assert_eq!(decoded.event_id, Some(received.event_id));
     }
 

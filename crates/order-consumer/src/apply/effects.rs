@@ -1,27 +1,16 @@
-//! Applies all handlers to events: at once, or narrowing down which of them cannot be applied.
+//! Applies events by their handlers: at once, or narrowing down which of them cannot be applied.
 //!
 //! Runs inside the caller's transaction and never ends it.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use diesel_async::AsyncConnection;
-use domain::{OrderCreated, Received};
+use domain::Received;
 use storage::pg::fault;
 use storage::{Connection, StorageError, TransactionError};
 
-use crate::handlers::{Handler, HandlerError, registered};
-
-/// The effects of an event. Clones share them.
-#[derive(Clone)]
-pub struct Effects(Arc<[Box<dyn Handler>]>);
-
-impl Default for Effects {
-    /// Those that are [`registered`].
-    fn default() -> Self {
-        Self::new(registered())
-    }
-}
+use crate::handlers::HandlerError;
+use crate::registry::{Event, apply};
 
 /// Why events were not applied.
 #[derive(Debug, thiserror::Error)]
@@ -63,98 +52,66 @@ impl EffectError {
 
 /// An event with the key of its record.
 #[derive(Debug, Clone)]
-pub struct Candidate {
-    pub key: Option<Vec<u8>>,
-    pub received: Received<OrderCreated>,
+pub(crate) struct Candidate {
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) received: Received<Event>,
 }
 
 /// What narrowing found, by the candidates' places.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Narrowed {
-    pub applied: Vec<usize>,
+pub(crate) struct Narrowed {
+    pub(crate) applied: Vec<usize>,
     /// Those that cannot be applied, and why.
-    pub guilty: Vec<(usize, String)>,
+    pub(crate) guilty: Vec<(usize, String)>,
     /// Those of the same keys that came later; not applied.
-    pub behind: Vec<usize>,
+    pub(crate) blocked: Vec<usize>,
 }
 
-impl Effects {
-    pub fn new(handlers: Vec<Box<dyn Handler>>) -> Self {
-        Self(handlers.into())
-    }
-
-    /// Applies all effects to all events. After an error the transaction is to be rolled back, to
-    /// where it was before at least.
-    ///
-    /// # Errors
-    /// Of the first handler that fails.
-    pub async fn apply(
-        &self,
-        conn: &mut Connection,
-        events: &[Received<OrderCreated>],
-    ) -> Result<(), EffectError> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        for handler in self.0.iter() {
-            handler
-                .apply(conn, events)
-                .await
-                .map_err(|source| EffectError::Handler {
-                    handler: handler.name(),
-                    source,
-                })?;
-        }
-        Ok(())
-    }
-
-    /// Applies what can be applied: halves are tried under savepoints, the earlier one first, down
-    /// to the single events that fail. What follows one of those with its key is left out, so keys
-    /// keep their order. One bad event among n costs about 2 log n attempts.
-    ///
-    /// # Errors
-    /// When Postgres is in trouble: no event is to blame then, and the transaction is to be rolled
-    /// back.
-    pub async fn apply_narrowing(
-        &self,
-        conn: &mut Connection,
-        candidates: &[Candidate],
-    ) -> Result<Narrowed, EffectError> {
-        let english = fault::messages_are_english(conn).await?;
-        let mut narrowed = Narrowed::default();
-        let mut held: HashSet<&[u8]> = HashSet::new();
-        // Taken from the end, so the earlier half is pushed last.
-        let mut open: Vec<Vec<usize>> = vec![(0..candidates.len()).collect()];
-        while let Some(mut part) = open.pop() {
-            part.retain(|&place| {
-                let key = candidates[place].key.as_deref();
-                let waits = key.is_some_and(|key| held.contains(key));
-                if waits {
-                    narrowed.behind.push(place);
-                }
-                !waits
-            });
-            let events: Vec<_> = part
-                .iter()
-                .map(|&place| candidates[place].received.clone())
-                .collect();
-            let tried = conn
-                .transaction(async |conn| self.apply(conn, &events).await)
-                .await;
-            match tried {
-                Ok(()) => narrowed.applied.extend(part),
-                Err(error) if !error.blames_an_event(english) => return Err(error),
-                Err(error) => {
-                    if let [place] = part[..] {
-                        held.extend(candidates[place].key.as_deref());
-                        narrowed.guilty.push((place, error.to_string()));
-                    } else {
-                        let later = part.split_off(part.len() / 2);
-                        open.extend([later, part]);
-                    }
+/// Applies what can be applied: halves are tried under savepoints, the earlier one first, down
+/// to the single events that fail. What follows one of those with its key is left out, so keys
+/// keep their order. One bad event among n costs about 2 log n attempts.
+///
+/// # Errors
+/// When Postgres is in trouble: no event is to blame then, and the transaction is to be rolled
+/// back.
+pub(crate) async fn apply_narrowing(
+    conn: &mut Connection,
+    candidates: &[Candidate],
+) -> Result<Narrowed, EffectError> {
+    let english = fault::messages_are_english(conn).await?;
+    let mut narrowed = Narrowed::default();
+    let mut held: HashSet<&[u8]> = HashSet::new();
+    // Taken from the end, so the earlier half is pushed last.
+    let mut open: Vec<Vec<usize>> = vec![(0..candidates.len()).collect()];
+    while let Some(mut part) = open.pop() {
+        part.retain(|&place| {
+            let key = candidates[place].key.as_deref();
+            let waits = key.is_some_and(|key| held.contains(key));
+            if waits {
+                narrowed.blocked.push(place);
+            }
+            !waits
+        });
+        let events: Vec<_> = part
+            .iter()
+            .map(|&place| candidates[place].received.clone())
+            .collect();
+        let tried = conn
+            .transaction(async |conn| apply(conn, &events).await)
+            .await;
+        match tried {
+            Ok(()) => narrowed.applied.extend(part),
+            Err(error) if !error.blames_an_event(english) => return Err(error),
+            Err(error) => {
+                if let [place] = part[..] {
+                    held.extend(candidates[place].key.as_deref());
+                    narrowed.guilty.push((place, error.to_string()));
+                } else {
+                    let later = part.split_off(part.len() / 2);
+                    open.extend([later, part]);
                 }
             }
         }
-        Ok(narrowed)
     }
+    Ok(narrowed)
 }

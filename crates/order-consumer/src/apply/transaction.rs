@@ -15,7 +15,8 @@ use crate::apply::batch::{New, Sorted, Split, WAITS, letter, sort, split};
 use crate::apply::dead_letter_event::dead_letter_event;
 use crate::apply::decode::Decoded;
 use crate::apply::dedup::{Dedup, record};
-use crate::apply::effects::{EffectError, Effects};
+use crate::apply::effects::{EffectError, apply_narrowing};
+use crate::registry;
 
 /// Under which lease, and from which offset on, a batch is applied.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +59,7 @@ pub struct Applied {
     /// Records that can never be applied, by offset, and why.
     pub dead: Vec<(i64, String)>,
     /// Records that wait behind a dead one of their key.
-    pub parked: usize,
+    pub blocked: usize,
     /// Records that came again after they had been held.
     pub settled: usize,
     pub progress: Progress,
@@ -78,7 +79,6 @@ pub async fn apply(
     stream: &Stream,
     fence: Fence,
     batch: &Batch<'_>,
-    effects: &Effects,
     attempt: Attempt,
 ) -> Result<Outcome, EffectError> {
     // Copies are rare, and to look for them costs as much as to record the batch.
@@ -98,9 +98,8 @@ pub async fn apply(
             };
             let sorted = sort_by_what_is_held(conn, stream, batch, offsets, opened).await?;
             let new = record(conn, stream, &sorted.newest, dedup).await?;
-            let mut parts =
-                effect(conn, stream, batch.records, sorted, new, effects, attempt).await?;
-            move_to_dead_letters(conn, stream, &mut parts).await?;
+            let mut result = effect(conn, stream, batch.records, sorted, new, attempt).await?;
+            move_to_dead_letters(conn, stream, &mut result).await?;
             let progress = Progress {
                 next_offset: batch.next_offset,
                 last_event_id: batch.last_event_id(),
@@ -109,7 +108,7 @@ pub async fn apply(
             inbox::advance(conn, stream, progress).await?;
             Ok(Outcome::Applied(Applied {
                 progress,
-                ..parts.applied
+                ..result.applied
             }))
         });
         match applied.await {
@@ -176,7 +175,7 @@ async fn sort_by_what_is_held(
 }
 
 /// What is done so far, and the letters still to be held.
-struct Parts {
+struct BatchResult {
     applied: Applied,
     letters: Vec<DeadLetter>,
 }
@@ -188,9 +187,8 @@ async fn effect(
     records: &[Decoded],
     sorted: Sorted,
     new: New,
-    effects: &Effects,
     attempt: Attempt,
-) -> Result<Parts, EffectError> {
+) -> Result<BatchResult, EffectError> {
     let Split {
         fresh,
         candidates,
@@ -203,37 +201,37 @@ async fn effect(
             .into_iter()
             .map(|(place, reason)| (place, Cause::Dead, reason, 1)),
     );
-    let waits = |place| (place, Cause::Behind, WAITS.to_owned(), 0);
-    letters.extend(sorted.behind.into_iter().map(waits));
+    let waits = |place| (place, Cause::Blocked, WAITS.to_owned(), 0);
+    letters.extend(sorted.blocked.into_iter().map(waits));
 
     let done: Vec<usize> = match attempt {
         Attempt::WholeBatch => {
             let events: Vec<_> = candidates.into_iter().map(|c| c.received).collect();
-            effects.apply(conn, &events).await?;
+            registry::apply(conn, &events).await?;
             fresh
         }
         Attempt::Isolate { attempts } => {
-            let narrowed = effects.apply_narrowing(conn, &candidates).await?;
+            let narrowed = apply_narrowing(conn, &candidates).await?;
             let undone: Vec<EventId> = narrowed
                 .guilty
                 .iter()
                 .map(|(nth, _)| *nth)
-                .chain(narrowed.behind.iter().copied())
+                .chain(narrowed.blocked.iter().copied())
                 .map(|nth| candidates[nth].received.event_id)
                 .collect();
-            inbox::forget(conn, &stream.group, &undone).await?;
+            inbox::unrecord(conn, &stream.group, &undone).await?;
             letters.extend(
                 narrowed
                     .guilty
                     .into_iter()
                     .map(|(nth, reason)| (fresh[nth], Cause::Dead, reason, attempts)),
             );
-            letters.extend(narrowed.behind.into_iter().map(|nth| waits(fresh[nth])));
+            letters.extend(narrowed.blocked.into_iter().map(|nth| waits(fresh[nth])));
             narrowed.applied.into_iter().map(|nth| fresh[nth]).collect()
         }
     };
     letters.sort_unstable_by_key(|(place, ..)| *place);
-    Ok(Parts {
+    Ok(BatchResult {
         applied: Applied {
             new: done.len(),
             offsets: done.iter().map(|p| records[*p].record.offset).collect(),
@@ -255,18 +253,18 @@ async fn effect(
 async fn move_to_dead_letters(
     conn: &mut Connection,
     stream: &Stream,
-    parts: &mut Parts,
+    result: &mut BatchResult,
 ) -> Result<(), EffectError> {
-    if let Some(offset) = dead_letters::hold(conn, stream, &parts.letters).await? {
+    if let Some(offset) = dead_letters::hold(conn, stream, &result.letters).await? {
         return Err(EffectError::PlaceTaken(offset));
     }
     let mut events: Vec<NewEvent> = Vec::new();
-    for letter in &parts.letters {
+    for letter in &result.letters {
         match letter.cause {
-            Cause::Behind => parts.applied.parked += 1,
+            Cause::Blocked => result.applied.blocked += 1,
             Cause::Dead => {
                 let dead = (letter.offset, letter.reason.clone());
-                parts.applied.dead.push(dead);
+                result.applied.dead.push(dead);
                 let position = Position {
                     topic: stream.topic.clone(),
                     partition: stream.partition,

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::process::ExitCode;
-use std::str::FromStr;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -14,9 +13,10 @@ use storage::{Connection, Fault};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Context, TOPIC, key_text};
-use crate::apply::effects::{EffectError, Effects};
+use super::{Context, key_text};
+use crate::apply::effects::EffectError;
 use crate::redrive::{Decided, Decision, DecisionError, decide};
+use crate::registry::Registry;
 
 /// A decision that met a deadlock or a full lock table is made again.
 const TRIES: u32 = 5;
@@ -28,6 +28,9 @@ const LONGEST: usize = 120;
 pub(crate) enum Command {
     /// Show the records that could not be applied, and those waiting behind them
     List {
+        /// Only of this topic; may be given several times
+        #[arg(long = "topic", value_name = "TOPIC")]
+        topics: Vec<String>,
         /// Show settled ones too
         #[arg(long)]
         settled: bool,
@@ -47,46 +50,39 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, Args)]
 #[group(id = "which", required = true, multiple = true)]
 pub(crate) struct Which {
-    /// Where the records are: PARTITION/OFFSET or TOPIC/PARTITION/OFFSET
-    #[arg(group = "which", conflicts_with = "all")]
-    positions: Vec<Place>,
+    /// Where the records are: TOPIC/PARTITION/OFFSET
+    #[arg(group = "which", conflicts_with = "all", value_name = "POSITION", value_parser = position)]
+    positions: Vec<Position>,
     /// All that are held
     #[arg(long, group = "which")]
     all: bool,
+    /// With --all: only of this topic; may be given several times
+    #[arg(long = "topic", value_name = "TOPIC", requires = "all")]
+    topics: Vec<String>,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
 }
 
-/// A place in the consumer's topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place(Position);
-
-impl FromStr for Place {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || "must be PARTITION/OFFSET or TOPIC/PARTITION/OFFSET".to_owned();
-        let (rest, offset) = text.rsplit_once('/').ok_or_else(wrong)?;
-        let (topic, partition) = rest.rsplit_once('/').unwrap_or((TOPIC, rest));
-        if topic != TOPIC {
-            return Err(format!("the consumer reads the topic {TOPIC} only"));
-        }
-        Ok(Self(Position {
-            topic: topic.to_owned(),
-            partition: partition.parse().map_err(|_| wrong())?,
-            offset: offset.parse().map_err(|_| wrong())?,
-        }))
-    }
+fn position(text: &str) -> Result<Position, &'static str> {
+    const WRONG: &str = "must be TOPIC/PARTITION/OFFSET";
+    let (rest, offset) = text.rsplit_once('/').ok_or(WRONG)?;
+    let (topic, partition) = rest.rsplit_once('/').ok_or(WRONG)?;
+    Ok(Position {
+        topic: topic.to_owned(),
+        partition: partition.parse().map_err(|_| WRONG)?,
+        offset: offset.parse().map_err(|_| WRONG)?,
+    })
 }
 
 pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::List {
+            topics,
             settled,
             limit,
             json,
-        } => list(&context, Filter { settled, limit }, json).await,
+        } => list(&context, &topics, Filter { settled, limit }, json).await,
         Command::Redrive(which) => settle(&context, Decision::Redrive, which).await,
         Command::Discard(which) => settle(&context, Decision::Discard, which).await,
     }
@@ -96,7 +92,7 @@ pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
-    topic: &'static str,
+    topic: String,
     partition: i32,
     offset: i64,
     event_id: Option<Uuid>,
@@ -112,10 +108,10 @@ struct Row {
     settled_as: Option<String>,
 }
 
-impl From<Listed> for Row {
-    fn from(listed: Listed) -> Self {
+impl Row {
+    fn new(topic: &str, listed: Listed) -> Self {
         Self {
-            topic: TOPIC,
+            topic: topic.to_owned(),
             partition: listed.partition,
             offset: listed.offset,
             event_id: listed.event_id,
@@ -131,10 +127,20 @@ impl From<Listed> for Row {
     }
 }
 
-async fn list(context: &Context, filter: Filter, json: bool) -> anyhow::Result<ExitCode> {
+async fn list(
+    context: &Context,
+    topics: &[String],
+    mut filter: Filter,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let topics = context.topics(topics)?;
     let mut conn = context.connect().await?;
-    let listed = dead_letters::list(&mut conn, context.group(), TOPIC, filter).await?;
-    let rows: Vec<Row> = listed.into_iter().map(Row::from).collect();
+    let mut rows: Vec<Row> = Vec::new();
+    for topic in topics {
+        let listed = dead_letters::list(&mut conn, context.group(), &topic, filter).await?;
+        filter.limit -= i64::try_from(listed.len()).unwrap_or(filter.limit);
+        rows.extend(listed.into_iter().map(|listed| Row::new(&topic, listed)));
+    }
     if json {
         print_json(&rows)?;
     } else {
@@ -142,7 +148,7 @@ async fn list(context: &Context, filter: Filter, json: bool) -> anyhow::Result<E
             .into_iter()
             .map(|row| {
                 [
-                    format!("{}/{}", row.partition, row.offset),
+                    format!("{}/{}/{}", row.topic, row.partition, row.offset),
                     row.settled_as.unwrap_or(row.cause),
                     row.key
                         .map_or("-".to_owned(), |key| printable(&key, LONGEST)),
@@ -151,37 +157,42 @@ async fn list(context: &Context, filter: Filter, json: bool) -> anyhow::Result<E
                 ]
             })
             .collect();
-        let headings = ["PLACE", "STATE", "KEY", "EVENT", "REASON"];
+        let headings = ["POSITION", "STATE", "KEY", "EVENT", "REASON"];
         print(&table(headings, &cells))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn settle(context: &Context, decision: Decision, which: Which) -> anyhow::Result<ExitCode> {
+    let of_positions: Vec<String> = which.positions.iter().map(|p| p.topic.clone()).collect();
+    context.topics(&of_positions)?;
+    let topics = context.topics(&which.topics)?;
     let mut conn = context.connect().await?;
-    let positions: Vec<Position> = if which.all {
-        dead_letters::unsettled_keys(&mut conn, context.group(), TOPIC).await?
-    } else {
-        which.positions.into_iter().map(|place| place.0).collect()
-    };
-    let effects = Effects::default();
+    let mut positions = which.positions;
+    if which.all {
+        for topic in topics {
+            let unsettled = dead_letters::unsettled_keys(&mut conn, context.group(), &topic);
+            positions.extend(unsettled.await?);
+        }
+    }
     let (mut total, mut stuck) = (Decided::default(), 0);
-    let mut keys: HashSet<Vec<u8>> = HashSet::new();
+    let mut keys: HashSet<(&str, Vec<u8>)> = HashSet::new();
     for position in &positions {
         // All of a key is decided on at once, and a dry run leaves it as it was. Only what is
         // discarded one by one comes to light one by one.
         if which.dry_run || decision == Decision::Redrive {
             let key = dead_letters::key_of(&mut conn, context.group(), position).await?;
-            if key.flatten().is_some_and(|key| !keys.insert(key)) {
+            let seen = |key| !keys.insert((position.topic.as_str(), key));
+            if key.flatten().is_some_and(seen) {
                 continue;
             }
         }
-        let decided = patiently(
+        let decided = retry_on_lock(
             &mut conn,
             context.group(),
             position,
             decision,
-            &effects,
+            &context.registry,
             which.dry_run,
         );
         let decided = match decided.await {
@@ -211,17 +222,17 @@ async fn settle(context: &Context, decision: Decision, which: Which) -> anyhow::
     })
 }
 
-async fn patiently(
+async fn retry_on_lock(
     conn: &mut Connection,
     group: &str,
     position: &Position,
     decision: Decision,
-    effects: &Effects,
+    registry: &Registry,
     dry_run: bool,
 ) -> Result<Decided, DecisionError> {
     let mut tries = 1;
     loop {
-        let decided = decide(conn, group, position, decision, effects, dry_run).await;
+        let decided = decide(conn, group, position, decision, registry, dry_run).await;
         match decided {
             Err(DecisionError::Effect(error)) if tries < TRIES && is_trouble(&error) => tries += 1,
             decided => return decided,
@@ -242,12 +253,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_read_with_and_without_the_topic() {
-        let place = |text: &str| text.parse::<Place>().map(|place| place.0.to_string());
-        assert_eq!(place("3/17").unwrap(), "order.created/3/17");
-        assert_eq!(place("order.created/3/17").unwrap(), "order.created/3/17");
-        for wrong in ["17", "a/1", "1/b", "other/1/2", ""] {
-            assert!(place(wrong).is_err(), "{wrong}");
+    fn a_position_is_a_topic_a_partition_and_an_offset() {
+        let read = |text: &str| position(text).map(|position| position.to_string());
+        assert_eq!(read("order.created/3/17").unwrap(), "order.created/3/17");
+        for wrong in ["17", "3/17", "a/1/b", "a/b/1", ""] {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 }

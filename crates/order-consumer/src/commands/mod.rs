@@ -7,26 +7,38 @@ pub(crate) mod status;
 
 use std::process::ExitCode;
 
-use domain::OrderCreated;
 use messaging::Cluster;
 use service::{Source, exit_code_for_settings};
 use storage::{Connection, Session};
 
+use crate::handlers::registry;
+use crate::registry::Registry;
 use crate::settings::CommandSettings;
 
 const NAME: &str = "order-consumer-command";
-/// The topic whose events the consumer applies.
-const TOPIC: &str = OrderCreated::TOPIC;
-
 /// What every command works with.
 pub(crate) struct Context {
     settings: CommandSettings,
+    registry: Registry,
 }
 
 impl Context {
     async fn connect(&self) -> anyhow::Result<Connection> {
-        let session = Session::unhurried(NAME);
+        let session = Session::long_running(NAME);
         Ok(self.settings.database.connect(&session).await?)
+    }
+
+    /// The topics that are asked for, or all whose events the consumer applies.
+    fn topics(&self, only: &[String]) -> anyhow::Result<Vec<String>> {
+        let consumed = self.registry.topics();
+        if let Some(unknown) = only.iter().find(|topic| !consumed.contains(topic)) {
+            anyhow::bail!(
+                "the consumer does not read the topic {unknown}, it reads {}",
+                consumed.join(", ")
+            );
+        }
+        let asked_for = |topic: &String| only.is_empty() || only.contains(topic);
+        Ok(consumed.into_iter().filter(asked_for).collect())
     }
 
     fn group(&self) -> &str {
@@ -54,7 +66,11 @@ where
         Err(error) => return exit_code_for_settings(&error),
     };
     service::block_on(async {
-        command(Context { settings }).await.unwrap_or_else(|error| {
+        let context = Context {
+            settings,
+            registry: registry(),
+        };
+        command(context).await.unwrap_or_else(|error| {
             eprintln!("{error:#}");
             ExitCode::FAILURE
         })

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::{Context, TOPIC};
+use super::Context;
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
@@ -27,14 +27,31 @@ pub(crate) enum Command {
 pub(crate) struct Reset {
     /// Where to go on: earliest, latest, an offset, or the first record since a time such as
     /// 2026-01-31T12:00:00Z
-    #[arg(long, value_name = "PLACE")]
+    #[arg(long, value_name = "POSITION")]
     to: Target,
-    /// Only this partition; may be given several times. All of them when left out
-    #[arg(long = "partition", value_name = "NUMBER")]
+    #[command(flatten)]
+    topics: Topics,
+    /// Only this partition of the one topic; may be given several times. All of them when left out
+    #[arg(
+        long = "partition",
+        value_name = "NUMBER",
+        conflicts_with = "all_topics"
+    )]
     partitions: Vec<i32>,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+struct Topics {
+    /// This topic; may be given several times
+    #[arg(long = "topic", value_name = "TOPIC")]
+    topics: Vec<String>,
+    /// All topics that the consumer reads
+    #[arg(long)]
+    all_topics: bool,
 }
 
 /// Where to go on.
@@ -64,7 +81,7 @@ impl FromStr for Target {
     }
 }
 
-/// A partition's place before and after.
+/// Where a partition's group goes.
 struct Move {
     stream: Stream,
     next_offset: i64,
@@ -75,39 +92,51 @@ pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
     let Command::Reset(reset) = command;
     let cluster = context.cluster()?;
     let mut conn = context.connect().await?;
-    let topics = cluster.partition_counts().await?;
-    let Some(&count) = topics.get(TOPIC) else {
-        bail!("there is no topic {TOPIC}");
-    };
-    let partitions = if reset.partitions.is_empty() {
-        (0..count).collect()
-    } else {
-        reset.partitions.clone()
-    };
+    let topics = context.topics(&reset.topics.topics)?;
+    if topics.len() > 1 && !reset.partitions.is_empty() {
+        bail!("--partition needs exactly one --topic");
+    }
+    let counts = cluster.partition_counts().await?;
     let mut moves = Vec::new();
-    for partition in partitions {
-        if !(0..count).contains(&partition) {
-            bail!("{TOPIC} has no partition {partition}, it has {count}");
-        }
-        let mut reader = PartitionReader::new(cluster.clone(), TOPIC, partition);
-        let look = async {
-            let topic_id = reader.topic_id().await?;
-            anyhow::Ok((place(&mut reader, reset.to).await?, topic_id))
+    for topic in topics {
+        let Some(&count) = counts.get(&topic) else {
+            if reset.topics.all_topics {
+                eprintln!("there is no topic {topic}: nothing to reset there");
+                continue;
+            }
+            bail!("there is no topic {topic}");
         };
-        let (next_offset, topic_id) = look.await.with_context(|| format!("{TOPIC}/{partition}"))?;
-        moves.push(Move {
-            stream: Stream {
-                group: context.group().to_owned(),
-                topic: TOPIC.to_owned(),
-                partition,
-            },
-            next_offset,
-            topic_id,
-        });
+        let partitions = if reset.partitions.is_empty() {
+            (0..count).collect()
+        } else {
+            reset.partitions.clone()
+        };
+        for partition in partitions {
+            if !(0..count).contains(&partition) {
+                bail!("{topic} has no partition {partition}, it has {count}");
+            }
+            let mut reader = PartitionReader::new(cluster.clone(), &topic, partition);
+            let look = async {
+                let topic_id = reader.topic_id().await?;
+                anyhow::Ok((offset_of(&mut reader, reset.to).await?, topic_id))
+            };
+            let looked = look.await;
+            let (next_offset, topic_id) = looked.with_context(|| format!("{topic}/{partition}"))?;
+            moves.push(Move {
+                stream: Stream {
+                    group: context.group().to_owned(),
+                    topic: topic.clone(),
+                    partition,
+                },
+                next_offset,
+                topic_id,
+            });
+        }
     }
     let mut rows = Vec::new();
     for (stream, before) in moves.iter().zip(befores(&mut conn, &moves).await?) {
         rows.push([
+            stream.stream.topic.clone(),
             stream.stream.partition.to_string(),
             before.map_or("-".to_owned(), |offset| offset.to_string()),
             stream.next_offset.to_string(),
@@ -123,7 +152,7 @@ pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         .await?;
     }
     let after = if reset.dry_run { "WOULD BE" } else { "NOW" };
-    print(&table(["PARTITION", "BEFORE", after], &rows))?;
+    print(&table(["TOPIC", "PARTITION", "BEFORE", after], &rows))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -136,7 +165,7 @@ async fn befores(conn: &mut Connection, moves: &[Move]) -> anyhow::Result<Vec<Op
     Ok(befores)
 }
 
-async fn place(reader: &mut PartitionReader, target: Target) -> anyhow::Result<i64> {
+async fn offset_of(reader: &mut PartitionReader, target: Target) -> anyhow::Result<i64> {
     let (earliest, latest) = (reader.earliest().await?, reader.latest().await?);
     Ok(match target {
         Target::Earliest => earliest,

@@ -1,25 +1,25 @@
-//! `status`: where the group stands in each partition.
+//! `status`: where the group stands in each partition of each topic.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use messaging::{Failure, PartitionReader};
+use messaging::{Cluster, ErrorKind, PartitionReader};
 use serde::Serialize;
 use service::output::{self, print_json, table};
 use storage::inbox::dead_letters::{self, Counts};
 use storage::inbox::{self, Stream};
-use storage::lease;
+use storage::{Connection, lease};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Context, TOPIC};
+use super::Context;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Status<'a> {
     group: &'a str,
-    topic: &'static str,
+    /// Of all partitions.
     lag: i64,
     partitions: Vec<PartitionStatus>,
 }
@@ -27,6 +27,7 @@ struct Status<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PartitionStatus {
+    topic: String,
     partition: i32,
     /// The offset to consume next; absent when the group was never here.
     next_offset: Option<i64>,
@@ -41,40 +42,56 @@ struct PartitionStatus {
     /// The process that consumes it, while it lives.
     owner: Option<Uuid>,
     dead: i64,
-    behind: i64,
+    blocked: i64,
 }
 
 pub(crate) async fn run(context: Context, json: bool) -> anyhow::Result<ExitCode> {
     let cluster = context.cluster()?;
     let mut conn = context.connect().await?;
-    let scope = Stream::lease_scope(context.group(), TOPIC);
-    let survey = lease::survey(&mut conn, &scope).await?;
-    let live: Vec<_> = survey.members.iter().map(|member| member.id).collect();
-    let owners: HashMap<i32, Uuid> = survey
+    let topics = cluster.partition_counts().await?;
+    let mut partitions = Vec::new();
+    for topic in context.topics(&[])? {
+        let count = topics.get(&topic).copied().unwrap_or(0);
+        partitions.extend(of_topic(&context, &cluster, &mut conn, &topic, count).await?);
+    }
+    print(&context, partitions, json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn of_topic(
+    context: &Context,
+    cluster: &Cluster,
+    conn: &mut Connection,
+    topic: &str,
+    count: i32,
+) -> anyhow::Result<Vec<PartitionStatus>> {
+    let scope = Stream::lease_scope(context.group(), topic);
+    let snapshot = lease::snapshot(conn, &scope).await?;
+    let live: Vec<_> = snapshot.members.iter().map(|member| member.id).collect();
+    let owners: HashMap<i32, Uuid> = snapshot
         .units
         .iter()
         .filter_map(|unit| Some((unit.number, unit.owner.filter(|id| live.contains(id))?)))
         .map(|(unit, owner)| (unit, owner.as_uuid()))
         .collect();
-    let counts = dead_letters::counts(&mut conn, context.group(), TOPIC).await?;
+    let counts = dead_letters::counts(conn, context.group(), topic).await?;
     let counts: HashMap<i32, Counts> = counts.into_iter().map(|c| (c.partition, c)).collect();
-    let topics = cluster.partition_counts().await?;
-    let count = topics.get(TOPIC).copied().unwrap_or(0);
     let mut partitions = Vec::new();
     for partition in 0..count {
         let stream = Stream {
             group: context.group().to_owned(),
-            topic: TOPIC.to_owned(),
+            topic: topic.to_owned(),
             partition,
         };
-        let progress = inbox::progress(&mut conn, &stream).await?;
-        let mut reader = PartitionReader::new(cluster.clone(), TOPIC, partition);
+        let progress = inbox::progress(conn, &stream).await?;
+        let mut reader = PartitionReader::new(cluster.clone(), topic, partition);
         let (log_start, log_end) = (reader.earliest().await?, reader.latest().await?);
         let next_offset = progress.map(|progress| progress.next_offset);
         let from = next_offset.unwrap_or(log_start);
         let lag_seconds = waits(&mut reader, from, log_end).await?;
         let held = counts.get(&partition).copied().unwrap_or_default();
         partitions.push(PartitionStatus {
+            topic: topic.to_owned(),
             partition,
             next_offset,
             log_start,
@@ -85,11 +102,10 @@ pub(crate) async fn run(context: Context, json: bool) -> anyhow::Result<ExitCode
             lag_seconds,
             owner: owners.get(&partition).copied(),
             dead: held.dead,
-            behind: held.behind,
+            blocked: held.blocked,
         });
     }
-    print(&context, partitions, json)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(partitions)
 }
 
 /// For how long the first record from `offset` on has waited.
@@ -103,9 +119,9 @@ async fn waits(
     while next < log_end {
         let fetched = match reader.fetch(next, 1, Duration::ZERO).await {
             Ok(fetched) => fetched,
-            Err(error) => match error.failure() {
+            Err(error) => match error.kind() {
                 // Nothing is to be had from here on before somebody decides.
-                Failure::OutOfRange | Failure::Configuration => return Ok(None),
+                ErrorKind::OutOfRange | ErrorKind::Configuration => return Ok(None),
                 _ => return Err(error.into()),
             },
         };
@@ -129,17 +145,17 @@ fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> any
     if json {
         return Ok(print_json(&Status {
             group: context.group(),
-            topic: TOPIC,
             lag,
             partitions,
         })?);
     }
     let group = context.group();
     let dash = || "-".to_owned();
-    let cells: Vec<[String; 9]> = partitions
+    let cells: Vec<[String; 10]> = partitions
         .into_iter()
         .map(|p| {
             [
+                p.topic,
                 p.partition.to_string(),
                 p.next_offset.map_or_else(dash, |offset| offset.to_string()),
                 p.log_start.to_string(),
@@ -150,11 +166,12 @@ fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> any
                     .map_or_else(dash, |seconds| format!("{seconds:.0} s")),
                 p.owner.map_or_else(dash, |owner| owner.to_string()),
                 p.dead.to_string(),
-                p.behind.to_string(),
+                p.blocked.to_string(),
             ]
         })
         .collect();
     let heads = [
+        "TOPIC",
         "PARTITION",
         "NEXT",
         "START",
@@ -163,9 +180,9 @@ fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> any
         "WAITS",
         "OWNER",
         "DEAD",
-        "BEHIND",
+        "BLOCKED",
     ];
     let table = table(heads, &cells);
-    let text = format!("group {group}, topic {TOPIC}, lag {lag}\n{table}");
+    let text = format!("group {group}, lag {lag}\n{table}");
     Ok(output::print(&text)?)
 }

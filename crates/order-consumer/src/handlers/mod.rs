@@ -1,21 +1,25 @@
-//! What happens because of an event. [`registered`] lists the effects; each is a file of its own.
+//! What happens because of an event. [`registry`] lists event types and their handlers; each handler
+//! is a file of its own.
 
 mod product_sales;
 
-use domain::{OrderCreated, Received};
+use domain::{EventType, OrderCreated, Received};
 use futures::future::BoxFuture;
 use storage::{Connection, Fault, StorageError};
 
 pub use product_sales::ProductSales;
 
-/// The effects that every event has, in the order in which they are applied.
-pub fn registered() -> Vec<Box<dyn Handler>> {
-    vec![Box::new(ProductSales)]
+use crate::registry::Registry;
+
+/// The event types that are consumed, with the handlers of each in the order in which they are
+/// applied.
+pub fn registry() -> Registry {
+    Registry::default().register::<OrderCreated>(vec![Box::new(ProductSales)])
 }
 
-/// An effect. Applied inside the batch's transaction, to events that were never applied before, in
-/// the order of the partition.
-pub trait Handler: Send + Sync + 'static {
+/// An effect of events of type `E`. Applied inside the batch's transaction, to events that were never
+/// applied before, in the order of the partition.
+pub trait Handler<E: EventType>: Send + Sync + 'static {
     /// For logs and for the reasons of dead letters.
     fn name(&self) -> &'static str;
 
@@ -28,7 +32,7 @@ pub trait Handler: Send + Sync + 'static {
     fn apply<'a>(
         &'a self,
         conn: &'a mut Connection,
-        events: &'a [Received<OrderCreated>],
+        events: &'a [Received<&'a E>],
     ) -> BoxFuture<'a, Result<(), HandlerError>>;
 }
 

@@ -14,7 +14,7 @@ use super::{Handler, HandlerError};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProductSales;
 
-impl Handler for ProductSales {
+impl Handler<OrderCreated> for ProductSales {
     fn name(&self) -> &'static str {
         "product_sales"
     }
@@ -22,7 +22,7 @@ impl Handler for ProductSales {
     fn apply<'a>(
         &'a self,
         conn: &'a mut Connection,
-        events: &'a [Received<OrderCreated>],
+        events: &'a [Received<&'a OrderCreated>],
     ) -> BoxFuture<'a, Result<(), HandlerError>> {
         async move {
             let mut sales = BTreeMap::<_, Sales>::new();

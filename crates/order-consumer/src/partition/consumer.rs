@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use messaging::{Failure, PartitionReader};
-use service::{Backoff, CancellationToken, Reminder};
+use messaging::{ErrorKind, PartitionReader};
+use service::{Backoff, CancellationToken, LogThrottle};
 use storage::inbox::{self, Progress};
 use storage::{DedicatedConnection, StorageError};
 use tracing::{debug, warn};
@@ -12,12 +12,12 @@ use uuid::Uuid;
 use crate::apply::effects::EffectError;
 use crate::apply::transaction::{Fence, Outcome, apply};
 use crate::handlers::HandlerError;
-use crate::partition::observe::{observe, standing};
+use crate::partition::context::PartitionContext;
+use crate::partition::observe::{observe, partition_progress};
 use crate::partition::pending_batch::{BatchSize, PendingBatch};
 use crate::partition::position;
 use crate::partition::prefetch::{FetchedBatch, Prefetch};
 use crate::partition::step::{PositionError, Step, StepError};
-use crate::partition::wiring::Wiring;
 
 /// Beyond what the session allows a transaction on the server's side.
 const APPLY_DEADLINE: Duration = Duration::from_secs(30);
@@ -37,7 +37,7 @@ const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct PartitionConsumer {
-    wiring: Wiring,
+    context: PartitionContext,
     connection: DedicatedConnection,
     /// Begins where the group stands; `None` until that was looked up, and after a failed fetch
     /// or a fence.
@@ -55,11 +55,11 @@ pub struct PartitionConsumer {
 
 impl PartitionConsumer {
     /// Nothing happens before it is driven.
-    pub fn new(wiring: Wiring) -> Self {
+    pub fn new(context: PartitionContext) -> Self {
         Self {
-            end: wiring.reader(),
-            connection: DedicatedConnection::new(wiring.database.clone(), wiring.session.clone()),
-            wiring,
+            end: context.reader(),
+            connection: DedicatedConnection::new(context.database.clone(), context.session.clone()),
+            context,
             prefetch: None,
             batch: None,
             batch_size: BatchSize::default(),
@@ -71,10 +71,10 @@ impl PartitionConsumer {
     /// Consumes until `stop` or until the lease ends. Outages are waited out.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut trouble = Reminder::default();
+        let mut trouble = LogThrottle::default();
         let mut leaderless: Option<Instant> = None;
-        let (partition, name) = (self.wiring.stream.partition, self.wiring.name());
-        while !stop.is_cancelled() && self.wiring.owned() {
+        let (partition, name) = (self.context.stream.partition, self.context.name());
+        while !stop.is_cancelled() && self.context.owned() {
             // A step in the middle of its transaction is left to end, for a while: to drop it is
             // safe, but it wastes the batch.
             let too_late = async {
@@ -90,8 +90,8 @@ impl PartitionConsumer {
             };
             match stepped {
                 Ok(_) => {
-                    self.wiring.kafka.clear(&name);
-                    self.wiring.postgres.clear(&name);
+                    self.context.kafka.clear(&name);
+                    self.context.postgres.clear(&name);
                     backoff.reset();
                     trouble.end();
                     leaderless = None;
@@ -102,26 +102,30 @@ impl PartitionConsumer {
                             < LEADER_PATIENCE =>
                 {
                     debug!(partition = name, %error, "waiting for a leader");
-                    self.wiring.postgres.clear(&name);
-                    self.wiring.standings.trouble(partition, error.to_string());
+                    self.context.postgres.clear(&name);
+                    self.context
+                        .topic_progress
+                        .trouble(partition, error.to_string());
                     let pause = self.pause(backoff.next_delay());
                     stop.run_until_cancelled(pause).await;
                 }
                 Err(error) => {
                     match &error {
-                        StepError::Storage(_) => self.wiring.postgres.report(&name, &error),
+                        StepError::Storage(_) => self.context.postgres.report(&name, &error),
                         // Postgres was asked before.
                         StepError::Kafka(_) | StepError::Position(_) => {
-                            self.wiring.kafka.report(&name, &error);
-                            self.wiring.postgres.clear(&name);
+                            self.context.kafka.report(&name, &error);
+                            self.context.postgres.clear(&name);
                         }
-                        // Not a word of the process' own health, unless it stays so: see standing.
+                        // Not a word of the process' own health, unless it stays so: see partition_progress.
                         StepError::Handler { .. } | StepError::Undecided(_) => {
-                            self.wiring.kafka.clear(&name);
-                            self.wiring.postgres.clear(&name);
+                            self.context.kafka.clear(&name);
+                            self.context.postgres.clear(&name);
                         }
                     }
-                    self.wiring.standings.trouble(partition, error.to_string());
+                    self.context
+                        .topic_progress
+                        .trouble(partition, error.to_string());
                     if trouble.is_due(Instant::now()) {
                         warn!(partition = name, %error, "cannot consume; trying again");
                     }
@@ -131,11 +135,11 @@ impl PartitionConsumer {
             }
         }
         if !stop.is_cancelled() {
-            self.wiring.metrics.fenced.inc();
+            self.context.metrics.fenced.inc();
         }
-        self.wiring.kafka.clear(&name);
-        self.wiring.postgres.clear(&name);
-        self.wiring.standings.remove(partition);
+        self.context.kafka.clear(&name);
+        self.context.postgres.clear(&name);
+        self.context.topic_progress.remove(partition);
     }
 
     /// Waits, and looks meanwhile how far behind the group is by now.
@@ -145,17 +149,17 @@ impl PartitionConsumer {
 
     /// A quota of Kafka is no trouble, but it may be why nothing moves.
     async fn while_throttled(&mut self) {
-        let partition = self.wiring.stream.partition;
+        let partition = self.context.stream.partition;
         let reason = "a quota of Kafka delays its fetches".to_owned();
-        self.wiring.standings.trouble(partition, reason);
+        self.context.topic_progress.trouble(partition, reason);
         self.look_at_the_end(END_DEADLINE).await;
     }
 
     async fn look_at_the_end(&mut self, limit: Duration) {
         let latest = tokio::time::timeout(limit, self.end.latest()).await;
         if let Ok(Ok(latest)) = latest {
-            let partition = self.wiring.stream.partition;
-            self.wiring.standings.grown(partition, latest);
+            let partition = self.context.stream.partition;
+            self.context.topic_progress.grown(partition, latest);
         }
     }
 
@@ -182,19 +186,19 @@ impl PartitionConsumer {
                 Err(error) => {
                     // After any failure the place is looked at again: the topic may be another one.
                     self.prefetch = None;
-                    if error.failure() == Failure::OutOfRange {
+                    if error.kind() == ErrorKind::OutOfRange {
                         let described = stop.run_until_cancelled(self.out_of_range()).await;
                         return described.map_or(Ok(Step::Empty), |position| Err(position?.into()));
                     }
-                    return Err(match position::lost(&self.wiring.stream, &error) {
+                    return Err(match position::lost(&self.context.stream, &error) {
                         Some(position) => position.into(),
                         None => error.into(),
                     });
                 }
             };
-            self.wiring
+            self.context
                 .metrics
-                .throttled
+                .throttled_seconds
                 .inc_by(fetched.throttle.as_secs_f64());
             if fetched.is_withheld() {
                 let looking = self.while_throttled();
@@ -209,7 +213,7 @@ impl PartitionConsumer {
             }
             self.batch = Some(PendingBatch::new(fetched));
         }
-        if !self.wiring.owned() {
+        if !self.context.owned() {
             self.drop_batch();
             return Ok(Step::Fenced);
         }
@@ -218,19 +222,21 @@ impl PartitionConsumer {
             Outcome::Applied(applied) => {
                 if let Some(batch) = &self.batch {
                     let records = &batch.fetched().records;
-                    observe(&self.wiring, records, &applied, started);
+                    observe(&self.context, records, &applied, started);
                 }
                 self.pass(applied.progress.next_offset);
                 Ok(Step::Applied(applied))
             }
             Outcome::Fenced => {
                 // Without a lease its end is counted.
-                if self.wiring.owned() {
-                    self.wiring.metrics.fenced.inc();
+                if self.context.owned() {
+                    self.context.metrics.fenced.inc();
                 }
-                let partition = self.wiring.stream.partition;
+                let partition = self.context.stream.partition;
                 let reason = "the last batch was refused: another owner, or another offset";
-                self.wiring.standings.trouble(partition, reason.to_owned());
+                self.context
+                    .topic_progress
+                    .trouble(partition, reason.to_owned());
                 self.drop_batch();
                 Ok(Step::Fenced)
             }
@@ -258,7 +264,7 @@ impl PartitionConsumer {
     }
 
     async fn progress(&mut self) -> Result<Progress, StepError> {
-        let stream = &self.wiring.stream;
+        let stream = &self.context.stream;
         let look = async |conn: &mut _| inbox::progress(conn, stream).await;
         let progress = self.connection.call(APPLY_DEADLINE, look).await?;
         self.confirmed = Instant::now();
@@ -281,21 +287,27 @@ impl PartitionConsumer {
     /// Looks up where the group stands, makes sure that it is still the same partition, and begins
     /// to fetch.
     async fn open(&mut self) -> Result<Prefetch, StepError> {
-        let mut reader = self.wiring.reader();
+        let mut reader = self.context.reader();
         let mut conn = self.connection.take().await?;
-        let Wiring {
-            stream, standings, ..
-        } = &self.wiring;
+        let PartitionContext {
+            stream,
+            topic_progress,
+            ..
+        } = &self.context;
         let known = position::known(&mut conn, stream).await?;
         if let Some(progress) = &known {
             // Also when it is not to be found there: then the lag tells.
-            standings.begin(stream.partition, progress.next_offset, Instant::now());
+            topic_progress.begin(stream.partition, progress.next_offset, Instant::now());
         }
         let found = position::find(&mut conn, &mut reader, stream, known).await?;
         self.connection.keep(conn);
         self.topic_id = found.topic_id;
         let next_offset = found.next_offset;
-        Ok(Prefetch::start(reader, next_offset))
+        let (registry, topic) = (
+            self.context.registry.clone(),
+            self.context.stream.topic.clone(),
+        );
+        Ok(Prefetch::start(registry, topic, reader, next_offset))
     }
 
     async fn apply(&mut self) -> Result<Outcome, StepError> {
@@ -304,22 +316,19 @@ impl PartitionConsumer {
             return Ok(Outcome::Fenced);
         };
         let fence = Fence {
-            owner: self.wiring.leases.member(),
-            epoch: self.wiring.epoch,
+            owner: self.context.leases.member(),
+            epoch: self.context.epoch,
             expected_offset: batch.fetched().from,
             topic_id: self.topic_id,
         };
         let (attempt, records) = batch.attempt(self.batch_size);
         let count = records.records.len();
-        let Wiring {
-            stream, effects, ..
-        } = &self.wiring;
-        let applying = apply(&mut conn, stream, fence, &records, effects, attempt);
+        let applying = apply(&mut conn, &self.context.stream, fence, &records, attempt);
         let outcome = match tokio::time::timeout(APPLY_DEADLINE, applying).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) if error.blames_an_event(true) => {
                 batch.failed();
-                self.wiring.metrics.retries.inc();
+                self.context.metrics.retries.inc();
                 self.connection.keep(conn);
                 return Err(StepError::Handler {
                     attempt: batch.failures(),
@@ -351,14 +360,16 @@ impl PartitionConsumer {
     }
 
     async fn out_of_range(&mut self) -> Result<PositionError, StepError> {
-        let mut reader = self.wiring.reader();
+        let mut reader = self.context.reader();
         let next_offset = self.progress().await?.next_offset;
-        Ok(position::out_of_range(&mut reader, &self.wiring.stream, next_offset).await?)
+        Ok(position::out_of_range(&mut reader, &self.context.stream, next_offset).await?)
     }
 
     fn stand_at(&self, next_offset: i64, fetched: &FetchedBatch) {
-        let (partition, now) = (self.wiring.stream.partition, Instant::now());
-        let standing = standing(next_offset, fetched);
-        self.wiring.standings.update(partition, standing, now);
+        let (partition, now) = (self.context.stream.partition, Instant::now());
+        let partition_progress = partition_progress(next_offset, fetched);
+        self.context
+            .topic_progress
+            .update(partition, partition_progress, now);
     }
 }

@@ -5,15 +5,15 @@
 //! ([`position`]). How far it is goes to [`progress`]; what it did, to [`observe`].
 
 mod consumer;
+mod context;
 mod observe;
 mod pending_batch;
 mod position;
 mod prefetch;
 pub(crate) mod progress;
 mod step;
-mod wiring;
 
 pub use consumer::PartitionConsumer;
-pub use progress::Standings;
+pub use context::PartitionContext;
+pub use progress::TopicProgress;
 pub use step::{PositionError, Step, StepError};
-pub use wiring::Wiring;

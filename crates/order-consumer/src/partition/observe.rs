@@ -8,18 +8,18 @@ use tracing::{error, warn};
 
 use crate::apply::decode::Decoded;
 use crate::apply::transaction::Applied;
+use crate::partition::context::PartitionContext;
 use crate::partition::prefetch::FetchedBatch;
-use crate::partition::progress::Standing;
-use crate::partition::wiring::Wiring;
+use crate::partition::progress::PartitionProgress;
 use crate::trace::{self, trace_id};
 
 /// Where a partition stands at `next_offset`, with this batch in hand.
-pub(crate) fn standing(next_offset: i64, fetched: &FetchedBatch) -> Standing {
+pub(crate) fn partition_progress(next_offset: i64, fetched: &FetchedBatch) -> PartitionProgress {
     let records = &fetched.records;
     let waiting = records.iter().find(|d| d.record.offset >= next_offset);
     // What follows is not older than the last one.
     let oldest = waiting.or(records.last());
-    Standing {
+    PartitionProgress {
         next_offset,
         high_watermark: fetched.high_watermark,
         stable_offset: fetched.stable_offset,
@@ -28,24 +28,29 @@ pub(crate) fn standing(next_offset: i64, fetched: &FetchedBatch) -> Standing {
 }
 
 /// Counts, logs and traces what became of a batch. `started` is when its transaction was begun.
-pub(crate) fn observe(wiring: &Wiring, batch: &[Decoded], applied: &Applied, started: Instant) {
-    let Wiring {
+pub(crate) fn observe(
+    context: &PartitionContext,
+    batch: &[Decoded],
+    applied: &Applied,
+    started: Instant,
+) {
+    let PartitionContext {
         metrics, stream, ..
-    } = wiring;
+    } = context;
     let Stream {
         topic, partition, ..
     } = stream;
     let took = started.elapsed();
     metrics.batch_seconds.observe(took.as_secs_f64());
-    trace::processed(&wiring.tracer, stream, batch, &applied.offsets, took);
+    trace::processed(&context.tracer, stream, batch, &applied.offsets, took);
     metrics.consumed.inc_by(applied.new as u64);
     metrics.duplicates.inc_by(applied.duplicates.len() as u64);
     metrics.dead.inc_by(applied.dead.len() as u64);
-    metrics.parked.inc_by(applied.parked as u64);
+    metrics.blocked.inc_by(applied.blocked as u64);
     let records = applied.new
         + applied.duplicates.len()
         + applied.dead.len()
-        + applied.parked
+        + applied.blocked
         + applied.settled;
     metrics
         .batch_records

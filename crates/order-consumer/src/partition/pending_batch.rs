@@ -115,6 +115,7 @@ mod tests {
 
     use super::*;
     use crate::apply::decode::decode;
+    use crate::registry::Registry;
 
     /// A batch of these offsets, and of some more that are no records.
     fn pending(offsets: std::ops::Range<i64>, next_offset: i64) -> PendingBatch {
@@ -129,7 +130,9 @@ mod tests {
         };
         PendingBatch::new(FetchedBatch {
             from: offsets.start,
-            records: offsets.map(|offset| decode(record(offset))).collect(),
+            records: offsets
+                .map(|offset| decode(&Registry::default(), "t", record(offset)))
+                .collect(),
             next_offset,
             high_watermark: next_offset,
             stable_offset: next_offset,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use messaging::{Failure, KafkaError, PartitionReader, envelope};
+use messaging::{ErrorKind, KafkaError, PartitionReader, envelope};
 use storage::inbox::{self, Progress, Stream};
-use storage::{Connection, StorageError, within};
+use storage::{Connection, StorageError, with_timeout};
 use uuid::Uuid;
 
 use crate::partition::step::{PositionError, StepError};
@@ -19,7 +19,7 @@ pub(crate) async fn known(
     conn: &mut Connection,
     stream: &Stream,
 ) -> Result<Option<Progress>, StorageError> {
-    within(DEADLINE, inbox::progress(conn, stream)).await
+    with_timeout(DEADLINE, inbox::progress(conn, stream)).await
 }
 
 /// A place that was found.
@@ -45,7 +45,7 @@ pub(crate) async fn find(
     let Some(progress) = known else {
         let next_offset = reader.earliest().await?;
         let begin = inbox::begin_at(conn, stream, next_offset, topic_id);
-        within::<_, StorageError>(DEADLINE, begin).await?;
+        with_timeout::<_, StorageError>(DEADLINE, begin).await?;
         return Ok(Found {
             next_offset,
             topic_id,
@@ -66,7 +66,7 @@ pub(crate) async fn find(
     recognise(reader, stream, progress).await?;
     if let (None, Some(id)) = (progress.topic_id, topic_id) {
         let identify = inbox::identify(conn, stream, next_offset, id);
-        within::<_, StorageError>(DEADLINE, identify).await?;
+        with_timeout::<_, StorageError>(DEADLINE, identify).await?;
     }
     Ok(Found {
         next_offset,
@@ -87,7 +87,7 @@ async fn recognise(
     let offset = progress.next_offset - 1;
     let fetched = match reader.fetch(offset, 1, Duration::ZERO).await {
         Ok(fetched) => fetched,
-        Err(error) if error.failure() == Failure::OutOfRange => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::OutOfRange => return Ok(()),
         Err(error) => return Err(error.into()),
     };
     let Some(record) = fetched.records.iter().find(|r| r.offset == offset) else {
@@ -124,7 +124,7 @@ pub(crate) fn lost(stream: &Stream, error: &KafkaError) -> Option<PositionError>
             topic,
             partition,
             offset: *offset,
-            behind: *end,
+            end: *end,
             reason: reason.clone(),
         }),
         _ => None,

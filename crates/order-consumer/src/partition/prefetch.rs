@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::apply::decode::{Decoded, decode};
+use crate::registry::Registry;
 
 /// About how much one fetch brings; also what bounds a batch.
 const FETCH_BYTES: i32 = 512 * 1024;
@@ -40,8 +41,13 @@ pub(crate) struct Prefetch {
 }
 
 impl Prefetch {
-    /// Begins at `offset`.
-    pub(crate) fn start(mut reader: PartitionReader, mut offset: i64) -> Self {
+    /// Begins at `offset` of a partition of `topic`.
+    pub(crate) fn start(
+        registry: Registry,
+        topic: String,
+        mut reader: PartitionReader,
+        mut offset: i64,
+    ) -> Self {
         // One place: a batch is fetched only when the one before has been taken.
         let (sender, batches) = mpsc::channel(1);
         let mut task = JoinSet::new();
@@ -49,7 +55,7 @@ impl Prefetch {
             while let Ok(place) = sender.reserve().await {
                 match reader.fetch(offset, FETCH_BYTES, FETCH_WAIT).await {
                     Ok(fetched) => {
-                        let batch = decoded(offset, fetched);
+                        let batch = decoded(&registry, &topic, offset, fetched);
                         offset = batch.next_offset;
                         place.send(Ok(batch));
                     }
@@ -74,9 +80,12 @@ impl Prefetch {
     }
 }
 
-fn decoded(from: i64, fetched: Fetched) -> FetchedBatch {
+fn decoded(registry: &Registry, topic: &str, from: i64, fetched: Fetched) -> FetchedBatch {
+    let records = fetched.records.into_iter();
     FetchedBatch {
-        records: fetched.records.into_iter().map(decode).collect(),
+        records: records
+            .map(|record| decode(registry, topic, record))
+            .collect(),
         from,
         next_offset: fetched.next_offset,
         high_watermark: fetched.high_watermark,

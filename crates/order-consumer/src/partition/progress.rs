@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use service::Problems;
+use service::ReadinessIssues;
 use time::OffsetDateTime;
 
-use crate::metrics::{Metrics, PartitionLabel};
+use crate::metrics::TopicMetrics;
 
 /// A partition with lag that has not moved for this long is stalled.
 const STALL: Duration = Duration::from_secs(30);
@@ -16,7 +16,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is known of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct PartitionProgress {
     pub next_offset: i64,
     pub high_watermark: i64,
     /// Nothing from here on is delivered yet: a transaction is open.
@@ -25,7 +25,7 @@ pub struct Standing {
     pub oldest: Option<OffsetDateTime>,
 }
 
-impl Standing {
+impl PartitionProgress {
     /// Offsets up to the end; not all of them need be records.
     pub fn lag(&self) -> i64 {
         (self.high_watermark - self.next_offset).max(0)
@@ -34,7 +34,7 @@ impl Standing {
 
 #[derive(Debug)]
 struct Watched {
-    standing: Standing,
+    partition_progress: PartitionProgress,
     /// When it last moved or had no lag.
     moved_at: Instant,
     trouble: Option<String>,
@@ -42,30 +42,30 @@ struct Watched {
 
 /// Of all owned partitions. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Standings(Arc<Mutex<BTreeMap<i32, Watched>>>);
+pub struct TopicProgress(Arc<Mutex<BTreeMap<i32, Watched>>>);
 
-impl Standings {
+impl TopicProgress {
     /// A partition stands here now.
-    pub fn update(&self, partition: i32, standing: Standing, now: Instant) {
+    pub fn update(&self, partition: i32, partition_progress: PartitionProgress, now: Instant) {
         let mut all = self.lock();
         let watched = all.entry(partition).or_insert_with(|| Watched {
-            standing: standing.clone(),
+            partition_progress: partition_progress.clone(),
             moved_at: now,
             trouble: None,
         });
-        let moved = watched.standing.next_offset != standing.next_offset;
-        if moved || watched.standing.lag() == 0 {
+        let moved = watched.partition_progress.next_offset != partition_progress.next_offset;
+        if moved || watched.partition_progress.lag() == 0 {
             watched.moved_at = now;
         }
         // Whatever stood in the way of a batch is over when the next is there.
         watched.trouble = None;
-        watched.standing = standing;
+        watched.partition_progress = partition_progress;
     }
 
     /// A partition begins here, of which nothing else is known yet.
     pub fn begin(&self, partition: i32, next_offset: i64, now: Instant) {
         self.lock().entry(partition).or_insert_with(|| Watched {
-            standing: Standing {
+            partition_progress: PartitionProgress {
                 next_offset,
                 high_watermark: next_offset,
                 stable_offset: next_offset,
@@ -79,8 +79,9 @@ impl Standings {
     /// Records up to here are there by now.
     pub fn grown(&self, partition: i32, high_watermark: i64) {
         if let Some(watched) = self.lock().get_mut(&partition) {
-            let standing = &mut watched.standing;
-            standing.high_watermark = standing.high_watermark.max(high_watermark);
+            let partition_progress = &mut watched.partition_progress;
+            partition_progress.high_watermark =
+                partition_progress.high_watermark.max(high_watermark);
         }
     }
 
@@ -101,7 +102,8 @@ impl Standings {
         let all = self.lock();
         all.iter()
             .filter(|(_, watched)| {
-                watched.standing.lag() > 0 && now.duration_since(watched.moved_at) >= limit
+                watched.partition_progress.lag() > 0
+                    && now.duration_since(watched.moved_at) >= limit
             })
             .map(|(partition, watched)| (*partition, reason(watched, now)))
             .collect()
@@ -112,8 +114,8 @@ impl Standings {
         let all = self.lock();
         all.iter()
             .map(|(partition, watched)| {
-                let lag = watched.standing.lag();
-                let seconds = match watched.standing.oldest {
+                let lag = watched.partition_progress.lag();
+                let seconds = match watched.partition_progress.oldest {
                     _ if lag == 0 => 0.0,
                     Some(oldest) => (time - oldest).as_seconds_f64().max(0.0),
                     // There for as long at least, though none was delivered.
@@ -130,13 +132,13 @@ impl Standings {
 }
 
 fn reason(watched: &Watched, now: Instant) -> String {
-    let Standing {
+    let PartitionProgress {
         next_offset,
         stable_offset,
         ..
-    } = watched.standing;
+    } = watched.partition_progress;
     let seconds = now.duration_since(watched.moved_at).as_secs();
-    let lag = watched.standing.lag();
+    let lag = watched.partition_progress.lag();
     let why = match &watched.trouble {
         Some(trouble) => format!(": {trouble}"),
         None if stable_offset <= next_offset => {
@@ -150,28 +152,28 @@ fn reason(watched: &Watched, now: Instant) -> String {
 /// Keeps metrics and readiness up to date until it is dropped.
 pub(crate) async fn watch(
     topic: &str,
-    standings: &Standings,
-    metrics: &Metrics,
-    problems: &Problems,
+    topic_progress: &TopicProgress,
+    metrics: &TopicMetrics,
+    issues: &ReadinessIssues,
 ) -> Infallible {
     let mut shown: Vec<i32> = Vec::new();
     let mut stalled_before: Vec<i32> = Vec::new();
     loop {
         let now = Instant::now();
-        let lags = standings.lags(OffsetDateTime::now_utc(), now);
+        let lags = topic_progress.lags(OffsetDateTime::now_utc(), now);
         show(metrics, &lags, &shown);
         shown = lags.into_iter().map(|(partition, ..)| partition).collect();
-        let stalled = standings.stalled(now, STALL);
+        let stalled = topic_progress.stalled(now, STALL);
         for partition in &stalled_before {
             if !stalled.iter().any(|(still, _)| still == partition) {
-                problems.clear(format_args!("{topic}/{partition}"));
+                issues.clear(format_args!("{topic}/{partition}"));
             }
         }
         for (partition, reason) in &stalled {
-            problems.report(format_args!("{topic}/{partition}"), reason);
+            issues.report(format_args!("{topic}/{partition}"), reason);
         }
         if stalled.is_empty() {
-            problems.clear("");
+            issues.clear("");
         }
         stalled_before = stalled
             .into_iter()
@@ -182,18 +184,14 @@ pub(crate) async fn watch(
 }
 
 /// Sets the gauges; of partitions that were `shown` and are ours no more they go.
-fn show(metrics: &Metrics, lags: &[(i32, i64, f64)], shown: &[i32]) {
+fn show(metrics: &TopicMetrics, lags: &[(i32, i64, f64)], shown: &[i32]) {
     for &partition in shown {
         if !lags.iter().any(|(still, ..)| *still == partition) {
-            let label = PartitionLabel { partition };
-            metrics.lag.remove(&label);
-            metrics.lag_seconds.remove(&label);
+            metrics.remove_lag(partition);
         }
     }
     for &(partition, lag, seconds) in lags {
-        let label = PartitionLabel { partition };
-        metrics.lag.get_or_create(&label).set(lag);
-        metrics.lag_seconds.get_or_create(&label).set(seconds);
+        metrics.set_lag(partition, lag, seconds);
     }
 }
 
@@ -201,8 +199,8 @@ fn show(metrics: &Metrics, lags: &[(i32, i64, f64)], shown: &[i32]) {
 mod tests {
     use super::*;
 
-    fn at(next_offset: i64, high_watermark: i64) -> Standing {
-        Standing {
+    fn at(next_offset: i64, high_watermark: i64) -> PartitionProgress {
+        PartitionProgress {
             next_offset,
             high_watermark,
             stable_offset: high_watermark,
@@ -212,56 +210,56 @@ mod tests {
 
     #[test]
     fn only_lag_without_a_step_is_a_stall() {
-        let standings = Standings::default();
+        let topic_progress = TopicProgress::default();
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        standings.update(0, at(5, 5), start);
-        standings.update(1, at(5, 9), start);
-        assert_eq!(standings.stalled(after(29), STALL), []);
-        standings.trouble(1, "the handler fails".to_owned());
-        let stalled = standings.stalled(after(30), STALL);
+        topic_progress.update(0, at(5, 5), start);
+        topic_progress.update(1, at(5, 9), start);
+        assert_eq!(topic_progress.stalled(after(29), STALL), []);
+        topic_progress.trouble(1, "the handler fails".to_owned());
+        let stalled = topic_progress.stalled(after(30), STALL);
         let reason = "4 behind and no step from offset 5 for 30 s: the handler fails";
         assert_eq!(stalled, [(1, reason.to_owned())]);
         // Lag that has just appeared, and a step.
-        standings.update(0, at(5, 6), after(30));
-        standings.update(1, at(6, 9), after(31));
-        assert_eq!(standings.stalled(after(59), STALL), []);
-        assert_eq!(standings.stalled(after(60), STALL).len(), 1);
-        standings.remove(0);
-        assert_eq!(standings.stalled(after(60), STALL), []);
+        topic_progress.update(0, at(5, 6), after(30));
+        topic_progress.update(1, at(6, 9), after(31));
+        assert_eq!(topic_progress.stalled(after(59), STALL), []);
+        assert_eq!(topic_progress.stalled(after(60), STALL).len(), 1);
+        topic_progress.remove(0);
+        assert_eq!(topic_progress.stalled(after(60), STALL), []);
     }
 
     #[test]
     fn an_open_transaction_is_named() {
-        let standings = Standings::default();
+        let topic_progress = TopicProgress::default();
         let start = Instant::now();
-        let mut standing = at(5, 9);
-        standing.stable_offset = 5;
-        standings.update(0, standing.clone(), start);
+        let mut partition_progress = at(5, 9);
+        partition_progress.stable_offset = 5;
+        topic_progress.update(0, partition_progress.clone(), start);
         // What is over does not hide it.
-        standings.trouble(0, "Kafka is away".to_owned());
-        standings.update(0, standing, start + STALL / 2);
-        let stalled = standings.stalled(start + STALL, STALL);
+        topic_progress.trouble(0, "Kafka is away".to_owned());
+        topic_progress.update(0, partition_progress, start + STALL / 2);
+        let stalled = topic_progress.stalled(start + STALL, STALL);
         assert!(stalled[0].1.contains("a transaction"), "{stalled:?}");
     }
 
     #[test]
     fn lag_has_an_age_also_when_nothing_is_delivered() {
-        let standings = Standings::default();
+        let topic_progress = TopicProgress::default();
         let (start, time) = (Instant::now(), OffsetDateTime::now_utc());
         let later = |seconds| (time + seconds, start + seconds);
-        let seconds = |(time, now)| standings.lags(time, now)[0].2;
-        standings.update(0, at(5, 5), start);
+        let seconds = |(time, now)| topic_progress.lags(time, now)[0].2;
+        topic_progress.update(0, at(5, 5), start);
         assert_eq!(
             seconds(later(Duration::from_secs(7))).to_bits(),
             0.0_f64.to_bits()
         );
-        standings.update(0, at(5, 9), start + Duration::from_secs(7));
+        topic_progress.update(0, at(5, 9), start + Duration::from_secs(7));
         let hidden = seconds(later(Duration::from_secs(10)));
         assert!((2.9..3.1).contains(&hidden), "{hidden}");
         let mut delivered = at(5, 9);
         delivered.oldest = Some(time);
-        standings.update(0, delivered, start + Duration::from_secs(11));
+        topic_progress.update(0, delivered, start + Duration::from_secs(11));
         let known = seconds(later(Duration::from_secs(12)));
         assert!((11.9..12.1).contains(&known), "{known}");
     }

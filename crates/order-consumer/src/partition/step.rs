@@ -81,14 +81,14 @@ pub enum PositionError {
     #[error(
         "the record batch at offset {offset} of {topic}/{partition} cannot be read: {reason}; \
          nothing is skipped, the partition stands still until `order-consumer offsets \
-         reset`{}", behind.map(|end| format!(", to {end} if the batch is to be passed over")).unwrap_or_default()
+         reset`{}", end.map(|end| format!(", to {end} if the batch is to be passed over")).unwrap_or_default()
     )]
     Unreadable {
         topic: String,
         partition: i32,
         offset: i64,
         /// Where the next batch begins, if that is known.
-        behind: Option<i64>,
+        end: Option<i64>,
         reason: String,
     },
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use domain::OutboxEvent;
+use domain::{Content, OutboxEvent};
 use local_stack::testing::unique_topic;
 use messaging::{OutgoingRecord, PartitionWriter, envelope};
 use serde_json::Value;
@@ -25,7 +25,8 @@ impl Fixture {
                 key: row.get(2),
                 event_type: row.get(3),
                 schema_version: row.get(4),
-                payload: row.get(5),
+                source: "/order-consumer".to_owned(),
+                content: Some(Content::json(row.get(5))),
                 headers: serde_json::from_str(row.get(6)).unwrap(),
                 created_at: OffsetDateTime::now_utc(),
             })
@@ -38,12 +39,16 @@ impl Fixture {
         self.cluster.ensure_topic(&topic, 1, 1).await.unwrap();
         let mut writer = PartitionWriter::new(self.cluster.clone(), &topic, 0);
         for event in events {
-            let size = event.payload.len();
+            let size = payload(event).len();
             if let Err(error) = writer.produce(vec![envelope::encode(event)]).await {
                 panic!("{} with {size} bytes: {error}", event.key);
             }
         }
     }
+}
+
+fn payload(event: &OutboxEvent) -> &[u8] {
+    event.content.as_ref().unwrap().as_bytes()
 }
 
 fn decoded(base64: &Value) -> Vec<u8> {
@@ -66,7 +71,7 @@ async fn a_dead_letter_is_announced_with_the_bytes_of_its_record() {
     let (_keeper, leases) = fixture.owner().await;
     let mut record = order("P-1", 1);
     record.key = b"\xffkey\0".to_vec();
-    record.value = b"\xfe{\0".to_vec();
+    record.value = Some(b"\xfe{\0".to_vec());
     record.headers.insert("odd".to_owned(), b"\0\xfd".to_vec());
     fixture
         .produce(1, vec![order("P-1", 1), record.clone()])
@@ -78,14 +83,14 @@ async fn a_dead_letter_is_announced_with_the_bytes_of_its_record() {
     };
     assert_eq!(event.topic, format!("{}.dlq", fixture.topic));
     assert_eq!(event.key, format!("{}/1/1", fixture.topic));
-    let payload: Value = serde_json::from_str(&event.payload).unwrap();
+    let payload: Value = serde_json::from_slice(payload(event)).unwrap();
     assert_eq!(payload["consumerGroup"], GROUP);
     assert_eq!(payload["topic"], fixture.topic.as_str());
     assert_eq!(payload["partition"], 1);
     assert_eq!(payload["offset"], 1);
     assert!(payload["reason"].as_str().unwrap().contains("version 2"));
     assert_eq!(decoded(&payload["key"]), record.key);
-    assert_eq!(decoded(&payload["value"]), record.value);
+    assert_eq!(Some(decoded(&payload["value"])), record.value);
     assert_eq!(headers(&payload), record.headers);
     let omitted = payload.as_object().unwrap().keys();
     assert!(omitted.into_iter().all(|name| !name.contains("mitted")));
@@ -97,7 +102,7 @@ async fn a_dead_letter_is_announced_with_the_bytes_of_its_record() {
 
 fn undecodable() -> OutgoingRecord {
     OutgoingRecord {
-        value: b"\xff{".to_vec(),
+        value: Some(b"\xff{".to_vec()),
         ..order("P-1", 1)
     }
 }
@@ -108,7 +113,7 @@ async fn a_large_record_is_announced_without_its_largest_part_and_kept_whole() {
     let fixture = Fixture::new().await;
     let (_keeper, leases) = fixture.owner().await;
     let mut value = undecodable();
-    value.value.resize(LARGE, 0xff);
+    value.value.as_mut().unwrap().resize(LARGE, 0xff);
     let mut key = undecodable();
     key.key = vec![0xff; LARGE];
     let mut header = undecodable();
@@ -120,7 +125,7 @@ async fn a_large_record_is_announced_without_its_largest_part_and_kept_whole() {
     let mut quoted = undecodable();
     quoted.headers.insert("ce_id".to_owned(), vec![1; LARGE]);
     let mut fits = undecodable();
-    fits.value.resize(599_000, 0xff);
+    fits.value.as_mut().unwrap().resize(599_000, 0xff);
     let records = [value, key, header, many, quoted, fits];
     for record in &records {
         fixture.produce(0, vec![record.clone()]).await;
@@ -133,7 +138,7 @@ async fn a_large_record_is_announced_without_its_largest_part_and_kept_whole() {
 
     let payloads: Vec<Value> = announced
         .iter()
-        .map(|event| serde_json::from_str(&event.payload).unwrap())
+        .map(|event| serde_json::from_slice(payload(event)).unwrap())
         .collect();
     let [value, key, header, many, quoted, fits] = &payloads[..] else {
         panic!("{} announced", payloads.len())
@@ -144,7 +149,7 @@ async fn a_large_record_is_announced_without_its_largest_part_and_kept_whole() {
     assert_eq!(headers(value), records[0].headers);
     assert_eq!(key["key"], Value::Null);
     assert_eq!(key["keyOmittedBytes"], LARGE);
-    assert_eq!(decoded(&key["value"]), records[1].value);
+    assert_eq!(Some(decoded(&key["value"])), records[1].value);
     for (payload, record) in [
         (header, &records[2]),
         (many, &records[3]),
@@ -153,18 +158,18 @@ async fn a_large_record_is_announced_without_its_largest_part_and_kept_whole() {
         let sizes = record.headers.iter().map(|(name, v)| name.len() + v.len());
         assert_eq!(payload["headersOmittedBytes"], sizes.sum::<usize>());
         assert_eq!(payload["headers"], serde_json::json!([]));
-        assert_eq!(decoded(&payload["value"]), record.value);
+        assert_eq!(Some(decoded(&payload["value"])), record.value);
     }
     let reason = quoted["reason"].as_str().unwrap();
     assert!(reason.starts_with("header ce_id has the value"), "{reason}");
-    assert_eq!(decoded(&fits["value"]), records[5].value);
+    assert_eq!(Some(decoded(&fits["value"])), records[5].value);
 
     let rows = "select key, value, header_names, header_values, length(reason) \
                 from inbox_dead_letter order by \"offset\"";
     let rows = fixture.sql.query(rows, &[]).await.unwrap();
     for (row, record) in rows.iter().zip(&records) {
         assert!(row.get::<_, Vec<u8>>(0) == record.key);
-        assert!(row.get::<_, Vec<u8>>(1) == record.value);
+        assert!(row.get::<_, Option<Vec<u8>>>(1) == record.value);
         let names = row.get::<_, Vec<Vec<u8>>>(2).into_iter();
         let names = names.map(|name| String::from_utf8(name).unwrap());
         let kept: BTreeMap<_, _> = names.zip(row.get::<_, Vec<Vec<u8>>>(3)).collect();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use local_stack::testing::{KafkaProxy, Spawned, eventually};
 use messaging::Cluster;
-use order_consumer::partition::Wiring;
+use order_consumer::partition::PartitionContext;
 use order_consumer::partition::{PartitionConsumer, Step};
 use service::CancellationToken;
 use tokio_postgres::{Client, NoTls};
@@ -55,7 +55,9 @@ async fn until_told(ops: Ops, check: &str, parts: &[&str], patience: Duration) {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_leases_it_is_not_ready_and_says_why() {
     let fixture = Fixture::on_the_real_topic().await;
-    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
+    fixture
+        .told(&["offsets", "reset", "--all-topics", "--to", "latest"])
+        .await;
     let consumer = fixture.start();
     let ops = Ops::of(&consumer).await;
     ops.until_ready().await;
@@ -103,7 +105,9 @@ async fn without_its_leases_it_is_not_ready_and_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_kafka_is_mute_it_says_so_and_can_be_stopped() {
     let fixture = Fixture::on_the_real_topic().await;
-    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
+    fixture
+        .told(&["offsets", "reset", "--all-topics", "--to", "latest"])
+        .await;
     let proxy = KafkaProxy::start(&fixture.brokers).await;
     let mut consumer = through(&fixture, &proxy);
     let ops = Ops::of(&consumer).await;
@@ -164,7 +168,9 @@ async fn one_that_owns_no_partition_misses_kafka_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p11_a_partition_that_nobody_consumes_is_named() {
     let fixture = Fixture::on_the_real_topic().await;
-    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
+    fixture
+        .told(&["offsets", "reset", "--all-topics", "--to", "latest"])
+        .await;
     let partitions = fixture.partitions().await;
     // Somebody holds what would be claimed; the heartbeat has all it needs.
     let hold = format!(
@@ -197,10 +203,10 @@ async fn asked_to_stop_while_nobody_says_where_it_stands_it_stops() {
     drain(&mut fixture.consumer(0, &leases).0).await;
     let proxy = KafkaProxy::start(&fixture.brokers).await;
     proxy.set_mute(true);
-    let (wiring, _) = fixture.wiring(0, &leases);
-    let mut consumer = PartitionConsumer::new(Wiring {
+    let (context, _) = fixture.context(0, &leases);
+    let mut consumer = PartitionConsumer::new(PartitionContext {
         cluster: Cluster::new(proxy.brokers().parse().unwrap()),
-        ..wiring
+        ..context
     });
     let stop = CancellationToken::new();
     let stopping = async {

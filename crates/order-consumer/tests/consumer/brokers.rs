@@ -13,7 +13,9 @@ use crate::support::Fixture;
 #[tokio::test(flavor = "multi_thread")]
 async fn p11_mute_brokers_named_first_do_not_stop_it() {
     let fixture = Fixture::on_the_real_topic().await;
-    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
+    fixture
+        .told(&["offsets", "reset", "--all-topics", "--to", "latest"])
+        .await;
     let (mute, dropping) = (Mute::accepting().await, Mute::dropping().await);
     let named = format!(
         "{},{},{}",

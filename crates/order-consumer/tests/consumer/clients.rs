@@ -21,9 +21,11 @@ async fn whatever_other_clients_write_is_read() {
         }
     }
     let mut large = order("P-large", 1);
-    large.value.pop();
+    let mut value = large.value.take().unwrap();
+    value.pop();
     let padding = format!(r#","padding":"{}"}}"#, "x".repeat(1_000_000));
-    large.value.extend(padding.bytes());
+    value.extend(padding.bytes());
+    large.value = Some(value);
     let odd = order("P-odd", 1);
     let broken = order("P-odd", 1);
     script = script
@@ -33,7 +35,7 @@ async fn whatever_other_clients_write_is_read() {
         .send(
             place,
             &odd,
-            (None, Some(&odd.value)),
+            (None, odd.value.as_deref()),
             &[
                 ("ce_id", Some(b"an earlier one")),
                 ("none", None),

@@ -1,4 +1,4 @@
-//! Effects for tests: one that remembers the order, and one that fails when told to.
+//! Handlers for tests: one that remembers the order, and one that fails when told to.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ pub(crate) const JOURNAL: &str =
 /// Writes down every event; twice is an error that stands in the way for good.
 pub(crate) struct Journal;
 
-impl Handler for Journal {
+impl Handler<OrderCreated> for Journal {
     fn name(&self) -> &'static str {
         "journal"
     }
@@ -24,7 +24,7 @@ impl Handler for Journal {
     fn apply<'a>(
         &'a self,
         conn: &'a mut Connection,
-        events: &'a [Received<OrderCreated>],
+        events: &'a [Received<&'a OrderCreated>],
     ) -> BoxFuture<'a, Result<(), HandlerError>> {
         async move {
             let rows: Vec<String> = events
@@ -55,7 +55,7 @@ impl Refusing {
     }
 }
 
-impl Handler for Refusing {
+impl Handler<OrderCreated> for Refusing {
     fn name(&self) -> &'static str {
         "refusing"
     }
@@ -63,10 +63,10 @@ impl Handler for Refusing {
     fn apply<'a>(
         &'a self,
         _: &'a mut Connection,
-        events: &'a [Received<OrderCreated>],
+        events: &'a [Received<&'a OrderCreated>],
     ) -> BoxFuture<'a, Result<(), HandlerError>> {
         async move {
-            let bad = |e: &Received<OrderCreated>| i64::from(e.event.quantity) == self.quantity;
+            let bad = |e: &Received<&OrderCreated>| i64::from(e.event.quantity) == self.quantity;
             if self.on.load(Ordering::SeqCst) && events.iter().any(bad) {
                 return Err(HandlerError::Refused("a bad quantity".to_owned()));
             }
@@ -79,7 +79,7 @@ impl Handler for Refusing {
 /// Panics in a transaction of its own, whatever comes.
 pub(crate) struct Panicking;
 
-impl Handler for Panicking {
+impl Handler<OrderCreated> for Panicking {
     fn name(&self) -> &'static str {
         "panicking"
     }
@@ -87,7 +87,7 @@ impl Handler for Panicking {
     fn apply<'a>(
         &'a self,
         conn: &'a mut Connection,
-        _: &'a [Received<OrderCreated>],
+        _: &'a [Received<&'a OrderCreated>],
     ) -> BoxFuture<'a, Result<(), HandlerError>> {
         async move {
             let nested = async |_: &mut Connection| -> Result<(), TransactionError> {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
 mod announced;
+mod any_content;
 mod away;
 mod brokers;
 mod clients;

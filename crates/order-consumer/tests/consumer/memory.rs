@@ -15,12 +15,11 @@ const BOUND: u64 = 72 * 1024 * 1024;
 /// An order in a version that has grown: readers pass over what they do not know.
 fn large(number: usize) -> OutgoingRecord {
     let mut record = order(&format!("P-{}", number % 10), 1);
-    record.value.pop();
-    let padding = format!(
-        r#","note":"{}"}}"#,
-        "x".repeat(LARGE - record.value.len() - 1_000)
-    );
-    record.value.extend(padding.bytes());
+    let mut value = record.value.take().unwrap_or_default();
+    value.pop();
+    let padding = format!(r#","note":"{}"}}"#, "x".repeat(LARGE - value.len() - 1_000));
+    value.extend(padding.bytes());
+    record.value = Some(value);
     record
 }
 

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use order_consumer::Effects;
 use order_consumer::handlers::ProductSales;
-use order_consumer::partition::Wiring;
+use order_consumer::partition::PartitionContext;
 use order_consumer::partition::{PartitionConsumer, Step, StepError};
 use service::CancellationToken;
 use storage::Session;
@@ -33,11 +32,11 @@ async fn insist(consumer: &mut PartitionConsumer) -> (i32, Step) {
 async fn p8_an_event_that_a_handler_refuses_stops_its_key_alone() {
     let fixture = Fixture::new().await;
     let (_keeper, leases) = fixture.owner().await;
-    let effects = Effects::new(vec![
+    let registry = fixture.registry(vec![
         Box::new(ProductSales),
         Box::new(Refusing::quantity(BAD)),
     ]);
-    let (mut consumer, metrics) = fixture.consumer_with(0, &leases, effects);
+    let (mut consumer, metrics) = fixture.consumer_with(0, &leases, registry);
     let mut records: Vec<_> = (0..40).map(|_| order("P-1", 1)).collect();
     records[7] = order("P-1", BAD);
     records[8] = next_of_key(&records[7], "P-1", 100);
@@ -50,7 +49,7 @@ async fn p8_an_event_that_a_handler_refuses_stops_its_key_alone() {
         panic!("{step:?}")
     };
     assert_eq!(
-        (applied.new, applied.dead.len(), applied.parked),
+        (applied.new, applied.dead.len(), applied.blocked),
         (36, 2, 2)
     );
     assert_eq!(fixture.sales("P-1").await, (36, 36));
@@ -58,7 +57,7 @@ async fn p8_an_event_that_a_handler_refuses_stops_its_key_alone() {
     let held = fixture
         .text("select string_agg(\"offset\" || ' ' || cause || ' ' || attempts, ', ' order by \"offset\") from inbox_dead_letter")
         .await;
-    assert_eq!(held, "7 dead 4, 8 behind 0, 30 dead 4, 39 behind 0");
+    assert_eq!(held, "7 dead 4, 8 blocked 0, 30 dead 4, 39 blocked 0");
     // Neither the dead nor those behind count as applied.
     let rows = "select count(*)::text from inbox";
     assert_eq!(fixture.text(rows).await, "36");
@@ -100,8 +99,8 @@ async fn p8_an_event_that_the_database_refuses_stops_its_key_alone() {
 async fn p1_a_handler_that_panics_ends_its_consumer_and_nothing_of_the_batch_stays() {
     let fixture = Fixture::new().await;
     let (_keeper, leases) = fixture.owner().await;
-    let effects = Effects::new(vec![Box::new(ProductSales), Box::new(Panicking)]);
-    let (mut panicking, _) = fixture.consumer_with(0, &leases, effects);
+    let registry = fixture.registry(vec![Box::new(ProductSales), Box::new(Panicking)]);
+    let (mut panicking, _) = fixture.consumer_with(0, &leases, registry);
     fixture
         .produce(0, (0..9).map(|_| order("P-1", 1)).collect())
         .await;
@@ -119,10 +118,10 @@ async fn p1_a_handler_that_panics_ends_its_consumer_and_nothing_of_the_batch_sta
 async fn p7_an_outage_spends_no_attempt() {
     let fixture = Fixture::new().await;
     let (_keeper, leases) = fixture.owner().await;
-    let (wiring, metrics) = fixture.wiring(0, &leases);
-    let mut consumer = PartitionConsumer::new(Wiring {
+    let (context, metrics) = fixture.context(0, &leases);
+    let mut consumer = PartitionConsumer::new(PartitionContext {
         session: Session::leased("test", Duration::from_millis(300)),
-        ..wiring
+        ..context
     });
     fixture
         .produce(0, (0..9).map(|_| order("P-1", 1)).collect())

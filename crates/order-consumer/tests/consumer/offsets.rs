@@ -15,7 +15,9 @@ use crate::support::{Fixture, PATIENCE, order};
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_moves_one_partition_and_first_looks_where_to() {
     let fixture = Fixture::on_the_real_topic().await;
-    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
+    fixture
+        .told(&["offsets", "reset", "--all-topics", "--to", "latest"])
+        .await;
     let place = "select next_offset::text from inbox_offset where partition = 0";
     let end: i64 = fixture.text(place).await.parse().unwrap();
     let time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
@@ -27,6 +29,8 @@ async fn an_operator_moves_one_partition_and_first_looks_where_to() {
     let since = [
         "offsets",
         "reset",
+        "--topic",
+        TOPIC,
         "--to",
         &time,
         "--partition",
@@ -43,7 +47,8 @@ async fn an_operator_moves_one_partition_and_first_looks_where_to() {
     let consumer = fixture.start();
     let ops = Ops::of(&consumer).await;
     let reason = eventually("the place to be missed", PATIENCE, async || {
-        ops.reason("kafka").await.filter(|r| r.contains(TOPIC))
+        let of = format!("{TOPIC}/0");
+        ops.reason("kafka").await.filter(|r| r.contains(&of))
     })
     .await;
     for part in [
@@ -53,27 +58,56 @@ async fn an_operator_moves_one_partition_and_first_looks_where_to() {
         assert!(reason.contains(part), "{part} in {reason}");
     }
     let to = (first + 1).to_string();
-    let reset = ["offsets", "reset", "--to", &to, "--partition", "0"];
+    let reset = [
+        "offsets",
+        "reset",
+        "--topic",
+        TOPIC,
+        "--to",
+        &to,
+        "--partition",
+        "0",
+    ];
     let would = fixture.told(&[&reset[..], &["--dry-run"]].concat()).await;
     let words: Vec<&str> = would.split_whitespace().collect();
     let expected = [
+        "TOPIC",
         "PARTITION",
         "BEFORE",
         "WOULD",
         "BE",
+        TOPIC,
         "0",
         "99999999999",
         &to,
     ];
     assert_eq!(words, expected, "{would}");
     assert_eq!(fixture.text(place).await, "99999999999");
-    let wrong = ["offsets", "reset", "--to", &to, "--partition", "999"];
+    let wrong = [
+        "offsets",
+        "reset",
+        "--topic",
+        TOPIC,
+        "--to",
+        &to,
+        "--partition",
+        "999",
+    ];
     let wrong = fixture.refused(&wrong).await;
     assert!(wrong.contains("has no partition 999"), "{wrong}");
 
     let did = fixture.told(&reset).await;
     let words: Vec<&str> = did.split_whitespace().collect();
-    let expected = ["PARTITION", "BEFORE", "NOW", "0", "99999999999", &to];
+    let expected = [
+        "TOPIC",
+        "PARTITION",
+        "BEFORE",
+        "NOW",
+        TOPIC,
+        "0",
+        "99999999999",
+        &to,
+    ];
     assert_eq!(words, expected, "{did}");
     ops.until_ready().await;
     fixture.until_sold(&product, 1).await;
@@ -84,7 +118,9 @@ async fn an_operator_moves_one_partition_and_first_looks_where_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn status_tells_for_how_long_the_oldest_record_has_waited() {
     let fixture = Fixture::on_the_real_topic().await;
-    fixture.told(&["offsets", "reset", "--to", "latest"]).await;
+    fixture
+        .told(&["offsets", "reset", "--all-topics", "--to", "latest"])
+        .await;
     fixture.produce(0, vec![order("P-1", 1)]).await;
     let waited = Duration::from_secs(2);
     tokio::time::sleep(waited).await;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use local_stack::testing::{Spawned, eventually};
 use serde_json::Value;
 
+use crate::servers::TOPIC;
 use crate::support::PATIENCE;
 
 #[derive(Clone, Copy)]
@@ -20,10 +21,14 @@ impl Ops {
         answer.await.unwrap().text().await.unwrap()
     }
 
-    /// The value of a series, which is named with its labels.
+    /// The value of a series of `order.created`, which is named with its other labels.
     pub(crate) async fn metric(self, series: &str) -> Option<f64> {
+        let series = match series.split_once('{') {
+            Some((name, labels)) => format!("{name}{{topic=\"{TOPIC}\",{labels}"),
+            None => format!("{series}{{topic=\"{TOPIC}\"}}"),
+        };
         let text = self.metrics().await;
-        let of_series = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
+        let of_series = |line: &str| line.strip_prefix(&series)?.strip_prefix(' ')?.parse().ok();
         text.lines().find_map(of_series)
     }
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use local_stack::testing::{KafkaProxy, delete_topic, eventually};
 use messaging::{Cluster, PartitionWriter};
+use order_consumer::partition::PartitionContext;
 use order_consumer::partition::PositionError;
-use order_consumer::partition::Wiring;
 use order_consumer::partition::{PartitionConsumer, Step, StepError};
 use service::CancellationToken;
 
@@ -71,12 +71,12 @@ async fn a_topic_made_again_stops_the_partition_until_its_offset_is_reset() {
         assert!(error.to_string().contains("offsets reset"), "{error}");
     }
     assert_eq!(fixture.sales("P-2").await, (0, 0));
-    let (wiring, _) = fixture.wiring(0, &leases);
-    let (standings, stop) = (wiring.standings.clone(), CancellationToken::new());
-    let running = tokio::spawn(PartitionConsumer::new(wiring).run(stop.clone()));
+    let (context, _) = fixture.context(0, &leases);
+    let (topic_progress, stop) = (context.topic_progress.clone(), CancellationToken::new());
+    let running = tokio::spawn(PartitionConsumer::new(context).run(stop.clone()));
     let halt = eventually("its halt to be seen", PATIENCE, async || {
         let in_a_minute = Instant::now() + Duration::from_mins(1);
-        standings
+        topic_progress
             .stalled(in_a_minute, Duration::from_secs(30))
             .pop()
     })
@@ -99,10 +99,10 @@ async fn without_ids_a_topic_made_again_is_told_by_its_last_record() {
     let old = || Cluster::new(proxy.brokers().parse().unwrap());
     let (_keeper, leases) = fixture.owner().await;
     let consumer = || {
-        let (wiring, _) = fixture.wiring(0, &leases);
-        PartitionConsumer::new(Wiring {
+        let (context, _) = fixture.context(0, &leases);
+        PartitionConsumer::new(PartitionContext {
             cluster: old(),
-            ..wiring
+            ..context
         })
     };
     let mut running = consumer();

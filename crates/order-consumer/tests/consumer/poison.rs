@@ -9,9 +9,8 @@ use domain::{OrderCreated, Position, Received};
 use futures::future::BoxFuture;
 use local_stack::testing::{RawBatch, RawRecord, detour};
 use messaging::OutgoingRecord;
-use order_consumer::Effects;
-use order_consumer::handlers::{Handler, HandlerError};
-use order_consumer::partition::Wiring;
+use order_consumer::handlers::{Handler, HandlerError, ProductSales};
+use order_consumer::partition::PartitionContext;
 use order_consumer::partition::{PartitionConsumer, Step, StepError};
 use order_consumer::redrive::{Decision, decide};
 use service::CancellationToken;
@@ -56,7 +55,7 @@ fn with_header<'a>(
     let headers = headers.map(|(name, value)| (name.as_bytes(), Some(value.as_slice())));
     RawRecord {
         key: Some(&record.key),
-        value: &record.value,
+        value: record.value.as_deref().unwrap(),
         headers: headers.chain([(name.as_bytes(), value)]).collect(),
         ..RawRecord::default()
     }
@@ -153,10 +152,10 @@ async fn p8_a_flood_of_nonsense_passes_where_postgres_is_far_away() {
         .collect();
     fixture.append(UNPACKED, FLOOD, &body(&flood)).await;
     fixture.produce(0, vec![order("P-1", 1)]).await;
-    let (wiring, metrics) = fixture.wiring(0, &leases);
-    let mut consumer = PartitionConsumer::new(Wiring {
+    let (context, metrics) = fixture.context(0, &leases);
+    let mut consumer = PartitionConsumer::new(PartitionContext {
         database: slow_way(fixture.test.url(), Duration::from_millis(4)).await,
-        ..wiring
+        ..context
     });
     // One by one they would take longer than a transaction may.
     let new = timeout(Duration::from_secs(9), drain(&mut consumer)).await;
@@ -167,7 +166,7 @@ async fn p8_a_flood_of_nonsense_passes_where_postgres_is_far_away() {
 /// Takes its time for each event.
 struct Slow;
 
-impl Handler for Slow {
+impl Handler<OrderCreated> for Slow {
     fn name(&self) -> &'static str {
         "slow"
     }
@@ -175,7 +174,7 @@ impl Handler for Slow {
     fn apply<'a>(
         &'a self,
         conn: &'a mut Connection,
-        events: &'a [Received<OrderCreated>],
+        events: &'a [Received<&'a OrderCreated>],
     ) -> BoxFuture<'a, Result<(), HandlerError>> {
         Box::pin(async move {
             for _ in events {
@@ -194,12 +193,12 @@ async fn handlers_too_slow_for_what_was_fetched_get_less_at_once() {
     fixture
         .produce(0, (0..300).map(|_| order("P-1", 1)).collect())
         .await;
-    let (wiring, metrics) = fixture.wiring(0, &leases);
-    let mut consumer = PartitionConsumer::new(Wiring {
+    let (context, metrics) = fixture.context(0, &leases);
+    let mut consumer = PartitionConsumer::new(PartitionContext {
         // A transaction may take two thirds of it.
         session: Session::leased("test", Duration::from_millis(1_500)),
-        effects: Effects::new(vec![Box::new(Slow)]),
-        ..wiring
+        registry: fixture.registry(vec![Box::new(Slow)]),
+        ..context
     });
     let all = async {
         let mut new = 0;
@@ -313,21 +312,29 @@ async fn what_waits_is_as_good_as_it_came_also_with_headers_that_say_nothing() {
     let (_keeper, leases) = fixture.owner().await;
     let (mut consumer, _) = fixture.consumer(0, &leases);
     let mut broken = order("P-1", 1);
-    broken.value = b"{".to_vec();
+    broken.value = Some(b"{".to_vec());
     let behind = next_of_key(&broken, "P-1", 1);
     fixture.produce(0, vec![broken]).await;
     let timeless = with_header(&behind, "ce_time", None);
     fixture.append(UNPACKED, 1, &body(&[timeless])).await;
     assert_eq!(drain(&mut consumer).await, 0);
-    let session = Session::unhurried("test");
+    let session = Session::long_running("test");
     let mut conn = fixture.database.connect(&session).await.unwrap();
     let first = Position {
         topic: fixture.topic.clone(),
         partition: 0,
         offset: 0,
     };
-    let effects = Effects::default();
-    let decided = decide(&mut conn, GROUP, &first, Decision::Discard, &effects, false).await;
+    let registry = fixture.registry(vec![Box::new(ProductSales)]);
+    let decided = decide(
+        &mut conn,
+        GROUP,
+        &first,
+        Decision::Discard,
+        &registry,
+        false,
+    )
+    .await;
     assert_eq!(decided.unwrap().applied, 1);
     assert_eq!(fixture.sales("P-1").await, (1, 1));
 }

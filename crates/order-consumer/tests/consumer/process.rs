@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::OrderCreated;
+use domain::{EventType, OrderCreated};
 use local_stack::testing::{Collector, Manners, Spawned, eventually};
 use messaging::{OutgoingRecord, partition_of};
 use uuid::Uuid;
@@ -212,14 +212,14 @@ async fn a_dead_letter_is_logged_with_its_trace_and_a_malformed_one_is_no_matter
     let product = Uuid::now_v7().to_string();
     let trace = Uuid::now_v7().simple().to_string();
     let mut broken = traced(order(&product, 1), &trace);
-    broken.value = b"{".to_vec();
+    broken.value = Some(b"{".to_vec());
     let malformed = |mut record: OutgoingRecord| {
         let name = "traceparent".to_owned();
         record.headers.insert(name, vec![0xff, b'-', b'-']);
         record
     };
     let mut odd = malformed(order(&product, 1));
-    odd.value = b"{".to_vec();
+    odd.value = Some(b"{".to_vec());
     let first = fixture.produce(0, vec![broken, odd]).await;
     let upper_case = traced(order(&product, 1), &trace.to_uppercase());
     let good = vec![malformed(order(&product, 1)), upper_case];

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use domain::{EventId, Order, Position, Quantity};
 use messaging::IncomingRecord;
-use order_consumer::Effects;
+use order_consumer::Registry;
 use order_consumer::apply::decode::{Decoded, decode};
 use order_consumer::apply::transaction::{Attempt, Batch, Fence, Outcome, apply};
 use order_consumer::redrive::{Decision, decide};
@@ -64,7 +64,7 @@ fn record(key: usize, id: EventId, quantity: i64, broken: bool) -> IncomingRecor
         value: Some(if broken {
             b"{".to_vec()
         } else {
-            event.payload.into_bytes()
+            event.content.unwrap().as_bytes().to_vec()
         }),
         headers: headers
             .map(|(name, value)| (name.to_owned(), value.into_bytes()))
@@ -79,7 +79,7 @@ struct Run<'a> {
     conn: Connection,
     leases: &'a Leases,
     stream: Stream,
-    effects: Effects,
+    registry: Registry,
 }
 
 impl Run<'_> {
@@ -94,23 +94,19 @@ impl Run<'_> {
             records,
             next_offset: from + i64::try_from(records.len()).unwrap(),
         };
-        apply(
-            &mut self.conn,
-            &self.stream,
-            fence,
-            &batch,
-            &self.effects,
-            attempt,
-        )
-        .await
-        .ok()
+        apply(&mut self.conn, &self.stream, fence, &batch, attempt)
+            .await
+            .ok()
     }
 
     /// As the consumer does: once hopefully, then for good; and then delivered again.
     async fn consume(&mut self, records: Vec<IncomingRecord>, from: i64) -> i64 {
         let records: Vec<Decoded> = (from..)
             .zip(records)
-            .map(|(offset, record)| decode(IncomingRecord { offset, ..record }))
+            .map(|(offset, record)| {
+                let record = IncomingRecord { offset, ..record };
+                decode(&self.registry, &self.stream.topic, record)
+            })
             .collect();
         let mut outcome = self.apply(&records, from, Attempt::WholeBatch).await;
         if outcome.is_none() {
@@ -140,7 +136,7 @@ impl Run<'_> {
                     group,
                     &position,
                     Decision::Discard,
-                    &self.effects,
+                    &self.registry,
                     false,
                 )
                 .await
@@ -199,7 +195,7 @@ async fn p5_p8_each_good_event_once_in_the_order_of_its_key() {
         let arrivals = streams().new_tree(&mut runner).unwrap().current();
         let description = format!("{arrivals:?}");
         let group = format!("group {case}");
-        let session = Session::unhurried("test");
+        let session = Session::long_running("test");
         let scope = Stream::lease_scope(&group, &fixture.topic);
         let ttl = std::time::Duration::from_mins(1);
         let (mut keeper, leases) =
@@ -214,7 +210,7 @@ async fn p5_p8_each_good_event_once_in_the_order_of_its_key() {
                 topic: fixture.topic.clone(),
                 partition: 0,
             },
-            effects: Effects::new(vec![Box::new(Journal), Box::new(Refusing::quantity(BAD))]),
+            registry: fixture.registry(vec![Box::new(Journal), Box::new(Refusing::quantity(BAD))]),
         };
         println!("{description}");
         check(&mut run, arrivals).await;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::Position;
 use messaging::OutgoingRecord;
-use order_consumer::Effects;
+use order_consumer::Registry;
 use order_consumer::partition::{PartitionConsumer, Step, StepError};
 use order_consumer::redrive::{Decided, Decision, DecisionError, decide};
 use service::CancellationToken;
@@ -28,7 +28,7 @@ impl Fixture {
     }
 
     async fn operator(&self) -> Connection {
-        let session = Session::unhurried("test");
+        let session = Session::long_running("test");
         self.database.connect(&session).await.unwrap()
     }
 
@@ -44,11 +44,11 @@ impl Fixture {
 }
 
 /// Journal and a handler that refuses while the switch is on.
-fn effects() -> (Effects, Arc<AtomicBool>) {
+fn registry(fixture: &Fixture) -> (Registry, Arc<AtomicBool>) {
     let refusing = Refusing::quantity(BAD);
     let on = Arc::clone(&refusing.on);
     (
-        Effects::new(vec![Box::new(refusing), Box::new(Journal)]),
+        fixture.registry(vec![Box::new(refusing), Box::new(Journal)]),
         on,
     )
 }
@@ -69,11 +69,11 @@ async fn what_is_held_is_applied_in_order_or_given_up() {
     let fixture = Fixture::new().await;
     fixture.sql.batch_execute(JOURNAL).await.unwrap();
     let (_keeper, leases) = fixture.owner().await;
-    let (effects, on) = effects();
-    let (mut consumer, _) = fixture.consumer_with(0, &leases, effects.clone());
+    let (registry, on) = registry(&fixture);
+    let (mut consumer, _) = fixture.consumer_with(0, &leases, registry.clone());
     let first = order("P-1", BAD);
     let mut broken = next_of_key(&first, "P-1", 1);
-    broken.value = b"{".to_vec();
+    broken.value = Some(b"{".to_vec());
     let records = vec![
         first.clone(),
         next_of_key(&first, "P-1", 1),
@@ -90,7 +90,7 @@ async fn what_is_held_is_applied_in_order_or_given_up() {
             GROUP,
             &fixture.position(offset),
             decision,
-            &effects,
+            &registry,
             dry_run,
         )
         .await
@@ -128,12 +128,12 @@ async fn what_is_held_is_applied_in_order_or_given_up() {
     // All of it delivered again: nothing happens, and nothing is held again.
     let back = "update inbox_offset set next_offset = 0, last_event_id = null";
     fixture.sql.batch_execute(back).await.unwrap();
-    let (mut consumer, metrics) = fixture.consumer_with(0, &leases, effects.clone());
+    let (mut consumer, metrics) = fixture.consumer_with(0, &leases, registry.clone());
     fixture
         .produce(0, vec![next_of_key(&first, "P-1", 3)])
         .await;
     work(&mut consumer).await;
-    assert_eq!((metrics.dead.get(), metrics.parked.get()), (0, 0));
+    assert_eq!((metrics.dead.get(), metrics.blocked.get()), (0, 0));
     assert_eq!(metrics.consumed.get(), 1);
     assert_eq!(fixture.journal().await["P-1"].len(), 4);
 }
@@ -141,7 +141,7 @@ async fn what_is_held_is_applied_in_order_or_given_up() {
 /// Keys whose first held record is not a dead one.
 const ORPHANS: &str = "select count(*)::text from (
     select distinct on (key) cause from inbox_dead_letter where settled_at is null
-    order by key, partition, \"offset\") first where cause = 'behind'";
+    order by key, partition, \"offset\") first where cause = 'blocked'";
 
 /// Keys whose events fail and recover at random, decided on all the while, must in the end have each
 /// event once and in order.
@@ -152,8 +152,8 @@ async fn p5_p3_redriving_while_new_events_of_the_keys_arrive() {
     let fixture = Arc::new(Fixture::new().await);
     fixture.sql.batch_execute(JOURNAL).await.unwrap();
     let (_keeper, leases) = fixture.owner().await;
-    let (effects, on) = effects();
-    let (mut consumer, metrics) = fixture.consumer_with(0, &leases, effects.clone());
+    let (registry, on) = registry(&fixture);
+    let (mut consumer, metrics) = fixture.consumer_with(0, &leases, registry.clone());
     let done = CancellationToken::new();
 
     let commands = tokio::spawn({
@@ -177,7 +177,7 @@ async fn p5_p3_redriving_while_new_events_of_the_keys_arrive() {
                         GROUP,
                         &position,
                         Decision::Redrive,
-                        &effects,
+                        &registry,
                         false,
                     )
                     .await
@@ -216,5 +216,8 @@ async fn p5_p3_redriving_while_new_events_of_the_keys_arrive() {
     done.cancel();
     let redriven = commands.await.unwrap();
     assert_eq!(fixture.journal().await, expected);
-    assert!(redriven > 0 && metrics.parked.get() > 0, "nothing was held");
+    assert!(
+        redriven > 0 && metrics.blocked.get() > 0,
+        "nothing was held"
+    );
 }

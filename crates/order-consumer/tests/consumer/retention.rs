@@ -33,7 +33,7 @@ fn cleaner(fixture: &Fixture, leases: Leases) -> Cleaner {
         session: Session::request("test"),
         cluster: fixture.cluster.clone(),
         leases,
-        metrics: Metrics::register(&mut Registry::default()),
+        metrics: Metrics::register(&mut Registry::default()).of(&fixture.topic),
         retention: Duration::from_hours(1),
         pass: Pass::default(),
     }
@@ -168,7 +168,7 @@ async fn dead_letters_go_once_they_are_settled_and_kafka_has_them_no_longer() {
     let (_keeper, leases) = fixture.owner().await;
     let (mut consumer, _) = fixture.consumer(0, &leases);
     let mut broken = order("P-1", 1);
-    broken.value = b"{".to_vec();
+    broken.value = Some(b"{".to_vec());
     fixture.produce(0, vec![broken; 4]).await;
     drain(&mut consumer).await;
     let settle = "update inbox_dead_letter set settled_as = 'discarded', settled_at = now()

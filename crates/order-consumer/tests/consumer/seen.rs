@@ -41,13 +41,15 @@ async fn a_partition_that_stands_still_makes_it_not_ready_until_an_operator_deci
     let fixture = Fixture::on_the_real_topic().await;
     let product = Uuid::now_v7().to_string();
     let mut broken = order(&product, 1);
-    broken.value = b"{".to_vec();
+    broken.value = Some(b"{".to_vec());
     let partition = fixture.partitions().await - 1;
     let offset = fixture.produce(partition, vec![broken]).await;
     let (of_partition, to) = (partition.to_string(), offset.to_string());
     let reset = [
         "offsets",
         "reset",
+        "--topic",
+        TOPIC,
         "--partition",
         &of_partition,
         "--to",
@@ -74,7 +76,7 @@ async fn a_partition_that_stands_still_makes_it_not_ready_until_an_operator_deci
     // The other partitions go on.
     fixture.produce(0, vec![order(&product, 1)]).await;
     fixture.until_sold(&product, 1).await;
-    let place = format!("{partition}/{offset}");
+    let place = format!("{TOPIC}/{partition}/{offset}");
     let (code, said) = fixture.command(&["dead-letters", "discard", &place]).await;
     assert_eq!(code, Some(0), "{said}");
     ops.until_ready().await;
@@ -135,7 +137,7 @@ async fn the_metrics_exist_at_zero_and_tell_what_was_consumed() {
         "inbox_consumed_total",
         "inbox_duplicates_total",
         "inbox_dead_total",
-        "inbox_parked_total",
+        "inbox_blocked_total",
         "inbox_retries_total",
         "inbox_fenced_total",
         "inbox_cleaned_total",
@@ -161,10 +163,10 @@ async fn the_metrics_exist_at_zero_and_tell_what_was_consumed() {
     ops.until("inbox_duplicates_total", 1.0).await;
     // One that cannot be read, and one behind it; then one that the effect refuses.
     let mut broken = order("P-1", 1);
-    broken.value = b"{".to_vec();
+    broken.value = Some(b"{".to_vec());
     let behind = next_of_key(&broken, "P-1", 1);
     private.produce(0, vec![broken, behind]).await;
-    ops.until("inbox_parked_total", 1.0).await;
+    ops.until("inbox_blocked_total", 1.0).await;
     assert_eq!(ops.metric("inbox_dead_total").await, Some(1.0));
     assert_eq!(ops.metric("inbox_retries_total").await, Some(0.0));
     let sql = private.sql().await.unwrap();

@@ -4,12 +4,12 @@
 
 use std::time::Instant;
 
-use order_consumer::Effects;
 use order_consumer::apply::decode::{Decoded, decode};
 use order_consumer::apply::transaction::{Attempt, Batch, Fence, Outcome, apply};
 use storage::Session;
 use storage::inbox::{self, Stream};
 
+use crate::servers::TOPIC;
 use crate::support::{Fixture, GROUP, order};
 
 const BATCHES: usize = 40;
@@ -22,18 +22,20 @@ fn batch(padding: usize, from: i64) -> Vec<Decoded> {
         .map(|offset| {
             let product = format!("P-{}", offset % 50);
             let mut record = order(&product, 1);
-            record.value.pop();
+            let mut value = record.value.take().unwrap();
+            value.pop();
             let padding = format!(r#","padding":"{}"}}"#, "x".repeat(padding));
-            record.value.extend(padding.bytes());
-            decode(messaging::IncomingRecord {
+            value.extend(padding.bytes());
+            let record = messaging::IncomingRecord {
                 offset,
                 timestamp: time::OffsetDateTime::now_utc(),
                 key: Some(record.key),
-                value: Some(record.value),
+                value: Some(value),
                 headers: record.headers,
                 odd_headers: Vec::new(),
                 omitted_bytes: None,
-            })
+            };
+            decode(&order_consumer::handlers::registry(), TOPIC, record)
         })
         .collect()
 }
@@ -48,7 +50,7 @@ async fn speed_of_a_batch_beside_the_bare_insert() {
         topic: fixture.topic.clone(),
         partition: 0,
     };
-    let session = Session::unhurried("test");
+    let session = Session::long_running("test");
     let mut conn = fixture.database.connect(&session).await.unwrap();
     inbox::begin_at(&mut conn, &stream, 0, None).await.unwrap();
     let bare = fixture
@@ -59,7 +61,6 @@ async fn speed_of_a_batch_beside_the_bare_insert() {
         )
         .await
         .unwrap();
-    let effects = Effects::default();
     let per_round = i64::try_from(BATCHES * RECORDS).unwrap();
     let mut from = 0;
     for padding in [0, 900] {
@@ -95,14 +96,7 @@ async fn speed_of_a_batch_beside_the_bare_insert() {
                     records,
                     next_offset: from,
                 };
-                let applied = apply(
-                    &mut conn,
-                    &stream,
-                    fence,
-                    &batch,
-                    &effects,
-                    Attempt::WholeBatch,
-                );
+                let applied = apply(&mut conn, &stream, fence, &batch, Attempt::WholeBatch);
                 let Outcome::Applied(applied) = applied.await.unwrap() else {
                     panic!("the partition is ours")
                 };

@@ -40,7 +40,7 @@ async fn poison_stops_its_key_alone_and_is_announced() {
     let (_keeper, leases) = fixture.owner().await;
     let (mut consumer, metrics) = fixture.consumer(0, &leases);
     let mut broken = order("P-1", 1);
-    broken.value = b"{\0".to_vec();
+    broken.value = Some(b"{\0".to_vec());
     let mut behind = order("P-1", 10);
     behind.key.clone_from(&broken.key);
     let mut headless = order("P-1", 100);
@@ -55,12 +55,12 @@ async fn poison_stops_its_key_alone_and_is_announced() {
     fixture.produce(0, vec![behind, order("P-1", 2_000)]).await;
     assert_eq!(drain(&mut consumer).await, 1);
     assert_eq!(fixture.sales("P-1").await, (2, 3_000));
-    assert_eq!((metrics.dead.get(), metrics.parked.get()), (2, 2));
+    assert_eq!((metrics.dead.get(), metrics.blocked.get()), (2, 2));
     assert_eq!(
         fixture
             .text("select string_agg(\"offset\" || ':' || cause, ' ' order by \"offset\") from inbox_dead_letter")
             .await,
-        "0:dead 1:behind 2:dead 4:behind"
+        "0:dead 1:blocked 2:dead 4:blocked"
     );
     let reasons = fixture
         .text("select string_agg(reason, '|' order by \"offset\") from inbox_dead_letter where cause = 'dead'")

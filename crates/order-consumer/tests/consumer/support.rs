@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use domain::{NewEvent, Order, OutboxEvent, ProductId};
+use domain::{NewEvent, Order, OrderCreated, OutboxEvent, ProductId};
 use local_stack::testing::{TestDatabase, unique_topic};
 use messaging::{Cluster, OutgoingRecord, PartitionWriter, envelope};
-use order_consumer::partition::Standings;
-use order_consumer::partition::Wiring;
+use order_consumer::handlers::{Handler, ProductSales};
+use order_consumer::metrics::TopicMetrics;
+use order_consumer::partition::PartitionContext;
+use order_consumer::partition::TopicProgress;
 use order_consumer::partition::{PartitionConsumer, Step};
-use order_consumer::{Effects, Metrics};
-use prometheus_client::registry::Registry;
-use service::{CancellationToken, Problems, Readiness, Tracer};
+use order_consumer::{Metrics, Registry};
+use service::{CancellationToken, Readiness, ReadinessIssues, Tracer};
 use storage::inbox::Stream;
 use storage::lease::{Keeper, Leases};
 use storage::{Database, Session};
@@ -70,25 +71,43 @@ impl Fixture {
         (keeper, leases)
     }
 
-    pub(crate) fn consumer(&self, partition: i32, leases: &Leases) -> (PartitionConsumer, Metrics) {
-        self.consumer_with(partition, leases, Effects::default())
+    /// `OrderCreated` on this fixture's topic, with these handlers.
+    pub(crate) fn registry(&self, handlers: Vec<Box<dyn Handler<OrderCreated>>>) -> Registry {
+        Registry::default().register_on(&self.topic, handlers)
+    }
+
+    pub(crate) fn consumer(
+        &self,
+        partition: i32,
+        leases: &Leases,
+    ) -> (PartitionConsumer, TopicMetrics) {
+        let registry = self.registry(vec![Box::new(ProductSales)]);
+        self.consumer_with(partition, leases, registry)
     }
 
     pub(crate) fn consumer_with(
         &self,
         partition: i32,
         leases: &Leases,
-        effects: Effects,
-    ) -> (PartitionConsumer, Metrics) {
-        let (wiring, metrics) = self.wiring(partition, leases);
-        let consumer = PartitionConsumer::new(Wiring { effects, ..wiring });
+        registry: Registry,
+    ) -> (PartitionConsumer, TopicMetrics) {
+        let (context, metrics) = self.context(partition, leases);
+        let consumer = PartitionConsumer::new(PartitionContext {
+            registry,
+            ..context
+        });
         (consumer, metrics)
     }
 
-    pub(crate) fn wiring(&self, partition: i32, leases: &Leases) -> (Wiring, Metrics) {
+    pub(crate) fn context(
+        &self,
+        partition: i32,
+        leases: &Leases,
+    ) -> (PartitionContext, TopicMetrics) {
         let readiness = Readiness::new();
-        let metrics = Metrics::register(&mut Registry::default());
-        let wiring = Wiring {
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let metrics = metrics.of(&self.topic);
+        let context = PartitionContext {
             stream: Stream {
                 group: GROUP.to_owned(),
                 topic: self.topic.clone(),
@@ -99,14 +118,14 @@ impl Fixture {
             cluster: self.cluster.clone(),
             leases: leases.clone(),
             epoch: leases.epoch(partition).expect("owned"),
-            effects: Effects::default(),
+            registry: self.registry(vec![Box::new(ProductSales)]),
             metrics: metrics.clone(),
             tracer: Tracer::default(),
-            standings: Standings::default(),
-            postgres: Problems::new(readiness.check("postgres")),
-            kafka: Problems::new(readiness.check("kafka")),
+            topic_progress: TopicProgress::default(),
+            postgres: ReadinessIssues::new(readiness.check("postgres")),
+            kafka: ReadinessIssues::new(readiness.check("kafka")),
         };
-        (wiring, metrics)
+        (context, metrics)
     }
 
     /// What was sold of a product: orders and units.
@@ -156,14 +175,15 @@ pub(crate) fn order(product: &str, quantity: i64) -> OutgoingRecord {
     record(order.created_event())
 }
 
-fn record(event: NewEvent) -> OutgoingRecord {
+pub(crate) fn record(event: NewEvent) -> OutgoingRecord {
     envelope::encode(&OutboxEvent {
         event_id: event.event_id,
         topic: event.topic,
         key: event.key,
         event_type: event.event_type,
         schema_version: event.schema_version,
-        payload: event.payload,
+        source: event.source.unwrap_or_default().into_owned(),
+        content: event.content,
         headers: event.headers,
         created_at: OffsetDateTime::now_utc(),
     })

@@ -79,7 +79,7 @@ async fn p11_a_topic_made_again_while_the_consumer_waits_for_a_lock_stops_it() {
     assert_eq!(orders_of(&sql, "P-2").await, 0);
 
     private
-        .command(&["offsets", "reset", "--to", "earliest"])
+        .command(&["offsets", "reset", "--all-topics", "--to", "earliest"])
         .await;
     flows(50, async || Some(orders_of(&sql, "P-2").await)).await;
     ops.until_ready().await;
@@ -109,7 +109,7 @@ async fn p11_a_topic_made_again_is_noticed_also_when_nothing_is_known_of_the_las
     stands_still(ops, "kafka", &["order.created/", "offsets reset"]).await;
     assert_eq!(orders_of(&sql, "P-2").await, 0);
     private
-        .command(&["offsets", "reset", "--to", "earliest"])
+        .command(&["offsets", "reset", "--all-topics", "--to", "earliest"])
         .await;
     flows(10, async || Some(orders_of(&sql, "P-2").await)).await;
 }

@@ -16,7 +16,7 @@ use domain::EventId;
 use service::{SettingsError, Source, exit_code_for_settings};
 use storage::migrations::{NotReady, connect_when_ready};
 use storage::notify::{Channel, notify};
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::{Connection, Database, Session, StorageError, with_timeout};
 use uuid::Uuid;
 
 use crate::app::NAME;
@@ -104,18 +104,18 @@ async fn connect(database: &Database, session: Session) -> Result<Connection, Co
 
 /// For statements that walk indexes, as the relay's do.
 fn working() -> Session {
-    Session::unhurried(NAME).with_index_plans()
+    Session::long_running(NAME).with_index_plans()
 }
 
 /// Calls until it succeeds, some seconds at most: a relay may hold the lock of a key for a moment.
 /// `call` must be safe to repeat.
-async fn patiently<T>(
+async fn retry_on_lock<T>(
     conn: &mut Connection,
     mut call: impl AsyncFnMut(&mut Connection) -> Result<T, StorageError>,
 ) -> Result<T, StorageError> {
     let mut attempts_left = ATTEMPTS;
     loop {
-        match within(DEADLINE, call(conn)).await {
+        match with_timeout(DEADLINE, call(conn)).await {
             Err(error @ StorageError::Query(_)) if !error.is_permanent() && attempts_left > 0 => {
                 attempts_left -= 1;
                 tokio::time::sleep(PAUSE).await;
@@ -128,7 +128,7 @@ async fn patiently<T>(
 /// Tells relays that something is pending, to spare them the time until they look.
 async fn wake_relays(conn: &mut Connection) {
     // They look anyway, within a second or two.
-    let _ = within(Duration::from_secs(1), notify(conn, Channel::Outbox)).await;
+    let _ = with_timeout(Duration::from_secs(1), notify(conn, Channel::Outbox)).await;
 }
 
 /// `1 event`, `2 events`.

@@ -6,12 +6,12 @@ use clap::Args;
 use serde_json::json;
 use service::output::{print, print_json};
 use storage::outbox::{ReplayBounds, database_time, replay, replayable};
-use storage::{Connection, Database, StorageError, within};
+use storage::{Connection, Database, StorageError, with_timeout};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::events;
-use super::{CommandError, DEADLINE, connect, patiently, wake_relays, working};
+use super::{CommandError, DEADLINE, connect, retry_on_lock, wake_relays, working};
 
 /// Ids looked at per statement.
 const WINDOW: i64 = 5_000;
@@ -88,7 +88,7 @@ pub(super) async fn run(database: &Database, args: ReplayArgs) -> Result<ExitCod
         to_id,
     } = args.bounds;
     // What relays publish again meanwhile must not be met again.
-    let now = within(DEADLINE, database_time(&mut conn)).await?;
+    let now = with_timeout(DEADLINE, database_time(&mut conn)).await?;
     let bounds = ReplayBounds {
         from,
         to: Some(to.map_or(now, |to| to.min(now))),
@@ -121,7 +121,7 @@ async fn walk(
 ) -> Result<(), StorageError> {
     let mut after = None;
     loop {
-        let window = patiently(conn, async |conn| {
+        let window = retry_on_lock(conn, async |conn| {
             if dry_run {
                 replayable(conn, bounds, after, WINDOW).await
             } else {

@@ -23,7 +23,7 @@ const BUDGET: Duration = Duration::from_secs(3);
 
 /// Where an event is the first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Place {
+enum Queue {
     /// Of all that is pending in the slot.
     Pending,
     /// Of what is unavailable there, of a topic and partition.
@@ -42,7 +42,7 @@ struct Watched {
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct FirstWaiting {
-    watched: HashMap<(Slot, Place), Watched>,
+    watched: HashMap<(Slot, Queue), Watched>,
     /// Where the next look begins.
     next: usize,
 }
@@ -72,8 +72,8 @@ impl FirstWaiting {
             // Also past one that cannot be looked at in time.
             self.next = self.next.wrapping_add(1);
             for group in unavailable_groups(conn, &[slot]).await? {
-                let place = Place::Unavailable(group.topic.clone(), group.destination.partition);
-                self.saw((slot, place), group.lowest, group.topic, None);
+                let queue = Queue::Unavailable(group.topic.clone(), group.destination.partition);
+                self.saw((slot, queue), group.lowest, group.topic, None);
             }
             for first in lowest_pending(conn, &[slot]).await? {
                 let LowestPending {
@@ -82,7 +82,7 @@ impl FirstWaiting {
                     topic,
                     key,
                 } = first;
-                self.saw((slot, Place::Pending), id, topic, Some(key));
+                self.saw((slot, Queue::Pending), id, topic, Some(key));
             }
         }
         Ok(())
@@ -90,7 +90,7 @@ impl FirstWaiting {
 
     /// `id` is the first there now. One that was watched goes on being watched, unless this one comes
     /// before it.
-    fn saw(&mut self, at: (Slot, Place), id: i64, topic: String, key: Option<String>) {
+    fn saw(&mut self, at: (Slot, Queue), id: i64, topic: String, key: Option<String>) {
         let since = Instant::now();
         let seen = Watched {
             id,
@@ -111,10 +111,10 @@ impl FirstWaiting {
     /// The event that was seen to wait for longest, in words, and for how long.
     pub(crate) fn longest(&self, now: Instant, topics: &Topics) -> Option<(Duration, String)> {
         let longest = self.watched.iter().min_by_key(|(_, w)| w.since)?;
-        let ((_, place), Watched { id, topic, key, .. }) = longest;
-        let partition = match (place, key) {
-            (Place::Unavailable(_, partition), _) => Some(*partition).filter(|p| *p >= 0),
-            (Place::Pending, key) => {
+        let ((_, queue), Watched { id, topic, key, .. }) = longest;
+        let partition = match (queue, key) {
+            (Queue::Unavailable(_, partition), _) => Some(*partition).filter(|p| *p >= 0),
+            (Queue::Pending, key) => {
                 match topics.route(topic, key.as_deref().unwrap_or_default()) {
                     Route::Partition(destination) => Some(destination.partition),
                     Route::Unknown | Route::Impossible(_) => None,

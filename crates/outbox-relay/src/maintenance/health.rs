@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use service::{Check, Problems, Readiness};
+use service::{Check, Readiness, ReadinessIssues};
 
 /// An event that was first of its partition for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
@@ -14,9 +14,9 @@ const STUCK_AFTER: Duration = Duration::from_secs(30);
 pub(crate) struct Health {
     kafka: Check,
     /// By partition.
-    pub(crate) failing: Problems,
+    pub(crate) failing: ReadinessIssues,
     /// By what the pipeline wants of it.
-    pub(crate) postgres: Problems,
+    pub(crate) postgres: ReadinessIssues,
     progress: Check,
 }
 
@@ -26,8 +26,8 @@ impl Health {
         progress.ready();
         let kafka = readiness.check("kafka");
         Self {
-            failing: Problems::new(kafka.clone()),
-            postgres: Problems::new(readiness.check("postgres")),
+            failing: ReadinessIssues::new(kafka.clone()),
+            postgres: ReadinessIssues::new(readiness.check("postgres")),
             kafka,
             progress,
         }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use service::{CancellationToken, Reminder};
+use service::{CancellationToken, LogThrottle};
 use storage::lease::Leases;
 use storage::outbox::{HorizonHolder, backlog, held_counts, horizon_holders};
 use storage::{DedicatedConnection, StorageError};
@@ -36,7 +36,7 @@ pub(crate) struct Observer {
 impl Observer {
     /// Looks every five seconds until `stop`.
     pub(crate) async fn run(mut self, stop: &CancellationToken) {
-        let mut trouble = Reminder::default();
+        let mut trouble = LogThrottle::default();
         let (mut horizon, mut first) = (Horizon::default(), FirstWaiting::default());
         loop {
             let started = Instant::now();
@@ -49,7 +49,7 @@ impl Observer {
             } else {
                 trouble.end();
             }
-            self.look_who_waits(&mut first).await;
+            self.refresh_waiting_partitions(&mut first).await;
             let pause = tokio::time::sleep(INTERVAL.max(started.elapsed() * SHARE));
             if stop.run_until_cancelled(pause).await.is_none() {
                 return;
@@ -58,7 +58,7 @@ impl Observer {
     }
 
     /// Tells the readiness endpoint which event has waited for longest, if any has.
-    async fn look_who_waits(&mut self, first: &mut FirstWaiting) {
+    async fn refresh_waiting_partitions(&mut self, first: &mut FirstWaiting) {
         let member = self.leases.member();
         let look = async |conn: &mut _| first.look(conn, member).await;
         if let Err(error) = self.connection.call(DEADLINE * 2, look).await {
@@ -81,11 +81,11 @@ impl Observer {
         metrics.oldest_pending_age.set(oldest.max(0.0));
         let ByCause {
             dead,
-            behind,
+            blocked,
             unavailable,
         } = &metrics.held;
         dead.set(held.dead);
-        behind.set(held.behind);
+        blocked.set(held.blocked);
         unavailable.set(held.unavailable);
         Ok(())
     }
@@ -97,12 +97,12 @@ impl Observer {
         self.metrics.snapshot_horizon_age.set(age.as_secs_f64());
         let seconds = age.as_secs();
         match horizon.judge(age) {
-            Some(Verdict::TooOld) => warn!(
+            Some(HorizonAlert::TooOld) => warn!(
                 holder,
                 seconds,
                 "an old snapshot keeps deleted entries of the outbox from being vacuumed; reads get slower"
             ),
-            Some(Verdict::Fine) => info!("the old snapshot is gone"),
+            Some(HorizonAlert::Fine) => info!("the old snapshot is gone"),
             None => {}
         }
         Ok(())
@@ -118,7 +118,7 @@ struct Horizon {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum HorizonAlert {
     TooOld,
     Fine,
 }
@@ -144,16 +144,16 @@ impl Horizon {
     }
 
     /// Says so once when the age crosses the limit, and once when it is below again.
-    fn judge(&mut self, age: Duration) -> Option<Verdict> {
+    fn judge(&mut self, age: Duration) -> Option<HorizonAlert> {
         let too_old = age >= Self::LIMIT;
         if too_old == self.too_old {
             return None;
         }
         self.too_old = too_old;
         Some(if too_old {
-            Verdict::TooOld
+            HorizonAlert::TooOld
         } else {
-            Verdict::Fine
+            HorizonAlert::Fine
         })
     }
 }
@@ -202,6 +202,13 @@ mod tests {
             .into_iter()
             .flatten()
             .collect();
-        assert_eq!(told, [Verdict::TooOld, Verdict::Fine, Verdict::TooOld]);
+        assert_eq!(
+            told,
+            [
+                HorizonAlert::TooOld,
+                HorizonAlert::Fine,
+                HorizonAlert::TooOld
+            ]
+        );
     }
 }

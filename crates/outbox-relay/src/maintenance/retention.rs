@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use service::{Backoff, CancellationToken, Reminder};
+use service::{Backoff, CancellationToken, LogThrottle};
 use storage::outbox::{Done, clean};
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::{Connection, Database, Session, StorageError, with_timeout};
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
@@ -31,7 +31,7 @@ impl Cleaner {
     /// Cleans every minute until `stop`.
     pub(crate) async fn run(self, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_secs(1), INTERVAL);
-        let mut trouble = Reminder::default();
+        let mut trouble = LogThrottle::default();
         while let Some(passed) = stop.run_until_cancelled(self.pass()).await {
             let pause = match passed {
                 Ok(deleted) => {
@@ -68,7 +68,7 @@ impl Cleaner {
         loop {
             let started = Instant::now();
             let step = clean(conn, done, self.retention, after, STEP_ROWS);
-            let Some(cleaned) = within(DEADLINE, step).await? else {
+            let Some(cleaned) = with_timeout(DEADLINE, step).await? else {
                 return Ok(deleted);
             };
             deleted += cleaned.deleted;

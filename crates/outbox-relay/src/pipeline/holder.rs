@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use service::{Backoff, Problems, Reminder};
+use service::{Backoff, LogThrottle, ReadinessIssues};
 use storage::DedicatedConnection;
 use storage::lease::MemberId;
 use storage::outbox::{Hold, HoldCause, hold};
@@ -28,7 +28,7 @@ pub(crate) struct Holder {
     pub(crate) holds: mpsc::Receiver<Vec<Hold>>,
     pub(crate) returned: mpsc::Sender<Returned>,
     /// Told while nothing can be held.
-    pub(crate) postgres: Problems,
+    pub(crate) postgres: ReadinessIssues,
     pub(crate) metrics: Metrics,
 }
 
@@ -36,7 +36,7 @@ impl Holder {
     /// Holds until all who ask are gone.
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut trouble = Reminder::default();
+        let mut trouble = LogThrottle::default();
         while let Some(mut holds) = self.next(&mut trouble).await {
             while holds.len() < MAX_EVENTS {
                 let Ok(more) = self.holds.try_recv() else {
@@ -59,7 +59,7 @@ impl Holder {
         }
     }
 
-    async fn next(&mut self, trouble: &mut Reminder) -> Option<Vec<Hold>> {
+    async fn next(&mut self, trouble: &mut LogThrottle) -> Option<Vec<Hold>> {
         if trouble.is_there() {
             if let Ok(next) = tokio::time::timeout(QUIET, self.holds.recv()).await {
                 return next;
@@ -69,13 +69,13 @@ impl Holder {
         self.holds.recv().await
     }
 
-    fn end(&self, trouble: &mut Reminder) {
+    fn end(&self, trouble: &mut LogThrottle) {
         if trouble.end() {
             self.postgres.clear(TASK);
         }
     }
 
-    async fn hold(&mut self, holds: &[Hold], backoff: &mut Backoff, trouble: &mut Reminder) {
+    async fn hold(&mut self, holds: &[Hold], backoff: &mut Backoff, trouble: &mut LogThrottle) {
         let started = Instant::now();
         let member = self.member;
         let held = async |conn: &mut _| hold(conn, LEASE_SCOPE, member, holds).await;

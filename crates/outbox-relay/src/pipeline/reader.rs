@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use service::Reminder;
+use service::LogThrottle;
 use storage::outbox::{Batch, BatchLimits, Orphan, read_pending, remove_orphans};
 use storage::{DedicatedConnection, StorageError};
 use tracing::error;
@@ -25,11 +25,13 @@ pub(crate) const LARGER: i64 = 8;
 pub(crate) struct Reader {
     reads: SlowReads,
     limits: BatchLimits,
+    /// Of events that name none.
+    event_source: String,
     metrics: Metrics,
     /// The latest read that found something was.
     slow: bool,
     /// Pending ids without an event were found.
-    orphans: Reminder,
+    orphans: LogThrottle,
 }
 
 impl Reader {
@@ -38,14 +40,16 @@ impl Reader {
         connection: DedicatedConnection,
         usual: Duration,
         limits: BatchLimits,
+        event_source: String,
         metrics: Metrics,
     ) -> Self {
         Self {
             reads: SlowReads::new(connection, usual),
             limits,
+            event_source,
             metrics,
             slow: false,
-            orphans: Reminder::default(),
+            orphans: LogThrottle::default(),
         }
     }
 
@@ -96,7 +100,8 @@ impl Reader {
             total_bytes: room,
             ..per_slot
         };
-        let read = async |conn: &mut _| read_pending(conn, slots, limits).await;
+        let source = &self.event_source;
+        let read = async |conn: &mut _| read_pending(conn, slots, limits, source).await;
         match self.reads.read(slots.len(), read).await {
             Ok(Read::Done { value: batch, took }) => {
                 self.metrics.read_seconds.observe(took.as_secs_f64());

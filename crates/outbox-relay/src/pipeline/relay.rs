@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use service::{Backoff, CancellationToken, Problems, Reminder, Tracer};
+use service::{Backoff, CancellationToken, LogThrottle, ReadinessIssues, Tracer};
 use storage::StorageError;
-use storage::lease::{Leases, Tenure};
+use storage::lease::{HeldLease, Leases};
 use storage::outbox::Batch;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinSet};
@@ -72,7 +72,7 @@ pub struct Relay {
     wake: Arc<Notify>,
     metrics: Metrics,
     /// Told while the outbox cannot be read.
-    postgres: Problems,
+    postgres: ReadinessIssues,
     /// When it last read although no partition could be written.
     outage_read: Option<Instant>,
     /// Since when no partition can be written.
@@ -82,7 +82,7 @@ pub struct Relay {
     /// The latest step left idle slots for the next one.
     unread: bool,
     /// As of the latest step.
-    owned: HashMap<Slot, Tenure>,
+    owned: HashMap<Slot, HeldLease>,
     slots: Slots,
     /// The settler and the holder.
     tasks: JoinSet<()>,
@@ -90,21 +90,21 @@ pub struct Relay {
 }
 
 /// What a relay is made of.
-pub(crate) struct Parts {
+pub(crate) struct RelayParts {
     pub(crate) reader: Reader,
     pub(crate) router: Router,
     pub(crate) leases: Leases,
     pub(crate) circuits: Circuits,
     pub(crate) wake: Arc<Notify>,
     pub(crate) metrics: Metrics,
-    pub(crate) postgres: Problems,
+    pub(crate) postgres: ReadinessIssues,
     /// The settler and the holder.
     pub(crate) tasks: JoinSet<()>,
     pub(crate) returned: mpsc::Receiver<Returned>,
 }
 
 impl Relay {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: RelayParts) -> Self {
         Self {
             reader: parts.reader,
             router: parts.router,
@@ -136,7 +136,7 @@ impl Relay {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RelayError> {
         let mut interval = PollInterval::new();
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_BACKOFF);
-        let mut trouble = Reminder::default();
+        let mut trouble = LogThrottle::default();
         let mut read_error: Option<String> = None;
         while !stop.is_cancelled() {
             let started = Instant::now();
@@ -214,7 +214,7 @@ impl Relay {
         while let Ok(returned) = self.returned.try_recv() {
             self.take_back(&returned);
         }
-        let owned: HashMap<Slot, Tenure> = self
+        let owned: HashMap<Slot, HeldLease> = self
             .leases
             .ownership()
             .units()
@@ -224,7 +224,7 @@ impl Relay {
         self.hand_over(&owned).await;
         self.observe(owned.len());
         if owned.is_empty() {
-            self.router.tell_what_misses(&owned);
+            self.router.report_missing_topics(&owned);
             return Ok(Step::NothingOwned);
         }
         self.router.adopt_topics();
@@ -289,7 +289,7 @@ impl Relay {
         &mut self,
         slots: &[Slot],
         most: i64,
-        owned: &HashMap<Slot, Tenure>,
+        owned: &HashMap<Slot, HeldLease>,
     ) -> Result<Option<usize>, StorageError> {
         let room = self.reader.room(self.slots.bytes());
         let Some(batch) = self.reader.read(slots, most, room).await? else {
@@ -315,7 +315,7 @@ impl Relay {
     }
 
     /// A slot that is gone without having been asked for was lost.
-    fn count_losses(&mut self, owned: &HashMap<Slot, Tenure>) {
+    fn count_losses(&mut self, owned: &HashMap<Slot, HeldLease>) {
         let lost = self
             .owned
             .iter()
@@ -325,7 +325,7 @@ impl Relay {
         self.owned.clone_from(owned);
     }
 
-    async fn hand_over(&self, owned: &HashMap<Slot, Tenure>) {
+    async fn hand_over(&self, owned: &HashMap<Slot, HeldLease>) {
         for (slot, tenure) in owned {
             if tenure.leaving && self.slots.is_idle(*slot) {
                 self.leases.release(slot.number().into()).await;

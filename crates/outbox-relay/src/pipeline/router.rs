@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use domain::Slot;
-use service::Problems;
-use storage::lease::Tenure;
+use service::ReadinessIssues;
+use storage::lease::HeldLease;
 use storage::outbox::{Batch, Destination, Hold, HoldCause, Oversized};
 use tokio::sync::mpsc;
 use tracing::error;
@@ -29,7 +29,7 @@ pub(crate) struct Router {
     /// Topics that held events wait for.
     missing: MissingTopics,
     /// Told which topics are missing.
-    failing: Problems,
+    failing: ReadinessIssues,
     topics: Topics,
     unroutable: Unroutable,
     /// The number of the latest batch.
@@ -42,7 +42,7 @@ impl Router {
         senders: Senders,
         holds: mpsc::Sender<Vec<Hold>>,
         missing: MissingTopics,
-        failing: Problems,
+        failing: ReadinessIssues,
     ) -> Self {
         Self {
             routes,
@@ -77,7 +77,7 @@ impl Router {
         &mut self,
         batch: Batch,
         read: &HashSet<Slot>,
-        owned: &HashMap<Slot, Tenure>,
+        owned: &HashMap<Slot, HeldLease>,
         slots: &mut Slots,
     ) -> usize {
         let now = Instant::now();
@@ -144,12 +144,12 @@ impl Router {
             }
         }
         self.unroutable.read(read, unroutable, now);
-        self.tell_what_misses(owned);
+        self.report_missing_topics(owned);
         dispatched + self.hold(holds, slots)
     }
 
     /// Asks for the topics that events wait for, pending or held, and reports them.
-    pub(crate) fn tell_what_misses(&mut self, owned: &HashMap<Slot, Tenure>) {
+    pub(crate) fn report_missing_topics(&mut self, owned: &HashMap<Slot, HeldLease>) {
         let held = self.missing.get();
         let owned = |slot| owned.contains_key(&slot);
         let failing = &self.failing;
@@ -181,7 +181,7 @@ fn follow(event: &Dispatched) -> Hold {
 }
 
 /// Dead wherever it would go, and whatever it waits for.
-fn hold_oversized(event: Oversized, owned: &HashMap<Slot, Tenure>) -> Hold {
+fn hold_oversized(event: Oversized, owned: &HashMap<Slot, HeldLease>) -> Hold {
     let error = oversized::reason(event.bytes);
     let Oversized {
         slot,

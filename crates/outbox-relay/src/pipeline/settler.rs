@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use service::{Backoff, Problems, Reminder};
+use service::{Backoff, LogThrottle, ReadinessIssues};
 use storage::DedicatedConnection;
 use storage::outbox::{Settled, settle};
 use tokio::sync::mpsc;
@@ -26,7 +26,7 @@ pub(crate) struct Settler {
     pub(crate) acknowledged: mpsc::Receiver<Vec<Settled>>,
     pub(crate) returned: mpsc::Sender<Returned>,
     /// Told while nothing can be recorded.
-    pub(crate) postgres: Problems,
+    pub(crate) postgres: ReadinessIssues,
     pub(crate) metrics: Metrics,
 }
 
@@ -50,7 +50,7 @@ impl Settler {
     /// Tries until it is done: there is nothing else to do with a fact.
     async fn settle(&mut self, events: &mut [Settled]) {
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
-        let mut trouble = Reminder::default();
+        let mut trouble = LogThrottle::default();
         loop {
             let started = Instant::now();
             let record = async |conn: &mut _| settle(conn, events).await;

@@ -17,7 +17,7 @@ use crate::pipeline::relay::{self, Relay};
 use crate::pipeline::router::Router;
 use crate::pipeline::settler::Settler;
 use crate::sender::pool::{self, Senders};
-use crate::sender::requests::Outlets;
+use crate::sender::requests::SenderChannels;
 use crate::topics::refresh::Routes;
 use crate::unavailable::circuits::Circuits;
 use crate::unavailable::recovery::MissingTopics;
@@ -28,6 +28,8 @@ pub(crate) struct Pipeline {
     pub(crate) session: Session,
     pub(crate) cluster: Cluster,
     pub(crate) limits: BatchLimits,
+    /// Of events that name none.
+    pub(crate) event_source: String,
     pub(crate) leases: Leases,
     pub(crate) routes: Routes,
     pub(crate) wake: Arc<Notify>,
@@ -63,10 +65,10 @@ impl Pipeline {
             metrics: self.metrics.clone(),
         };
         tasks.spawn(holder.run());
-        let senders = Senders::new(pool::Parts {
+        let senders = Senders::new(pool::SenderContext {
             cluster: self.cluster.clone(),
             leases: self.leases.clone(),
-            outlets: Outlets {
+            channels: SenderChannels {
                 acknowledged,
                 holds: holds.clone(),
                 returned: returned_sender,
@@ -82,6 +84,7 @@ impl Pipeline {
             own(),
             self.session.statement_timeout(),
             self.limits,
+            self.event_source,
             self.metrics.clone(),
         );
         let router = Router::new(
@@ -91,7 +94,7 @@ impl Pipeline {
             self.missing,
             self.health.failing.clone(),
         );
-        Relay::new(relay::Parts {
+        Relay::new(relay::RelayParts {
             reader,
             router,
             leases: self.leases,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use service::{Backoff, CancellationToken, Reminder};
+use service::{Backoff, CancellationToken, LogThrottle};
 use storage::notify::{Channel, listen, wake_ups};
 use storage::{Database, Session, StorageError};
 use tokio::sync::Notify;
@@ -21,7 +21,7 @@ impl Listener {
     /// Listens until `stop`, connecting anew whenever the connection breaks.
     pub(crate) async fn run(self, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let mut trouble = Reminder::default();
+        let mut trouble = LogThrottle::default();
         while let Some(outcome) = stop
             .run_until_cancelled(self.listen(&mut backoff, &mut trouble))
             .await
@@ -39,7 +39,7 @@ impl Listener {
     async fn listen(
         &self,
         backoff: &mut Backoff,
-        trouble: &mut Reminder,
+        trouble: &mut LogThrottle,
     ) -> Result<(), StorageError> {
         let mut conn = self.database.connect(&self.session).await?;
         listen(&mut conn, &[Channel::Outbox]).await?;

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use messaging::{Failure, KafkaError, PRODUCE_DEADLINE, envelope};
-use service::{Backoff, Reminder};
+use messaging::{ErrorKind, KafkaError, PRODUCE_DEADLINE, envelope};
+use service::{Backoff, LogThrottle};
 use storage::outbox::{HoldCause, Settled};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info, warn};
@@ -46,7 +46,7 @@ struct Delivery {
     failing_since: Option<Instant>,
     /// The readiness endpoint was told of a failure.
     reported: bool,
-    reminder: Reminder,
+    log_throttle: LogThrottle,
     /// The test that is out, and earlier ones that were given up and may still be answered.
     tests: JoinSet<Tested>,
     /// What the topic takes in one request; learned from its refusals.
@@ -65,7 +65,7 @@ impl Delivery {
             diverted: Diverted::default(),
             failing_since: None,
             reported: false,
-            reminder: Reminder::default(),
+            log_throttle: LogThrottle::default(),
             tests: JoinSet::new(),
             max_bytes: batch_size::MAX_REQUEST_BYTES,
             max_events: usize::MAX,
@@ -152,9 +152,9 @@ impl Delivery {
                 Ok(first_offset) => return self.acknowledge(chunk, first_offset, begun).await,
                 Err(error) => error,
             };
-            match error.failure() {
-                Failure::Impossible => return self.impossible(chunk, &error, attempts).await,
-                Failure::Transient | Failure::Configuration | Failure::OutOfRange => {}
+            match error.kind() {
+                ErrorKind::Impossible => return self.impossible(chunk, &error, attempts).await,
+                ErrorKind::Transient | ErrorKind::Configuration | ErrorKind::OutOfRange => {}
             }
             let lasts = self.failing_since.get_or_insert(sent).elapsed() >= PATIENCE;
             self.count(&error, chunk.len());
@@ -216,7 +216,7 @@ impl Delivery {
                 info!(partition = self.name, "circuit closed: the partition works");
                 self.acknowledge(chunk, first_offset, begun).await;
             }
-            Err(error) if error.failure() == Failure::Impossible => {
+            Err(error) if error.kind() == ErrorKind::Impossible => {
                 self.impossible(chunk, &error, 1).await;
             }
             Err(error) => {
@@ -289,7 +289,7 @@ impl Delivery {
         self.max_events = self.max_events.saturating_mul(2);
         self.works();
         // The settler outlives the senders; it is gone only when the process is going.
-        let _ = self.sender.outlets.acknowledged.send(settled).await;
+        let _ = self.sender.channels.acknowledged.send(settled).await;
     }
 
     /// The partition answered.
@@ -307,7 +307,7 @@ impl Delivery {
     fn clear_report(&mut self) {
         if std::mem::take(&mut self.reported) {
             self.sender.health.failing.clear(&self.name);
-            self.reminder.end();
+            self.log_throttle.end();
         }
     }
 
@@ -328,11 +328,12 @@ impl Delivery {
         }
         self.max_events = usize::MAX;
         for guilty in chunk {
-            self.bury(&guilty, error.to_string(), attempts).await;
+            self.move_to_dead(&guilty, error.to_string(), attempts)
+                .await;
         }
     }
 
-    async fn bury(&mut self, guilty: &Dispatched, error: String, attempts: i32) {
+    async fn move_to_dead(&mut self, guilty: &Dispatched, error: String, attempts: i32) {
         let (topic, key, id) = (&guilty.event.topic, &guilty.event.key, guilty.id);
         let trace_id = trace::trace_id(&guilty.event);
         error!(
@@ -349,7 +350,7 @@ impl Delivery {
         let is_oversized = |d: &mut Dispatched| oversized::is_oversized(&d.event);
         while let Some(event) = self.waiting.pop_front_if(is_oversized) {
             let error = oversized::reason(envelope::encoded_size(&event.event));
-            self.bury(&event, error, 0).await;
+            self.move_to_dead(&event, error, 0).await;
         }
     }
 
@@ -409,7 +410,7 @@ impl Delivery {
         }
         if error.is_unknown_topic() {
             // Full: topics are being looked up already.
-            let _ = sender.outlets.wanted.try_send(sender.partition.0.clone());
+            let _ = sender.channels.wanted.try_send(sender.partition.0.clone());
         }
     }
 
@@ -418,8 +419,8 @@ impl Delivery {
         self.reported = true;
         sender.health.failing.report(&self.name, error);
         let (topic, partition) = (&sender.partition.0, sender.partition.1);
-        if self.reminder.is_due(Instant::now()) {
-            let needs_action = error.failure() == Failure::Configuration;
+        if self.log_throttle.is_due(Instant::now()) {
+            let needs_action = error.kind() == ErrorKind::Configuration;
             warn!(topic, partition, events, %error, needs_action, "{consequence}");
         }
     }

@@ -13,14 +13,14 @@ use crate::event::Dispatched;
 use crate::maintenance::health::Health;
 use crate::metrics::Metrics;
 use crate::sender::delivery;
-use crate::sender::requests::{Outlets, Sender};
+use crate::sender::requests::{Sender, SenderChannels};
 use crate::unavailable::circuits::{Circuits, Partition};
 
 /// What every sender is made of.
-pub(crate) struct Parts {
+pub(crate) struct SenderContext {
     pub(crate) cluster: Cluster,
     pub(crate) leases: Leases,
-    pub(crate) outlets: Outlets,
+    pub(crate) channels: SenderChannels,
     pub(crate) circuits: Circuits,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
@@ -29,7 +29,7 @@ pub(crate) struct Parts {
 }
 
 pub(crate) struct Senders {
-    parts: Parts,
+    context: SenderContext,
     tracer: Tracer,
     running: HashMap<String, HashMap<i32, Handle>>,
     tasks: JoinSet<()>,
@@ -42,9 +42,9 @@ struct Handle {
 }
 
 impl Senders {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(context: SenderContext) -> Self {
         Self {
-            parts,
+            context,
             tracer: Tracer::default(),
             running: HashMap::new(),
             tasks: JoinSet::new(),
@@ -73,21 +73,21 @@ impl Senders {
         partitions.entry(partition).or_insert_with(|| {
             let name: Partition = (topic.to_owned(), partition);
             let slots = usize::try_from(Slot::COUNT).expect("there are slots");
-            let room = self.parts.events_per_slot.saturating_mul(slots);
+            let room = self.context.events_per_slot.saturating_mul(slots);
             let (queue, receiver) = mpsc::channel(room.min(Semaphore::MAX_PERMITS));
             let stop = self.stop.child_token();
-            let cluster = self.parts.cluster.clone();
+            let cluster = self.context.cluster.clone();
             let sender = Sender {
                 writer: PartitionWriter::new(cluster.clone(), topic, partition),
                 cluster,
                 partition: name,
                 queue: receiver,
-                leases: self.parts.leases.clone(),
-                outlets: self.parts.outlets.clone(),
-                circuits: self.parts.circuits.clone(),
+                leases: self.context.leases.clone(),
+                channels: self.context.channels.clone(),
+                circuits: self.context.circuits.clone(),
                 stop: stop.clone(),
-                metrics: self.parts.metrics.clone(),
-                health: self.parts.health.clone(),
+                metrics: self.context.metrics.clone(),
+                health: self.context.health.clone(),
                 tracer: self.tracer.clone(),
             };
             self.tasks.spawn(delivery::run(sender));
@@ -99,7 +99,7 @@ impl Senders {
     pub(crate) fn retire(&mut self, topic: &str) {
         for (partition, handle) in self.running.remove(topic).into_iter().flatten() {
             handle.stop.cancel();
-            self.parts.circuits.forget(&(topic.to_owned(), partition));
+            self.context.circuits.forget(&(topic.to_owned(), partition));
         }
     }
 

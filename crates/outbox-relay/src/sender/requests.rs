@@ -18,7 +18,7 @@ use crate::unavailable::circuits::{Circuits, Partition};
 
 /// Where a sender's events go on to. Cloned for each sender.
 #[derive(Clone)]
-pub(crate) struct Outlets {
+pub(crate) struct SenderChannels {
     /// Events that Kafka has, in flight until they are settled.
     pub(crate) acknowledged: mpsc::Sender<Vec<Settled>>,
     pub(crate) holds: mpsc::Sender<Vec<Hold>>,
@@ -33,7 +33,7 @@ pub(crate) struct Sender {
     pub(crate) writer: PartitionWriter,
     pub(crate) queue: mpsc::Receiver<Dispatched>,
     pub(crate) leases: Leases,
-    pub(crate) outlets: Outlets,
+    pub(crate) channels: SenderChannels,
     pub(crate) circuits: Circuits,
     /// Cancelled: finish the request that is out, drop the rest.
     pub(crate) stop: CancellationToken,
@@ -65,13 +65,13 @@ impl Sender {
 
     pub(crate) async fn give_back(&self, slots: impl Iterator<Item = Slot>) {
         // The relay being gone, nobody counts any more.
-        let _ = self.outlets.returned.send(Returned::slots(slots)).await;
+        let _ = self.channels.returned.send(Returned::slots(slots)).await;
     }
 
     pub(crate) async fn hold(&self, holds: Vec<Hold>) {
         if !holds.is_empty() {
             // The holder outlives the senders; it is gone only when the process is going.
-            let _ = self.outlets.holds.send(holds).await;
+            let _ = self.channels.holds.send(holds).await;
         }
     }
 

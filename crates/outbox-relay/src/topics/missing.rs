@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use messaging::Failure;
-use service::Reminder;
+use messaging::ErrorKind;
+use service::LogThrottle;
 
 /// A refusal is not asked for again sooner, and later each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ struct Attempts {
     next: Option<Instant>,
     /// Since the latest refusal.
     pause: Duration,
-    reminder: Reminder,
+    log_throttle: LogThrottle,
     /// Why the topic misses all the same.
     reason: Option<String>,
 }
@@ -100,16 +100,16 @@ impl Missing {
         &mut self,
         topic: &str,
         reason: impl Into<String>,
-        failure: Failure,
+        kind: ErrorKind,
         now: Instant,
     ) -> bool {
         let attempts = self.attempts(topic);
         attempts.reason = Some(reason.into());
-        if failure == Failure::Configuration {
+        if kind == ErrorKind::Configuration {
             attempts.pause = (attempts.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             attempts.next = Some(now + attempts.pause);
         }
-        attempts.reminder.is_due(now)
+        attempts.log_throttle.is_due(now)
     }
 
     /// None could even be tried.
@@ -127,7 +127,7 @@ impl Missing {
             attempts.next = Some(now);
             return false;
         }
-        self.failed(topic, HIDDEN, Failure::Configuration, now)
+        self.failed(topic, HIDDEN, ErrorKind::Configuration, now)
     }
 
     /// Why each still misses, as far as Kafka said.
@@ -159,7 +159,7 @@ mod tests {
             assert!(!missing.want("t"), "no news");
             for topic in missing.due(now) {
                 attempts.push(second);
-                missing.failed(&topic, "refused", Failure::Configuration, now);
+                missing.failed(&topic, "refused", ErrorKind::Configuration, now);
             }
         }
         assert_eq!(attempts, [0, 1, 3, 7, 15, 31, 51, 71]);
@@ -180,7 +180,7 @@ mod tests {
         for second in 0..130 {
             let now = start + Duration::from_secs(second);
             assert_eq!(missing.due(now), ["t"]);
-            if missing.failed("t", "away", Failure::Transient, now) {
+            if missing.failed("t", "away", ErrorKind::Transient, now) {
                 logged.push(second);
             }
         }
@@ -213,7 +213,7 @@ mod tests {
         }
         let now = Instant::now();
         assert_eq!(missing.due(now), topics[..16]);
-        missing.failed("t0", "away", Failure::Transient, now);
+        missing.failed("t0", "away", ErrorKind::Transient, now);
         assert!(missing.any_untried());
         missing.want("new");
         assert_eq!(missing.due(now), topics[16..32]);

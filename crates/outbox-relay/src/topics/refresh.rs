@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use messaging::{Cluster, Failure, KafkaError};
-use service::{Backoff, CancellationToken, Check, Reminder, WorkerSettings};
+use messaging::{Cluster, ErrorKind, KafkaError};
+use service::{Backoff, CancellationToken, Check, LogThrottle, WorkerSettings};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
@@ -45,7 +45,7 @@ pub(crate) struct RouteKeeper {
     topics: watch::Sender<Topics>,
     wanted: mpsc::Receiver<String>,
     /// Topics cannot be looked up.
-    trouble: Reminder,
+    trouble: LogThrottle,
 }
 
 impl RouteKeeper {
@@ -61,14 +61,13 @@ impl RouteKeeper {
             settings,
             topics,
             wanted,
-            trouble: Reminder::default(),
+            trouble: LogThrottle::default(),
         };
         (keeper, routes)
     }
 
-    /// Waits for Kafka, creates those of the topics `first` that are missing, and keeps looking
-    /// until `stop`.
-    pub(crate) async fn run(mut self, first: &[&str], kafka: &Check, stop: &CancellationToken) {
+    /// Waits for Kafka, and keeps looking until `stop`.
+    pub(crate) async fn run(mut self, kafka: &Check, stop: &CancellationToken) {
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
         let this = &self;
         let ready = service::until_ready(kafka, stop, backoff, "Kafka", || async move {
@@ -81,12 +80,6 @@ impl RouteKeeper {
         }
         let mut rejected = RejectedTopics::default();
         let mut missing = Missing::default();
-        for topic in first {
-            missing.want(topic);
-        }
-        self.learn(&mut missing, &mut rejected).await;
-        // Nothing waits for these yet: once must do.
-        missing.forget(|_| true);
         let mut pause = REFRESH_INTERVAL;
         loop {
             let next = tokio::time::Instant::now() + pause;
@@ -143,13 +136,13 @@ impl RouteKeeper {
             match self.create(&topic).await {
                 Ok(true) => learned = Learned::Created,
                 Ok(false) => existing.push(topic),
-                Err(error) if error.failure() == Failure::Impossible => {
+                Err(error) if error.kind() == ErrorKind::Impossible => {
                     rejected.add(topic, error.to_string(), Instant::now());
                 }
                 Err(error) => {
                     let reason =
                         format!("the topic does not exist and could not be created: {error}");
-                    if missing.failed(&topic, reason, error.failure(), Instant::now()) {
+                    if missing.failed(&topic, reason, error.kind(), Instant::now()) {
                         warn!(topic, %error, "cannot create a topic that is missing; trying again");
                     } else {
                         debug!(topic, %error, "still cannot create a topic");

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use service::Problems;
+use service::ReadinessIssues;
 
 use crate::event::PATIENCE;
 use crate::topics::routing_table::Topics;
@@ -60,7 +60,7 @@ impl Unroutable {
         owned: impl Fn(Slot) -> bool,
         held: &HashSet<String>,
         topics: &Topics,
-        failing: &Problems,
+        failing: &ReadinessIssues,
         now: Instant,
     ) {
         for topic in held {
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn reads_of_other_slots_do_not_make_a_topic_forgotten() {
-        let failing = Problems::new(Readiness::new().check("kafka"));
+        let failing = ReadinessIssues::new(Readiness::new().check("kafka"));
         let (none, topics) = (HashSet::new(), Topics::default());
         let mut unroutable = Unroutable::default();
         let start = Instant::now();
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn held_events_wait_too_and_those_of_lost_slots_do_not() {
-        let failing = Problems::new(Readiness::new().check("kafka"));
+        let failing = ReadinessIssues::new(Readiness::new().check("kafka"));
         let (none, topics) = (HashSet::new(), Topics::default());
         let held = HashSet::from([A.to_owned()]);
         let mut unroutable = Unroutable::default();
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn all_topics_have_their_turn_whatever_room_there_is() {
-        let failing = Problems::new(Readiness::new().check("kafka"));
+        let failing = ReadinessIssues::new(Readiness::new().check("kafka"));
         let topics = Topics::default();
         let mut unroutable = Unroutable::default();
         let start = Instant::now();

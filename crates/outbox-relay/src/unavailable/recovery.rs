@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use service::{CancellationToken, Problems, Reminder};
+use service::{CancellationToken, LogThrottle, ReadinessIssues};
 use storage::lease::Leases;
 use storage::outbox::{Destination, MoveFrom, UnavailableGroup, move_back, unavailable_groups};
 use storage::{DedicatedConnection, StorageError};
@@ -61,9 +61,9 @@ pub(crate) struct Recovery {
     pub(crate) circuits: Circuits,
     pub(crate) missing: MissingTopics,
     /// By partition, as the senders report.
-    pub(crate) failing: Problems,
+    pub(crate) failing: ReadinessIssues,
     /// Told while nothing can be moved.
-    pub(crate) postgres: Problems,
+    pub(crate) postgres: ReadinessIssues,
     /// Woken when something is pending again.
     pub(crate) wake: Arc<Notify>,
     pub(crate) turns: Turns,
@@ -97,7 +97,7 @@ enum Kind {
 impl Recovery {
     /// Looks again and again until `stop`.
     pub(crate) async fn run(mut self, stop: &CancellationToken) {
-        let mut trouble = Reminder::default();
+        let mut trouble = LogThrottle::default();
         let mut without_events = HashSet::new();
         let mut pause = LOOK_INTERVAL;
         while stop
@@ -105,17 +105,17 @@ impl Recovery {
             .await
             .is_some()
         {
-            let Some(looked) = stop.run_until_cancelled(self.look()).await else {
+            let Some(scanned) = stop.run_until_cancelled(self.look()).await else {
                 return;
             };
             pause = LOOK_INTERVAL;
-            let failed = match looked {
-                Ok(looked) => {
-                    self.forget_circuits_without_events(&looked.groups, &mut without_events);
-                    if looked.moved {
+            let failed = match scanned {
+                Ok(scanned) => {
+                    self.forget_circuits_without_events(&scanned.groups, &mut without_events);
+                    if scanned.moved {
                         pause = RETURN_INTERVAL;
                     }
-                    looked.failed
+                    scanned.failed
                 }
                 Err(error) => Some(error),
             };
@@ -136,7 +136,7 @@ impl Recovery {
 
     /// Looks at all groups of the slots owned and moves what can go back, for the time between two
     /// looks at most. An error in one group does not end the look at the others.
-    async fn look(&mut self) -> Result<Looked, StorageError> {
+    async fn look(&mut self) -> Result<Scanned, StorageError> {
         let started = Instant::now();
         let owned = self.owned();
         let groups = self.find_groups(&owned).await?;
@@ -176,7 +176,7 @@ impl Recovery {
                 "moved unavailable events back to pending"
             );
         }
-        Ok(Looked {
+        Ok(Scanned {
             groups,
             moved: returned > 0,
             failed,
@@ -267,7 +267,7 @@ impl Recovery {
 }
 
 /// What a look found.
-struct Looked {
+struct Scanned {
     groups: Vec<UnavailableGroup>,
     /// Some events moved for good, not for a test.
     moved: bool,

@@ -39,9 +39,9 @@ async fn fixture() -> Fixture {
         .sql
         .batch_execute(
             "with moved as (delete from outbox_pending where id < 7 returning slot, id)
-             insert into outbox_held (bytes, id, slot, topic, key, cause, error, attempts, behind)
+             insert into outbox_held (bytes, id, slot, topic, key, cause, error, attempts, blocked_by)
              select 10, m.id, m.slot, e.topic, e.key,
-                    case when m.id < 3 then 'dead' else 'behind' end,
+                    case when m.id < 3 then 'dead' else 'blocked' end,
                     case when m.id < 3 then 'too large' end, case when m.id < 3 then 2 end,
                     case when m.id > 2 then 2 - m.id % 2 end
              from moved m join outbox_event e using (id);
@@ -56,7 +56,7 @@ async fn fixture() -> Fixture {
 #[tokio::test(flavor = "multi_thread")]
 async fn p8_dead_letters_are_listed_redriven_and_discarded() {
     let fixture = fixture().await;
-    let held = "de de be be be be pu";
+    let held = "de de bl bl bl bl pu";
     let listed = json_of(&fixture, "dead-letters list --key a").await;
     let ids: Vec<i64> = listed["items"]
         .as_array()
@@ -66,30 +66,30 @@ async fn p8_dead_letters_are_listed_redriven_and_discarded() {
         .collect();
     assert_eq!(ids, [1, 3, 5]);
     assert_eq!(listed["items"][0]["error"], "too large");
-    assert_eq!(listed["items"][1]["behind"], 1);
+    assert_eq!(listed["items"][1]["blockedBy"], 1);
     let (code, table) = told(&fixture, "dead-letters list --cause dead --limit 1").await;
     assert_eq!(code, 0);
     for part in ["EVENT", "dead", "too large", "--limit"] {
         assert!(table.contains(part), "{part} in\n{table}");
     }
-    assert!(!table.contains("behind"), "{table}");
+    assert!(!table.contains("blocked"), "{table}");
 
     let key = format!("--topic {} --key a", fixture.topic);
     let redrive = format!("dead-letters redrive {key}");
-    let said = json!({ "dryRun": true, "keys": 1, "dead": 1, "behind": 2 });
+    let said = json!({ "dryRun": true, "keys": 1, "dead": 1, "blocked": 2 });
     let dry = json_of(&fixture, &format!("{redrive} --dry-run")).await;
     assert_eq!(dry, said);
     assert_eq!(states(&fixture).await, held, "a dry run changes nothing");
     let (code, text) = told(&fixture, &redrive).await;
     assert_eq!(
         (code, text.as_str()),
-        (0, "redrove 1 event of 1 key, with 2 events behind\n")
+        (0, "redrove 1 event of 1 key, with 2 blocked events\n")
     );
-    assert_eq!(states(&fixture).await, "pe de pe be pe be pu");
+    assert_eq!(states(&fixture).await, "pe de pe bl pe bl pu");
     let (code, text) = told(&fixture, &redrive).await;
     assert_eq!(
         (code, text.as_str()),
-        (0, "redrove 0 events of 0 keys, with 0 events behind\n")
+        (0, "redrove 0 events of 0 keys, with 0 blocked events\n")
     );
 
     let id = |id: i64| format!("select event_id::text from outbox_event where id = {id}");
@@ -107,7 +107,7 @@ async fn p8_dead_letters_are_listed_redriven_and_discarded() {
         (code, text.as_str()),
         (
             0,
-            "discarded 1 event of 1 key, returning to pending 2 events behind\n"
+            "discarded 1 event of 1 key, returning to pending 2 blocked events\n"
         )
     );
     assert_eq!(states(&fixture).await, "pe di pe pe pe pe pu");
@@ -130,15 +130,15 @@ async fn a_dead_event_is_redriven_by_its_id_with_its_key() {
     let id: String = fixture.sql.query_one(id, &[]).await.unwrap().get(0);
     let redrive = format!("dead-letters redrive --event {id}");
     let dry = json_of(&fixture, &format!("{redrive} --dry-run")).await;
-    let said = json!({ "dryRun": true, "keys": 1, "dead": 1, "behind": 2 });
+    let said = json!({ "dryRun": true, "keys": 1, "dead": 1, "blocked": 2 });
     assert_eq!(dry, said);
-    assert_eq!(states(&fixture).await, "de de be be be be pu");
+    assert_eq!(states(&fixture).await, "de de bl bl bl bl pu");
     let (code, text) = told(&fixture, &redrive).await;
     assert_eq!(
         (code, text.as_str()),
-        (0, "redrove 1 event of 1 key, with 2 events behind\n")
+        (0, "redrove 1 event of 1 key, with 2 blocked events\n")
     );
-    assert_eq!(states(&fixture).await, "de pe be pe be pe pu");
+    assert_eq!(states(&fixture).await, "de pe bl pe bl pe pu");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,8 +151,8 @@ async fn dead_letters_are_chosen_by_topic_by_key_or_all_of_them() {
             "insert into outbox_event (event_id, topic, key, event_type, payload)
              select gen_random_uuid(), 'other', 'a', 'T', '{}' from generate_series(8, 9);
              with moved as (delete from outbox_pending where id > 7 returning slot, id)
-             insert into outbox_held (bytes, id, slot, topic, key, cause, behind)
-             select 10, id, slot, 'other', 'a', case id when 8 then 'dead' else 'behind' end,
+             insert into outbox_held (bytes, id, slot, topic, key, cause, blocked_by)
+             select 10, id, slot, 'other', 'a', case id when 8 then 'dead' else 'blocked' end,
                     nullif(8, id)
              from moved",
         )
@@ -172,13 +172,13 @@ async fn dead_letters_are_chosen_by_topic_by_key_or_all_of_them() {
 
     let discard = async |what: &str| told(&fixture, &format!("dead-letters discard {what}")).await;
     let said = |text: &str| (0, format!("{text}\n"));
-    let one = said("discarded 1 event of 1 key, returning to pending 1 event behind");
+    let one = said("discarded 1 event of 1 key, returning to pending 1 blocked event");
     assert_eq!(discard("--topic other --key a").await, one);
-    assert_eq!(states(&fixture).await, "de de be be be be pu di pe");
-    let both = said("discarded 2 events of 2 keys, returning to pending 4 events behind");
+    assert_eq!(states(&fixture).await, "de de bl bl bl bl pu di pe");
+    let both = said("discarded 2 events of 2 keys, returning to pending 4 blocked events");
     assert_eq!(discard("--all").await, both);
     assert_eq!(states(&fixture).await, "di di pe pe pe pe pu di pe");
-    let none = said("discarded 0 events of 0 keys, returning to pending 0 events behind");
+    let none = said("discarded 0 events of 0 keys, returning to pending 0 blocked events");
     assert_eq!(discard("--all").await, none);
 }
 
@@ -201,9 +201,9 @@ async fn a_replay_takes_what_lies_within_all_its_bounds() {
     assert_eq!(replay("--topic other --key a").await, none);
     assert_eq!(replay("--topic other --to-id 7").await, none);
     assert_eq!(replay("--topic other").await, one);
-    assert_eq!(states(&fixture).await, "de de be be be be pu pe");
+    assert_eq!(states(&fixture).await, "de de bl bl bl bl pu pe");
     assert_eq!(replay("--from-id 7 --to-id 7").await, one);
-    assert_eq!(states(&fixture).await, "de de be be be be pe pe");
+    assert_eq!(states(&fixture).await, "de de bl bl bl bl pe pe");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,7 +222,7 @@ async fn all_keys_are_redriven_page_by_page() {
         )
         .await
         .unwrap();
-    let said = |dry_run: bool| json!({ "dryRun": dry_run, "keys": 250, "dead": 250, "behind": 0 });
+    let said = |dry_run: bool| json!({ "dryRun": dry_run, "keys": 250, "dead": 250, "blocked": 0 });
     let redrive = "dead-letters redrive --all";
     let dry = json_of(&fixture, &format!("{redrive} --dry-run")).await;
     assert_eq!(dry, said(true));
@@ -262,7 +262,7 @@ async fn status_tells_who_owns_what_waits_and_what_is_lost() {
     assert!(status["oldestSeconds"]["pending"].as_f64().unwrap() >= 0.0);
     assert_eq!(status["published"]["events"], 1);
     assert_eq!(status["held"]["dead"], 2);
-    assert_eq!(status["held"]["behind"], 4);
+    assert_eq!(status["held"]["blocked"], 4);
     assert_eq!(status["slots"].as_array().unwrap().len(), 32);
     assert_eq!(status["verified"]["events"], 9);
     let (code, text) = told(&fixture, "status --verify").await;
@@ -270,8 +270,8 @@ async fn status_tells_who_owns_what_waits_and_what_is_lost() {
     for part in [
         "pending    2 events",
         "oldest     pending ",
-        ", behind ",
-        "2 dead, 4 behind",
+        ", blocked ",
+        "2 dead, 4 blocked",
         "0-31",
         "each in exactly one",
     ] {

@@ -89,7 +89,7 @@ async fn p3_p8_commands_at_any_moment_beside_relays_lose_nothing_and_keep_order(
     })
     .await;
     let database: Database = fixture.database.url().parse().unwrap();
-    let session = storage::Session::unhurried("test").with_index_plans();
+    let session = storage::Session::long_running("test").with_index_plans();
     let mut conn = database.connect(&session).await.unwrap();
     let verified = verify(&mut conn, 10).await.unwrap();
     assert_eq!(verified.offenders, []);

@@ -24,11 +24,11 @@ async fn p8_an_impossible_event_holds_its_key_and_nothing_else() {
     stepped.drain(&fixture).await;
     assert_eq!(fixture.count("published").await, 3);
     assert_eq!(fixture.count("dead").await, 1);
-    assert_eq!(fixture.count("behind").await, 1);
-    // Those that come later are read as parked, those of other keys are not.
+    assert_eq!(fixture.count("blocked").await, 1);
+    // Those that come later are read as blocked, those of other keys are not.
     fixture.write(&["bad", "good", "bad"]).await;
     stepped.drain(&fixture).await;
-    assert_eq!(fixture.count("behind").await, 3);
+    assert_eq!(fixture.count("blocked").await, 3);
     let (by_key, copies) = fixture.published_by_key().await;
     assert_eq!(by_key["bad"], [1]);
     assert_eq!(by_key["good"], [2, 5, 7]);
@@ -36,7 +36,7 @@ async fn p8_an_impossible_event_holds_its_key_and_nothing_else() {
     let row = fixture
         .sql
         .query_one(
-            "select d.error, d.attempts, b.behind from outbox_held d, outbox_held b
+            "select d.error, d.attempts, b.blocked_by from outbox_held d, outbox_held b
              where d.cause = 'dead' and b.id = 4",
             &[],
         )
@@ -47,7 +47,7 @@ async fn p8_an_impossible_event_holds_its_key_and_nothing_else() {
     assert!(row.get::<_, i32>(1) >= 1);
     assert_eq!(row.get::<_, i64>(2), 3);
     assert_eq!(stepped.metrics.holds.dead.get(), 1);
-    assert_eq!(stepped.metrics.holds.behind.get(), 3);
+    assert_eq!(stepped.metrics.holds.blocked.get(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +73,7 @@ async fn p3_the_guilty_are_found_among_many_and_order_holds() {
         .count();
     assert_eq!(fixture.count("dead").await, 4);
     assert_eq!(
-        fixture.count("behind").await,
+        fixture.count("blocked").await,
         i64::try_from(behind).unwrap()
     );
     assert_eq!(fixture.count("pending").await, 0);
@@ -99,7 +99,7 @@ async fn p3_what_its_topic_does_not_take_is_found_in_requests_that_are_refused_a
     stepped.drain(&fixture).await;
     assert_eq!(fixture.count("dead").await, 1);
     // It is the second of the five of its key.
-    assert_eq!(fixture.count("behind").await, 3);
+    assert_eq!(fixture.count("blocked").await, 3);
     let (by_key, copies) = fixture.published_by_key().await;
     assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), 2_996);
     assert_eq!(copies, 0);
@@ -115,7 +115,7 @@ async fn p8_an_event_that_no_broker_would_read_is_dead_and_the_others_go_on() {
     let mut stepped = fixture.relay(10);
     stepped.drain(&fixture).await;
     assert_eq!(fixture.count("dead").await, 1);
-    assert_eq!(fixture.count("behind").await, 1);
+    assert_eq!(fixture.count("blocked").await, 1);
     let (by_key, copies) = fixture.published_by_key().await;
     assert_eq!((&by_key["a"][..], &by_key["b"][..]), (&[1][..], &[4][..]));
     assert_eq!(copies, 0);

@@ -98,7 +98,7 @@ async fn p9_a_logical_copy_publishes_what_was_pending_and_nothing_else() {
         .await;
     let mut relay = Spawned::start(BINARY, &["run"], old.variables());
     let load = Load::start(&old).await;
-    old.until("behind", 1).await;
+    old.until("blocked", 1).await;
     old.until_more_are_published(500).await;
     let new = old.copied(&own).await;
     old.until_followed_by(&new).await;
@@ -139,7 +139,7 @@ async fn p9_a_logical_copy_publishes_what_was_pending_and_nothing_else() {
         let (id, key, state, ..) = before;
         if state == "pending" {
             let (state, partition) = match key.as_str() {
-                "bad" => ("behind", None),
+                "bad" => ("blocked", None),
                 key => ("published", Some(partition_of(key.as_bytes(), PARTITIONS))),
             };
             assert_eq!(

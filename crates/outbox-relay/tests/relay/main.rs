@@ -5,6 +5,7 @@
 mod acls;
 mod admin;
 mod all_failing;
+mod any_content;
 mod commands;
 mod commands_at_work;
 mod counted;

@@ -73,7 +73,7 @@ async fn p10_events_that_no_broker_would_read_are_dead_without_being_read() {
     fixture.write(&["k0"]).await;
     let relay = Spawned::start(BINARY, &["run"], fixture.variables());
     fixture.until_large_are("dead", 2).await;
-    fixture.until_large_are("behind", 1).await;
+    fixture.until_large_are("blocked", 1).await;
     let told = "select count(*) from outbox_held
                 where error like 'the event has 100000% bytes, more than 67108864'";
     assert_eq!(fixture.number(told).await, 2);

@@ -105,7 +105,7 @@ async fn p3_p4_p6_a_relay_that_slept_through_its_leases_changes_nothing_but_mark
     println!("{copies} copies after 4 sleeps");
     assert!(copies <= 4 * MOST_IN_FLIGHT, "{copies}");
     eventually("the poison to be held", PATIENCE, async || {
-        let held = fixture.count("dead").await + fixture.count("behind").await;
+        let held = fixture.count("dead").await + fixture.count("blocked").await;
         (held == poison).then_some(())
     })
     .await;

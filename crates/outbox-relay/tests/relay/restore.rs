@@ -164,7 +164,7 @@ async fn assert_nothing_lost_nothing_twice(
         let lost = !places.contains_key(&id) && !bad.contains(&id);
         assert!(!lost, "event {id} is lost");
     }
-    for id in dump.ids("behind") {
+    for id in dump.ids("blocked") {
         assert!(!places.contains_key(&id), "event {id} overtook a dead one");
     }
     let recorded = "select id, kafka_partition, kafka_offset from outbox_published";
@@ -193,7 +193,7 @@ async fn p9_a_dump_of_a_live_database_restored_elsewhere_loses_and_republishes_n
     let dump = eventually("a dump with some of everything", PATIENCE, async || {
         let dump = Dump::take(&mut sql).await;
         let enough = dump.ids("published").len() > 200
-            && dump.ids("behind").len() > 3
+            && dump.ids("blocked").len() > 3
             && !dump.ids("pending").is_empty();
         enough.then_some(dump)
     })
@@ -208,7 +208,10 @@ async fn p9_a_dump_of_a_live_database_restored_elsewhere_loses_and_republishes_n
     let copy = cluster.connect().await;
     dump.load(&copy).await;
     assert_eq!(states(&copy).await, dump.states);
-    let mut conn = database.connect(&Session::unhurried("test")).await.unwrap();
+    let mut conn = database
+        .connect(&Session::long_running("test"))
+        .await
+        .unwrap();
     assert_eq!(verify(&mut conn, 10).await.unwrap().offenders, []);
 
     // The copy is worked on, and written to.
@@ -239,7 +242,7 @@ async fn p9_a_dump_of_a_live_database_restored_elsewhere_loses_and_republishes_n
     let bad: HashSet<i64> = bad.await.unwrap().iter().map(|r| r.get(0)).collect();
     for (id, before) in &dump.states {
         let expected = match before.as_str() {
-            "pending" if bad.contains(id) => "behind",
+            "pending" if bad.contains(id) => "blocked",
             "pending" => "published",
             other => other,
         };
@@ -256,7 +259,7 @@ async fn p9_a_dump_of_a_live_database_restored_elsewhere_loses_and_republishes_n
         key: "bad".to_owned(),
     };
     let redriven = redrive(&mut conn, &[held]).await.unwrap();
-    assert!(redriven.dead == 1 && redriven.behind > 4, "{redriven:?}");
+    assert!(redriven.dead == 1 && redriven.blocked > 4, "{redriven:?}");
     eventually("all to be published", PATIENCE, async || {
         let all = states(&copy).await;
         all.values().all(|state| state == "published").then_some(())

@@ -67,7 +67,7 @@ async fn the_gauges_tell_what_waits_what_is_held_and_who_holds_vacuum_back() {
             "update outbox_event set created_at = now() - interval '100 seconds' where id = 4;
              with moved as (delete from outbox_pending where id < 3 returning slot, id)
              insert into outbox_held (bytes, id, slot, topic, key, cause)
-             select 10, m.id, m.slot, e.topic, e.key, case m.id when 1 then 'dead' else 'behind' end
+             select 10, m.id, m.slot, e.topic, e.key, case m.id when 1 then 'dead' else 'blocked' end
              from moved m join outbox_event e using (id)",
         )
         .await
@@ -85,7 +85,7 @@ async fn the_gauges_tell_what_waits_what_is_held_and_who_holds_vacuum_back() {
     })
     .await;
     assert_eq!(metric(ops, "outbox_held{cause=\"dead\"}").await, "1");
-    assert_eq!(metric(ops, "outbox_held{cause=\"behind\"}").await, "1");
+    assert_eq!(metric(ops, "outbox_held{cause=\"blocked\"}").await, "1");
     assert_eq!(metric(ops, "outbox_published_total").await, "0");
     let age = metric(ops, "outbox_oldest_pending_age_seconds").await;
     let age: f64 = age.parse().unwrap();
@@ -97,11 +97,11 @@ async fn the_gauges_tell_what_waits_what_is_held_and_who_holds_vacuum_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_not_ready_when_nothing_moves_and_only_then() {
-    let (stuck, parked) = (Fixture::new().await, Fixture::new().await);
+    let (stuck, blocked) = (Fixture::new().await, Fixture::new().await);
     stuck.write(&["a"]).await;
     // Nothing of this can be sent: that is an operator's business, not the relay's.
-    parked.write(&["a", "a"]).await;
-    parked
+    blocked.write(&["a", "a"]).await;
+    blocked
         .sql
         .batch_execute(
             "with moved as (delete from outbox_pending where id = 1 returning slot, id)
@@ -113,7 +113,7 @@ async fn it_is_not_ready_when_nothing_moves_and_only_then() {
         .unwrap();
     let nowhere = with(&stuck, "KAFKA_BROKERS", NOWHERE);
     let stuck_relay = Spawned::start(BINARY, &["run"], nowhere);
-    let parked_relay = Spawned::start(BINARY, &["run"], parked.variables());
+    let parked_relay = Spawned::start(BINARY, &["run"], blocked.variables());
     let stuck_ops = stuck_relay.ops_address(PATIENCE).await;
     let parked_ops = parked_relay.ops_address(PATIENCE).await;
 
@@ -126,7 +126,7 @@ async fn it_is_not_ready_when_nothing_moves_and_only_then() {
     for part in ["event 1 of", "has waited for 3", &stuck.topic, "since 20"] {
         assert!(reason.contains(part), "{part} in {reason}");
     }
-    parked.until("behind", 1).await;
+    blocked.until("blocked", 1).await;
     assert_eq!(check(parked_ops, "progress").await["ready"], true);
     assert_eq!(check(parked_ops, "kafka").await["ready"], true);
 }

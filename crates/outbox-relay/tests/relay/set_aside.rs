@@ -193,7 +193,7 @@ async fn an_event_that_no_broker_would_read_does_not_keep_its_partition_set_asid
     fixture.until("unavailable", 0).await;
     fixture.until_published(641).await;
     fixture.until("dead", 1).await;
-    fixture.until("behind", 1).await;
+    fixture.until("blocked", 1).await;
     assert!(
         relay.log().contains("bytes, more than 67108864"),
         "{}",

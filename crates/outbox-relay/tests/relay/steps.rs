@@ -62,12 +62,12 @@ async fn later_events_of_a_held_key_wait_and_nothing_else_does() {
     let mut stepped = fixture.relay(10);
     stepped.drain(&fixture).await;
     assert_eq!(fixture.count("published").await, 1);
-    assert_eq!(fixture.count("behind").await, 2);
+    assert_eq!(fixture.count("blocked").await, 2);
     fixture
         .sql
         .batch_execute(
             "update outbox_held set discarded_at = now() where cause = 'dead';
-             with moved as (delete from outbox_held where cause = 'behind' returning slot, id)
+             with moved as (delete from outbox_held where cause = 'blocked' returning slot, id)
              insert into outbox_pending select slot, id, 1 from moved",
         )
         .await

@@ -76,17 +76,22 @@ impl Fixture {
     }
 
     fn relay_with(&self, name: &'static str, value: u32) -> Stepped {
+        self.relay_with_variable(name, &value.to_string())
+    }
+
+    /// A relay to be stepped, with another setting.
+    pub(crate) fn relay_with_variable(&self, name: &'static str, value: &str) -> Stepped {
         let mut variables = self.variables();
-        variables.push((name, value.to_string()));
+        variables.push((name, value.to_owned()));
         let source = Source::from_pairs(variables).unwrap();
         let settings = Settings::read(&source).unwrap();
         let metrics = Metrics::register(&mut Registry::default());
         let assembly = Assembly::new(&settings, metrics.clone(), &Readiness::new());
         let stop = CancellationToken::new();
         tokio::spawn(assembly.keeper.run(stop.clone()));
-        let surroundings = assembly.surroundings;
+        let background = assembly.background;
         let token = stop.clone();
-        tokio::spawn(async move { Box::pin(surroundings.run(&token)).await });
+        tokio::spawn(async move { Box::pin(background.run(&token)).await });
         Stepped {
             relay: assembly.relay,
             metrics,

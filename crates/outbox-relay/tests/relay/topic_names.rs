@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use local_stack::testing::admin::request;
 use local_stack::testing::{Spawned, delete_topic, eventually, unique_topic};
-use messaging::Failure;
+use messaging::ErrorKind;
 
 use crate::acls::{Operation, Resource};
 use crate::own_kafka::OwnKafka;
@@ -74,7 +74,7 @@ async fn p8_topics_that_kafka_keeps_for_itself_are_never_made_and_their_events_a
     for internal in INTERNAL {
         assert!(!exists(&kafka.brokers, internal).await, "{internal}");
         let made = fixture.cluster.ensure_topic(internal, 1, 1).await;
-        assert_eq!(made.unwrap_err().failure(), Failure::Impossible);
+        assert_eq!(made.unwrap_err().kind(), ErrorKind::Impossible);
         assert!(!exists(&kafka.brokers, internal).await, "{internal}");
     }
     for other in others {

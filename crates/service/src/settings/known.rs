@@ -123,6 +123,14 @@ pub const KNOWN: &[Setting] = &[
         secret: false,
     },
     Setting {
+        name: "EVENT_SOURCE",
+        meaning: "ce_source of events that name no source",
+        expected: "a URI reference such as /orders",
+        default: Some("/outbox"),
+        services: &[RELAY],
+        secret: false,
+    },
+    Setting {
         name: "LEASE_TTL",
         meaning: "How long a dead process keeps its leases",
         expected: "a duration from 1s to 5m",

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::settings::Collector;
 use crate::tasks::describe;
-use crate::{Backoff, Reminder};
+use crate::{Backoff, LogThrottle};
 
 /// Spans that wait at most; some kB of memory each at worst.
 const QUEUE_SPANS: usize = 4_096;
@@ -97,7 +97,7 @@ pub(crate) struct Exporter {
     client: Client,
     traces: Url,
     finish: CancellationToken,
-    trouble: Reminder,
+    trouble: LogThrottle,
 }
 
 /// Why spans were not taken.
@@ -130,7 +130,7 @@ pub(super) fn new(
         client,
         traces: collector.traces(),
         finish: CancellationToken::new(),
-        trouble: Reminder::default(),
+        trouble: LogThrottle::default(),
     };
     (queue, exporter)
 }

@@ -204,13 +204,13 @@ pub async fn advance(
     Ok(())
 }
 
-const FORGET: &str = "delete from inbox where consumer_group = ? and event_id = any(?)";
+const UNRECORD: &str = "delete from inbox where consumer_group = ? and event_id = any(?)";
 
 /// Takes back what [`record`] said in this transaction: the effect did not happen after all.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn forget(
+pub async fn unrecord(
     conn: &mut AsyncPgConnection,
     group: &str,
     events: &[EventId],
@@ -219,7 +219,7 @@ pub async fn forget(
         return Ok(());
     }
     let ids: Vec<Uuid> = events.iter().map(|id| id.as_uuid()).collect();
-    cached(FORGET)
+    cached(UNRECORD)
         .bind::<Text, _>(group)
         .bind::<Array<SqlUuid>, _>(ids)
         .execute(conn)

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::pg::error::StorageError;
 
-pub use batch::{Opened, advance, fence, follow_copies, forget, record, record_unmet};
+pub use batch::{Opened, advance, fence, follow_copies, record, record_unmet, unrecord};
 
 /// One partition of one topic, as one consumer group reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,7 +26,7 @@ pub struct Unit {
 
 /// What the two tables said of one scope.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Survey {
+pub struct Snapshot {
     /// Live members only.
     pub members: Vec<Member>,
     pub units: Vec<Unit>,
@@ -47,15 +47,15 @@ const fn share(rank: usize, units: usize, members: usize) -> usize {
     units / members + if rank < units % members { 1 } else { 0 }
 }
 
-/// Says what `me` should do. A member that is not alive by the survey should do nothing.
-pub fn decide(survey: &Survey, me: MemberId) -> Decision {
-    let mut members: Vec<MemberId> = survey.members.iter().map(|m| m.id).collect();
+/// Says what `me` should do. A member that is not alive by the snapshot should do nothing.
+pub fn decide(snapshot: &Snapshot, me: MemberId) -> Decision {
+    let mut members: Vec<MemberId> = snapshot.members.iter().map(|m| m.id).collect();
     members.sort_unstable();
     members.dedup();
     if !members.contains(&me) {
         return Decision::default();
     }
-    let mut units = survey.units.clone();
+    let mut units = snapshot.units.clone();
     units.sort_unstable_by_key(|unit| unit.number);
     let is_free = |unit: &Unit| unit.owner.is_none_or(|owner| !members.contains(&owner));
 
@@ -92,13 +92,13 @@ mod tests {
     }
 
     /// All members decide on what they see and act at once; nobody leaves or joins meanwhile.
-    fn round(survey: &mut Survey) -> usize {
-        let before = survey.clone();
+    fn round(snapshot: &mut Snapshot) -> usize {
+        let before = snapshot.clone();
         let mut changes = 0;
         for Member { id, .. } in &before.members {
             let decision = decide(&before, *id);
             for (number, epoch) in decision.take {
-                let unit = unit_mut(survey, number);
+                let unit = unit_mut(snapshot, number);
                 assert_eq!(unit.epoch, epoch, "two members took unit {number} at once");
                 *unit = Unit {
                     number,
@@ -108,25 +108,25 @@ mod tests {
                 changes += 1;
             }
             for number in decision.give_up {
-                unit_mut(survey, number).owner = None;
+                unit_mut(snapshot, number).owner = None;
                 changes += 1;
             }
         }
         changes
     }
 
-    fn unit_mut(survey: &mut Survey, number: i32) -> &mut Unit {
-        survey
+    fn unit_mut(snapshot: &mut Snapshot, number: i32) -> &mut Unit {
+        snapshot
             .units
             .iter_mut()
             .find(|unit| unit.number == number)
             .unwrap()
     }
 
-    fn surveys() -> impl Strategy<Value = Survey> {
+    fn surveys() -> impl Strategy<Value = Snapshot> {
         (1..40_usize, 1..40_usize).prop_flat_map(|(members, units)| {
             // Owners 1..=members live, those above are dead, 0 stands for none.
-            prop::collection::vec(0..members as u128 + 4, units).prop_map(move |owners| Survey {
+            prop::collection::vec(0..members as u128 + 4, units).prop_map(move |owners| Snapshot {
                 members: (1..=members as u128)
                     .map(|number| Member {
                         id: member(number),
@@ -147,29 +147,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_start_ends_in_fair_shares_after_two_rounds(mut survey in surveys()) {
-            round(&mut survey);
-            round(&mut survey);
-            let shares: Vec<usize> = survey.members.iter()
-                .map(|m| survey.units.iter().filter(|u| u.owner == Some(m.id)).count())
+        fn any_start_ends_in_fair_shares_after_two_rounds(mut snapshot in surveys()) {
+            round(&mut snapshot);
+            round(&mut snapshot);
+            let shares: Vec<usize> = snapshot.members.iter()
+                .map(|m| snapshot.units.iter().filter(|u| u.owner == Some(m.id)).count())
                 .collect();
-            prop_assert_eq!(shares.iter().sum::<usize>(), survey.units.len());
+            prop_assert_eq!(shares.iter().sum::<usize>(), snapshot.units.len());
             let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
             prop_assert!(most - least <= 1, "{:?}", shares);
-            prop_assert_eq!(round(&mut survey), 0, "churn among stable members");
+            prop_assert_eq!(round(&mut snapshot), 0, "churn among stable members");
         }
 
         #[test]
-        fn nobody_takes_what_a_live_member_owns(survey in surveys()) {
-            let live: Vec<MemberId> = survey.members.iter().map(|m| m.id).collect();
+        fn nobody_takes_what_a_live_member_owns(snapshot in surveys()) {
+            let live: Vec<MemberId> = snapshot.members.iter().map(|m| m.id).collect();
             for id in &live {
-                let decision = decide(&survey, *id);
+                let decision = decide(&snapshot, *id);
                 for (number, _) in decision.take {
-                    let owner = survey.units[usize::try_from(number).unwrap()].owner;
+                    let owner = snapshot.units[usize::try_from(number).unwrap()].owner;
                     prop_assert!(owner.is_none_or(|owner| !live.contains(&owner)));
                 }
                 for number in decision.give_up {
-                    prop_assert_eq!(survey.units[usize::try_from(number).unwrap()].owner, Some(*id));
+                    prop_assert_eq!(snapshot.units[usize::try_from(number).unwrap()].owner, Some(*id));
                 }
             }
         }
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_lone_member_takes_every_free_unit() {
-        let survey = Survey {
+        let snapshot = Snapshot {
             members: vec![Member {
                 id: member(1),
                 expires_in: Duration::from_secs(5),
@@ -190,7 +190,7 @@ mod tests {
                 })
                 .collect(),
         };
-        assert_eq!(decide(&survey, member(1)).take.len(), 32);
-        assert_eq!(decide(&survey, member(2)), Decision::default());
+        assert_eq!(decide(&snapshot, member(1)).take.len(), 32);
+        assert_eq!(decide(&snapshot, member(2)), Decision::default());
     }
 }

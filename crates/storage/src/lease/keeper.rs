@@ -17,14 +17,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::ownership::{Leases, Ownership, Request, Tenure};
+use super::ownership::{HeldLease, Leases, Ownership, Request};
 use super::{
     Claim, MemberId, claim, decide, ensure_units, leave, release, remove_expired_members, renew,
-    survey,
+    snapshot,
 };
 use crate::notify::{Channel, listen, notify, wake_ups};
 use crate::pg::connection::{Database, Session};
-use crate::pg::error::{StorageError, within};
+use crate::pg::error::{StorageError, with_timeout};
 
 /// How often a member looks for rows of members that expired long ago.
 const CLEANING_INTERVAL: Duration = Duration::from_mins(1);
@@ -138,23 +138,23 @@ impl Keeper {
         let arriving = self.ensured_units == 0;
         if unit_count > self.ensured_units {
             let conn = self.connected().await?;
-            within(limit, ensure_units(conn, &scope, unit_count)).await?;
+            with_timeout(limit, ensure_units(conn, &scope, unit_count)).await?;
             self.ensured_units = unit_count;
         }
         self.connected().await?;
         // The time counts from before the request: Postgres' answer may be late, never early.
         let sent = Instant::now();
         let conn = self.connected().await?;
-        let mut owned = within(limit, renew(conn, &scope, member, ttl)).await?;
+        let mut owned = with_timeout(limit, renew(conn, &scope, member, ttl)).await?;
         let valid_until = sent + ttl * 4 / 5;
         // What is renewed counts at once, whatever becomes of the rest of this beat.
         self.publish(&owned, None, valid_until);
 
         let conn = self.connected().await?;
-        let mut survey = within(limit, survey(conn, &scope)).await?;
+        let mut seen = with_timeout(limit, snapshot(conn, &scope)).await?;
         // Rows of units that are no more stay, in case these come back.
-        survey.units.retain(|unit| unit.number < unit_count);
-        let decision = decide(&survey, member);
+        seen.units.retain(|unit| unit.number < unit_count);
+        let decision = decide(&seen, member);
         let beyond = owned.iter().map(|claim| claim.unit);
         let beyond = beyond.filter(|unit| *unit >= unit_count);
         let giving_up: Vec<i32> = decision.give_up.into_iter().chain(beyond).collect();
@@ -167,22 +167,22 @@ impl Keeper {
         let unwanted: Vec<i32> = unwanted.iter().map(|claim| claim.unit).collect();
         let conn = self.connected().await?;
         if !take.is_empty() {
-            owned.extend(within(limit, claim(conn, &scope, member, &take)).await?);
+            owned.extend(with_timeout(limit, claim(conn, &scope, member, &take)).await?);
         }
         self.publish(&owned, Some(&giving_up), valid_until);
 
         let conn = self.connected().await?;
         if !unwanted.is_empty() {
-            within(limit, release(conn, &scope, member, &unwanted)).await?;
+            with_timeout(limit, release(conn, &scope, member, &unwanted)).await?;
         }
-        if !unwanted.is_empty() || (arriving && survey.members.len() > 1) {
+        if !unwanted.is_empty() || (arriving && seen.members.len() > 1) {
             // The others may take something, or owe us a share.
             self.notify_others().await;
         }
         self.clean().await?;
         // A member that will be dead before our next beat has missed one of its own: look again
         // as soon as its units are free.
-        let next_death = survey
+        let next_death = seen
             .members
             .iter()
             .filter(|m| m.id != member)
@@ -198,7 +198,7 @@ impl Keeper {
         let Some(conn) = &mut self.connection else {
             return;
         };
-        match within(limit, notify(conn, Channel::Lease)).await {
+        match with_timeout(limit, notify(conn, Channel::Lease)).await {
             Ok(()) => {}
             Err(error) => {
                 debug!(scope = self.scope, %error, "cannot wake the other members");
@@ -221,7 +221,7 @@ impl Keeper {
         self.cleaned = Some(Instant::now());
         let (scope, limit) = (self.scope.clone(), self.ttl / 3);
         let conn = self.connected().await?;
-        within(limit, remove_expired_members(conn, &scope)).await
+        with_timeout(limit, remove_expired_members(conn, &scope)).await
     }
 
     /// Whether a tenure under this epoch, or a later one, has ended here.
@@ -234,7 +234,7 @@ impl Keeper {
     async fn connected(&mut self) -> Result<&mut AsyncPgConnection, StorageError> {
         if self.connection.is_none() {
             let mut conn = self.database.connect(&self.session).await?;
-            within(self.ttl / 3, listen(&mut conn, &[Channel::Lease])).await?;
+            with_timeout(self.ttl / 3, listen(&mut conn, &[Channel::Lease])).await?;
             self.connection = Some(conn);
         }
         Ok(self.connection.as_mut().expect("set just above"))
@@ -259,14 +259,14 @@ impl Keeper {
                     .get(&claim.unit)
                     .is_none_or(|ended| claim.epoch > *ended)
             });
-            let units: BTreeMap<i32, Tenure> = claims
+            let units: BTreeMap<i32, HeldLease> = claims
                 .map(|claim| {
                     let epoch = claim.epoch;
                     let leaving = giving_up.map_or_else(
                         || now.units.get(&claim.unit).is_some_and(|t| t.leaving),
                         |units| units.contains(&claim.unit),
                     );
-                    (claim.unit, Tenure { epoch, leaving })
+                    (claim.unit, HeldLease { epoch, leaving })
                 })
                 .collect();
             let changed = now.units != units;
@@ -288,7 +288,7 @@ impl Keeper {
             ownership, ended, ..
         } = self;
         ownership.send_modify(|now| {
-            let gone: BTreeMap<i32, Tenure> = now
+            let gone: BTreeMap<i32, HeldLease> = now
                 .units
                 .extract_if(.., |unit, _| is_given_up(*unit))
                 .collect();
@@ -323,7 +323,7 @@ impl Keeper {
         self.give_up(|unit| units.contains(&unit));
         let (scope, member, limit) = (self.scope.clone(), self.member, self.ttl / 3);
         let conn = self.connected().await?;
-        within(limit, release(conn, &scope, member, &units)).await?;
+        with_timeout(limit, release(conn, &scope, member, &units)).await?;
         self.notify_others().await;
         Ok(())
     }
@@ -332,14 +332,14 @@ impl Keeper {
         self.give_up(|_| true);
         let (scope, member, limit) = (self.scope.clone(), self.member, self.ttl / 3);
         let conn = self.connected().await?;
-        within(limit, leave(conn, &scope, member)).await?;
+        with_timeout(limit, leave(conn, &scope, member)).await?;
         self.notify_others().await;
         Ok(())
     }
 }
 
 /// Notes that these tenures have ended.
-fn end(ended: &mut BTreeMap<i32, i64>, units: &BTreeMap<i32, Tenure>) {
+fn end(ended: &mut BTreeMap<i32, i64>, units: &BTreeMap<i32, HeldLease>) {
     for (unit, tenure) in units {
         let epoch = ended.entry(*unit).or_insert(tenure.epoch);
         *epoch = tenure.epoch.max(*epoch);

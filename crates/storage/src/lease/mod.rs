@@ -8,14 +8,16 @@
 
 mod decision;
 mod keeper;
+mod lifecycle;
 mod ownership;
 mod statements;
 
-pub use decision::{Decision, Member, Survey, Unit, decide};
+pub use decision::{Decision, Member, Snapshot, Unit, decide};
 pub use keeper::Keeper;
-pub use ownership::{Leases, Ownership, Tenure};
+pub use lifecycle::{LeasedWorkError, run_leased};
+pub use ownership::{HeldLease, Leases, Ownership};
 pub use statements::{
-    Claim, claim, ensure_units, leave, release, remove_expired_members, renew, survey,
+    Claim, claim, ensure_units, leave, release, remove_expired_members, renew, snapshot,
 };
 
 use std::fmt;

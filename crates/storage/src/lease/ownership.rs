@@ -9,7 +9,7 @@ use super::MemberId;
 
 /// How a unit is owned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tenure {
+pub struct HeldLease {
     pub epoch: i64,
     /// Wanted by another member: take up nothing new, and release it when nothing is in flight.
     pub leaving: bool,
@@ -18,7 +18,7 @@ pub struct Tenure {
 /// What a member owns, and until when it may believe so without another beat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ownership {
-    pub(super) units: BTreeMap<i32, Tenure>,
+    pub(super) units: BTreeMap<i32, HeldLease>,
     pub(super) valid_until: Instant,
 }
 
@@ -36,7 +36,7 @@ impl Ownership {
     }
 
     /// All units owned, none when the time has run out.
-    pub fn units(&self) -> impl Iterator<Item = (i32, Tenure)> + '_ {
+    pub fn units(&self) -> impl Iterator<Item = (i32, HeldLease)> + '_ {
         let valid = !self.has_run_out();
         self.units
             .iter()

@@ -8,7 +8,7 @@ use diesel::sql_types::{Array, BigInt, Double, Integer, Nullable, Text, Uuid as 
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::{Member, MemberId, Survey, Unit};
+use super::{Member, MemberId, Snapshot, Unit};
 use crate::pg::error::StorageError;
 
 /// A unit that is owned, and the epoch it is owned under.
@@ -78,7 +78,7 @@ macro_rules! alive {
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn survey(conn: &mut AsyncPgConnection, scope: &str) -> Result<Survey, StorageError> {
+pub async fn snapshot(conn: &mut AsyncPgConnection, scope: &str) -> Result<Snapshot, StorageError> {
     #[derive(QueryableByName)]
     struct MemberRow {
         #[diesel(sql_type = SqlUuid)]
@@ -109,7 +109,7 @@ pub async fn survey(conn: &mut AsyncPgConnection, scope: &str) -> Result<Survey,
     .bind::<Text, _>(scope)
     .load(conn)
     .await?;
-    Ok(Survey {
+    Ok(Snapshot {
         members: members
             .into_iter()
             .map(|row| Member {

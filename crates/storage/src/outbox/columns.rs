@@ -1,14 +1,15 @@
 //! Columns of `outbox_event` as values.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::pg::{Pg, PgValue};
 use diesel::prelude::*;
 use diesel::sql_types::{
-    BigInt, Json, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
+    BigInt, Bytea, Json, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
 };
-use domain::OutboxEvent;
+use domain::{Body, Content, OutboxEvent};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -28,8 +29,14 @@ pub(super) struct EventColumns {
     event_type: Option<String>,
     #[diesel(sql_type = Nullable<SmallInt>)]
     schema_version: Option<i16>,
+    #[diesel(sql_type = Nullable<Text>)]
+    source: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    content_type: Option<ContentType>,
     #[diesel(sql_type = Nullable<Json>)]
     payload: Option<JsonText>,
+    #[diesel(sql_type = Nullable<Bytea>)]
+    payload_bytes: Option<Vec<u8>>,
     #[diesel(sql_type = Nullable<Jsonb>)]
     headers: Option<TextHeaders>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
@@ -44,10 +51,39 @@ pub(super) fn event_from(row: EventColumns) -> Option<OutboxEvent> {
         key: row.key?,
         event_type: row.event_type?,
         schema_version: row.schema_version?,
-        payload: row.payload?.0,
+        source: row.source?,
+        content: content_from(row.content_type, row.payload, row.payload_bytes),
         headers: row.headers?.0,
         created_at: row.created_at?,
     })
+}
+
+/// The schema allows one payload and its content type, or none of the three.
+pub(super) fn content_from(
+    content_type: Option<ContentType>,
+    json: Option<JsonText>,
+    bytes: Option<Vec<u8>>,
+) -> Option<Content> {
+    let body = json
+        .map(|json| Body::Json(json.0))
+        .or_else(|| bytes.map(Body::Bytes))?;
+    Some(Content {
+        content_type: content_type?.0,
+        body,
+    })
+}
+
+/// A media type. The usual one takes no memory.
+#[derive(Debug, FromSqlRow)]
+pub(super) struct ContentType(Cow<'static, str>);
+
+impl FromSql<Text, Pg> for ContentType {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        Ok(Self(match str::from_utf8(value.as_bytes())? {
+            Content::JSON => Cow::Borrowed(Content::JSON),
+            other => Cow::Owned(other.to_owned()),
+        }))
+    }
 }
 
 /// A document of type `json`, byte for byte as its writer phrased it.

@@ -22,7 +22,7 @@ pub struct HeldEvent {
     pub of: TopicKey,
     #[diesel(sql_type = Text)]
     pub event_type: String,
-    /// `dead`, `behind`, `unavailable` or `discarded`.
+    /// `dead`, `blocked`, `unavailable` or `discarded`.
     #[diesel(sql_type = Text)]
     pub state: String,
     /// What Kafka or the client said.
@@ -33,7 +33,7 @@ pub struct HeldEvent {
     pub attempts: Option<i32>,
     /// The id of the event it waits for.
     #[diesel(sql_type = Nullable<BigInt>)]
-    pub behind: Option<i64>,
+    pub blocked_by: Option<i64>,
     #[diesel(sql_type = Timestamptz)]
     pub created_at: OffsetDateTime,
     #[diesel(sql_type = Timestamptz)]
@@ -56,7 +56,7 @@ macro_rules! select_from {
         concat!(
             "select h.id, e.event_id, h.topic, h.key, e.event_type, \
              case when h.discarded_at is not null then 'discarded' else h.cause end as state, \
-             h.error, h.attempts, h.behind, e.created_at, h.held_at, h.discarded_at from ",
+             h.error, h.attempts, h.blocked_by, e.created_at, h.held_at, h.discarded_at from ",
             $held,
             " h join outbox_event e on e.id = h.id "
         )

@@ -63,7 +63,7 @@ pub struct Hold {
 
 /// A cause in the words of the table, and how many events are held for it now.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
-pub struct Held {
+pub struct HeldEvents {
     #[diesel(sql_type = Text)]
     pub cause: String,
     #[diesel(sql_type = BigInt)]
@@ -104,7 +104,7 @@ held as (
     on conflict (id) do update set slot = excluded.slot, topic = excluded.topic,
         key = excluded.key, cause = excluded.cause, partition_count = excluded.partition_count,
         partition = excluded.partition, bytes = excluded.bytes, error = excluded.error,
-        attempts = excluded.attempts, behind = null, held_at = excluded.held_at,
+        attempts = excluded.attempts, blocked_by = null, held_at = excluded.held_at,
         discarded_at = null
     returning cause)
 select cause, count(*) as events from held group by cause"
@@ -127,15 +127,15 @@ moved as (
         order by h.topic, h.key, h.id limit 1) front
     where p.slot = d.slot and p.id = d.id and p.xmin = d.version
     returning p.slot, p.id, p.bytes, d.topic, d.key, d.partition_count, d.partition,
-              front.id as behind),
+              front.id as blocked_by),
 held as (
-    insert into outbox_held (id, slot, topic, key, cause, partition_count, partition, bytes, behind)
-    select distinct on (id) id, slot, topic, key, 'behind', partition_count, partition, bytes, behind
+    insert into outbox_held (id, slot, topic, key, cause, partition_count, partition, bytes, blocked_by)
+    select distinct on (id) id, slot, topic, key, 'blocked', partition_count, partition, bytes, blocked_by
     from moved
     on conflict (id) do update set slot = excluded.slot, topic = excluded.topic,
         key = excluded.key, cause = excluded.cause, partition_count = excluded.partition_count,
         partition = excluded.partition, bytes = excluded.bytes, error = null, attempts = null,
-        behind = excluded.behind, held_at = excluded.held_at, discarded_at = null
+        blocked_by = excluded.blocked_by, held_at = excluded.held_at, discarded_at = null
     returning cause)
 select cause, count(*) as events from held group by cause"
 );
@@ -150,7 +150,7 @@ pub async fn hold(
     scope: &str,
     member: MemberId,
     holds: &[Hold],
-) -> Result<Vec<Held>, StorageError> {
+) -> Result<Vec<HeldEvents>, StorageError> {
     let mut holds: Vec<&Hold> = holds.iter().collect();
     holds.sort_unstable_by_key(|hold| hold.id);
     let keys: Vec<(&str, &str)> = holds
@@ -178,14 +178,14 @@ async fn move_to_held(
     scope: &str,
     member: MemberId,
     holds: &[&Hold],
-) -> Result<Vec<Held>, StorageError> {
+) -> Result<Vec<HeldEvents>, StorageError> {
     if holds.is_empty() {
         return Ok(Vec::new());
     }
     let cause = |hold: &&Hold| match hold.cause {
         HoldCause::Dead => "dead",
         HoldCause::Unavailable => "unavailable",
-        HoldCause::Blocked => "behind",
+        HoldCause::Blocked => "blocked",
     };
     let columns = Columns::of(holds);
     let errors: Vec<Option<&str>> = holds.iter().map(|h| h.error.as_deref()).collect();
@@ -214,7 +214,7 @@ async fn move_blocked_to_held(
     scope: &str,
     member: MemberId,
     blocked: &[&Hold],
-) -> Result<Vec<Held>, StorageError> {
+) -> Result<Vec<HeldEvents>, StorageError> {
     if blocked.is_empty() {
         return Ok(Vec::new());
     }

@@ -23,7 +23,7 @@ pub use append::append;
 pub use batch::{Batch, Orphan, Oversized, PendingEvent};
 pub use fitness::{Unfit, check_fitness};
 pub use held::{HeldEvent, HeldFilter, held, held_event};
-pub use hold::{Destination, Held, Hold, HoldCause, hold};
+pub use hold::{Destination, HeldEvents, Hold, HoldCause, hold};
 pub use horizon::{HorizonHolder, horizon_holders};
 pub use orphans::remove_orphans;
 pub use read::{BatchLimits, limit_statements, read_events_after, read_pending};

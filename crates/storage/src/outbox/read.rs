@@ -6,7 +6,8 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{
-    Array, BigInt, Integer, Json, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Bytea, Integer, Json, Jsonb, Nullable, SmallInt, Text, Timestamptz,
+    Uuid as SqlUuid,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use domain::{OutboxEvent, Slot};
@@ -15,7 +16,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::batch::{Batch, PendingRow, joined};
-use super::columns::{EventColumns, JsonText, TextHeaders, event_from};
+use super::columns::{ContentType, EventColumns, JsonText, TextHeaders, content_from, event_from};
 use super::hold::Destination;
 use super::redrive::TopicKey;
 use super::unavailable::{UnavailableGroup, slot_from};
@@ -59,16 +60,19 @@ with n as materialized (
           where q.total - q.bytes < ?) q
     where total - bytes < ?)
 select n.id, n.slot, n.bytes, n.writer, n.place,
-       null::uuid, null::text, null::text, null::text, null::smallint, null::json, null::jsonb,
-       null::timestamptz, null::bigint, null::integer, null::integer
+       null::uuid, null::text, null::text, null::text, null::smallint, null::text, null::text,
+       null::json, null::bytea, null::jsonb, null::timestamptz,
+       null::bigint, null::integer, null::integer
 from n
 union all
 select e.id, null, null, null, null,
-       e.event_id, e.topic, e.key, e.event_type, e.schema_version, e.payload, e.headers,
-       e.created_at, null, null, null
+       e.event_id, e.topic, e.key, e.event_type, e.schema_version, coalesce(e.source, ?),
+       e.content_type, e.payload, e.payload_bytes, e.headers, e.created_at,
+       null, null, null
 from outbox_event e where e.id = any(array(select id from n where bytes <= ?))
 union all
-select e.id, null, null, null, null, null, null, null, null, null, null, null, null,
+select e.id, null, null, null, null,
+       null, null, null, null, null, null, null, null, null, null, null,
        dead.id, null, null
 from outbox_event e
 cross join lateral (
@@ -79,8 +83,9 @@ cross join lateral (
 where (select exists (select from outbox_held where cause <> 'unavailable' and discarded_at is null))
   and e.id = any(array(select id from n))
 union all
-select g.id, t.slot, null, null, null, null, t.topic, null, null, null, null, null, null, null,
-       g.partition_count, g.partition
+select g.id, t.slot, null, null, null,
+       null, t.topic, null, null, null, null, null, null, null, null, null,
+       null, g.partition_count, g.partition
 from (
     select distinct n.slot, e.topic from n join outbox_event e on e.id = n.id
     where n.slot = any(array(
@@ -112,7 +117,10 @@ type Columns = (
     Nullable<Text>,
     Nullable<Text>,
     Nullable<SmallInt>,
+    Nullable<Text>,
+    Nullable<Text>,
     Nullable<Json>,
+    Nullable<Bytea>,
     Nullable<Jsonb>,
     Nullable<Timestamptz>,
     Nullable<BigInt>,
@@ -133,7 +141,10 @@ struct Row {
     key: Option<String>,
     event_type: Option<String>,
     schema_version: Option<i16>,
+    source: Option<String>,
+    content_type: Option<ContentType>,
     payload: Option<JsonText>,
+    payload_bytes: Option<Vec<u8>>,
     headers: Option<TextHeaders>,
     created_at: Option<OffsetDateTime>,
     dead_id: Option<i64>,
@@ -160,7 +171,7 @@ pub async fn limit_statements(
 }
 
 /// Reads the lowest pending events of each of `slots`, which must have nothing in flight. Where not
-/// all find room, those of the first slots do.
+/// all find room, those of the first slots do. Events that name no source get `default_source`.
 ///
 /// # Errors
 /// When Postgres cannot be asked, or a row holds what no writer can write.
@@ -168,6 +179,7 @@ pub async fn read_pending(
     conn: &mut AsyncPgConnection,
     slots: &[Slot],
     limits: BatchLimits,
+    default_source: &str,
 ) -> Result<Batch, StorageError> {
     let slots: Vec<i16> = slots.iter().map(|slot| slot.number()).collect();
     let statement = cached_rows::<Columns>(READ_PENDING)
@@ -175,6 +187,7 @@ pub async fn read_pending(
         .bind::<BigInt, _>(limits.events)
         .bind::<BigInt, _>(limits.bytes)
         .bind::<BigInt, _>(limits.total_bytes)
+        .bind::<Text, _>(default_source)
         .bind::<BigInt, _>(limits.event_bytes)
         .bind::<Array<SmallInt>, _>(&slots);
     let (mut pending, mut events, mut groups) = (Vec::new(), Vec::new(), Vec::new());
@@ -266,7 +279,8 @@ fn event_of(row: Row) -> Option<OutboxEvent> {
         key: row.key?,
         event_type: row.event_type?,
         schema_version: row.schema_version?,
-        payload: row.payload?.0,
+        source: row.source?,
+        content: content_from(row.content_type, row.payload, row.payload_bytes),
         headers: row.headers?.0,
         created_at: row.created_at?,
     })
@@ -283,7 +297,8 @@ pub async fn read_events_after(
     limit: i64,
 ) -> Result<Vec<(i64, OutboxEvent)>, StorageError> {
     let rows: Vec<EventColumns> = sql_query(
-        "select id, event_id, topic, key, event_type, schema_version, payload, \
+        "select id, event_id, topic, key, event_type, schema_version, \
+         coalesce(source, '') as source, content_type, payload, payload_bytes, \
          headers, created_at from outbox_event where id > $1 order by id limit $2",
     )
     .bind::<BigInt, _>(after)

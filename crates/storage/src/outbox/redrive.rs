@@ -30,7 +30,7 @@ pub struct Redriven {
     #[diesel(sql_type = BigInt)]
     pub dead: i64,
     #[diesel(sql_type = BigInt)]
-    pub behind: i64,
+    pub blocked: i64,
 }
 
 /// What a discard did.
@@ -90,7 +90,7 @@ queued as (
     insert into outbox_pending (slot, id, bytes) select slot, id, bytes from moved
     on conflict (slot, id) do nothing)
 select count(*) filter (where cause = 'dead') as dead,
-       count(*) filter (where cause = 'behind') as behind from moved"
+       count(*) filter (where cause = 'blocked') as blocked from moved"
 );
 
 /// Moves all dead events of these keys, and those behind them, back to pending. Ids keep the order.
@@ -125,7 +125,7 @@ pub async fn redrivable(
     let (topics, keys) = columns(keys);
     Ok(sql_query(concat!(
         "select count(*) filter (where h.cause = 'dead') as dead, \
-         count(*) filter (where h.cause = 'behind') as behind from outbox_held h join ",
+         count(*) filter (where h.cause = 'blocked') as blocked from outbox_held h join ",
         keys!(),
         " on h.topic = k.topic and h.key = k.key \
          where h.discarded_at is null and h.cause <> 'unavailable'"
@@ -159,17 +159,17 @@ with key as (
 moved as (
     delete from outbox_held h using key
     where h.topic = key.topic and h.key = key.key and h.discarded_at is null
-      and h.cause <> 'unavailable' and h.cause = 'behind'
+      and h.cause <> 'unavailable' and h.cause = 'blocked'
       and (key.first_dead is null or h.id < key.first_dead)
     returning h.slot, h.id, h.bytes),
 queued as (
     insert into outbox_pending (slot, id, bytes) select slot, id, bytes from moved
     on conflict (slot, id) do nothing),
 waiting as (
-    update outbox_held h set behind = key.first_dead from key
+    update outbox_held h set blocked_by = key.first_dead from key
     where h.topic = key.topic and h.key = key.key and h.discarded_at is null
-      and h.cause <> 'unavailable' and h.cause = 'behind' and h.id > key.first_dead
-      and h.behind is distinct from key.first_dead)
+      and h.cause <> 'unavailable' and h.cause = 'blocked' and h.id > key.first_dead
+      and h.blocked_by is distinct from key.first_dead)
 select count(*) as returned, $3::bigint as discarded from moved"
 );
 
@@ -215,7 +215,7 @@ pub async fn discardable(
     let (topics, keys) = columns(keys);
     Ok(sql_query(concat!(
         "select count(*) filter (where h.cause = 'dead' and ($3 is null or h.id = $3)) as discarded, \
-         count(*) filter (where h.cause = 'behind' and not exists ( \
+         count(*) filter (where h.cause = 'blocked' and not exists ( \
              select from outbox_held d where d.topic = h.topic and d.key = h.key and d.id < h.id \
              and d.discarded_at is null and d.cause = 'dead' and not ($3 is null or d.id = $3) \
          )) as returned from outbox_held h join ",

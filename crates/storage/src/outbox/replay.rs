@@ -13,7 +13,8 @@ use crate::pg::error::StorageError;
 /// What a pending row says of an event `e`: as the trigger on `outbox_event` counts.
 macro_rules! event_bytes {
     () => {
-        "octet_length(e.key) + octet_length(e.payload::text) + octet_length(e.headers::text)"
+        "octet_length(e.key) + coalesce(octet_length(e.payload::text), 0) \
+         + coalesce(octet_length(e.payload_bytes), 0) + octet_length(e.headers::text)"
     };
 }
 
@@ -68,7 +69,8 @@ macro_rules! wanted {
     () => {
         "
 wanted as (
-    select e.id, (hashtextextended(e.key, 0) & 31)::smallint as slot, e.key, e.payload, e.headers
+    select e.id, (hashtextextended(e.key, 0) & 31)::smallint as slot, e.key, e.payload,
+           e.payload_bytes, e.headers
     from seen s join outbox_published p on p.id = s.id join outbox_event e on e.id = s.id
     where ($4 is null or p.processed_at >= $4) and ($5 is null or p.processed_at < $5)
       and ($7::text is null or e.topic = $7) order by s.id)"

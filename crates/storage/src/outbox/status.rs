@@ -51,7 +51,7 @@ pub struct HeldCounts {
     #[diesel(sql_type = BigInt)]
     pub dead: i64,
     #[diesel(sql_type = BigInt)]
-    pub behind: i64,
+    pub blocked: i64,
     #[diesel(sql_type = BigInt)]
     pub unavailable: i64,
     #[diesel(sql_type = BigInt)]
@@ -61,7 +61,7 @@ pub struct HeldCounts {
 impl HeldCounts {
     /// All of them, the discarded included.
     pub fn total(&self) -> i64 {
-        self.dead + self.behind + self.unavailable + self.discarded
+        self.dead + self.blocked + self.unavailable + self.discarded
     }
 }
 
@@ -69,7 +69,7 @@ impl HeldCounts {
 pub const HELD_COUNTS: &str = "\
 select count(*) filter (where h.discarded_at is not null) as discarded,
        count(*) filter (where h.cause = 'dead' and h.discarded_at is null) as dead,
-       count(*) filter (where h.cause = 'behind') as behind,
+       count(*) filter (where h.cause = 'blocked') as blocked,
        count(*) filter (where h.cause = 'unavailable') as unavailable
 from (select cause, discarded_at from outbox_held order by id limit $1) h";
 
@@ -269,7 +269,7 @@ pub async fn slots_to_watch(
 /// For how long the oldest event of a state has waited.
 #[derive(Debug, Clone, PartialEq, QueryableByName)]
 pub struct StateAge {
-    /// `pending`, `dead`, `behind` or `unavailable`.
+    /// `pending`, `dead`, `blocked` or `unavailable`.
     #[diesel(sql_type = Text)]
     pub state: String,
     /// Since the event was written.
@@ -287,7 +287,7 @@ select o.state, extract(epoch from clock_timestamp() - o.created_at)::float8 as 
                         order by p.slot, p.id limit 1) first
     join outbox_event e using (id)
     union all
-    select c.cause, e.created_at from unnest(array['dead', 'behind', 'unavailable']) c(cause)
+    select c.cause, e.created_at from unnest(array['dead', 'blocked', 'unavailable']) c(cause)
     cross join lateral (select h.id from outbox_held h
                         where h.cause = c.cause and h.discarded_at is null
                         order by h.id limit 1) first

@@ -17,7 +17,7 @@ pub struct Offender {
     #[diesel(sql_type = Nullable<SqlUuid>)]
     pub event_id: Option<Uuid>,
     /// What is wrong: `unqueued` (in none of the three), `pending and published` and its like,
-    /// `pending in a wrong slot`, `pending without an event` and its like, `behind nothing` (held,
+    /// `pending in a wrong slot`, `pending without an event` and its like, `blocked by nothing` (held,
     /// and nothing of its key before it is).
     #[diesel(sql_type = Text)]
     pub state: String,
@@ -65,8 +65,8 @@ select o.id, e.event_id, o.state from (
     select h.id, 'held without an event' from outbox_held h
     where not exists (select from outbox_event e where e.id = h.id)
     union all
-    select h.id, 'behind nothing' from outbox_held h
-    where h.cause = 'behind' and h.discarded_at is null and not exists (
+    select h.id, 'blocked by nothing' from outbox_held h
+    where h.cause = 'blocked' and h.discarded_at is null and not exists (
         select from outbox_held d where d.topic = h.topic and d.key = h.key
         and d.cause <> 'unavailable' and d.discarded_at is null and d.id < h.id)
     limit $1) o

@@ -8,7 +8,7 @@ use diesel_async::AsyncPgConnection;
 use tokio_postgres::{CancelToken, NoTls};
 
 use crate::pg::connection::{Database, Session};
-use crate::pg::error::{StorageError, within};
+use crate::pg::error::{StorageError, with_timeout};
 
 /// A connection that was checked less than this ago is used as it is. Older ones are checked first: a
 /// task that only reads would never notice that its server has turned read-only.
@@ -52,7 +52,7 @@ impl DedicatedConnection {
         call: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T, E>,
     ) -> Result<T, StorageError> {
         let mut conn = self.take().await?;
-        let value = within(limit, call(&mut conn)).await?;
+        let value = with_timeout(limit, call(&mut conn)).await?;
         self.keep(conn);
         Ok(value)
     }
@@ -89,7 +89,7 @@ impl DedicatedConnection {
     async fn kept(&mut self) -> Option<AsyncPgConnection> {
         let mut conn = self.connection.take()?;
         if self.checked_at.elapsed() >= CHECK_EVERY {
-            let checked = within(CHECK_WITHIN, self.database.check(&mut conn)).await;
+            let checked = with_timeout(CHECK_WITHIN, self.database.check(&mut conn)).await;
             if let Err(error) = checked {
                 tracing::debug!(%error, "a connection is given up");
                 return None;

@@ -58,7 +58,7 @@ impl StorageError {
 ///
 /// # Errors
 /// The call's own, or [`StorageError::Deadline`]; drop the connection after that one.
-pub async fn within<T, E: Into<StorageError>>(
+pub async fn with_timeout<T, E: Into<StorageError>>(
     limit: Duration,
     call: impl Future<Output = Result<T, E>>,
 ) -> Result<T, StorageError> {

@@ -8,7 +8,7 @@ use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;
 use local_stack::testing::eventually;
 use storage::Session;
-use storage::lease::{Keeper, Leases, MemberId, claim, decide, ensure_units, renew, survey};
+use storage::lease::{Keeper, Leases, MemberId, claim, decide, ensure_units, renew, snapshot};
 use storage::notify::{Channel, notify};
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +65,7 @@ async fn a_unit_is_taken_at_the_epoch_seen_and_from_the_dead_only() {
             "update lease_member set expires_at = now() - interval '1 ms' where member_id = '{a}'"
         ))
         .await;
-    assert_eq!(survey(&mut conn, SCOPE).await.unwrap().members.len(), 1);
+    assert_eq!(snapshot(&mut conn, SCOPE).await.unwrap().members.len(), 1);
     let got = claim(&mut conn, SCOPE, b, &[(0, 1)]).await.unwrap();
     assert_eq!(got[0].epoch, 2);
     // Back from the dead it still owns what nobody took.
@@ -84,7 +84,7 @@ async fn a_heartbeat_from_the_future_is_a_dead_one() {
         .run("update lease_member set expires_at = now() + interval '1 hour'")
         .await;
     renew(&mut conn, SCOPE, b, TTL).await.unwrap();
-    let seen = survey(&mut conn, SCOPE).await.unwrap();
+    let seen = snapshot(&mut conn, SCOPE).await.unwrap();
     assert_eq!(decide(&seen, b).take, [(0, 1)]);
     assert_eq!(
         claim(&mut conn, SCOPE, b, &[(0, 1)]).await.unwrap().len(),

@@ -12,7 +12,7 @@ use domain::Slot;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use storage::Session;
-use storage::lease::{Keeper, survey};
+use storage::lease::{Keeper, snapshot};
 use storage::outbox::append;
 
 use crate::member::{Log, Member, POISON, SCOPE};
@@ -132,7 +132,7 @@ async fn p2_p3_p4_p6_whoever_sleeps_or_dies_in_the_middle_the_fences_hold() {
         }
         assert_no_slot_is_owned_twice(&members);
     }
-    let found = survey(&mut writer, SCOPE).await.unwrap();
+    let found = snapshot(&mut writer, SCOPE).await.unwrap();
     assert!(found.units.iter().all(|unit| unit.owner.is_some()));
     check(&fixture, &log, deaths).await;
 }

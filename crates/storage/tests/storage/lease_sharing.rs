@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use local_stack::testing::eventually;
 use storage::lease::{
-    Keeper, Leases, MemberId, claim, decide, ensure_units, release, renew, survey,
+    Keeper, Leases, MemberId, claim, decide, ensure_units, release, renew, snapshot,
 };
 use storage::{Connection, Session};
 use tokio::task::JoinSet;
@@ -22,7 +22,7 @@ async fn round(conn: &mut Connection, scope: &str, members: &[MemberId]) {
         renew(conn, scope, *member, TTL).await.unwrap();
     }
     for member in members {
-        let decision = decide(&survey(conn, scope).await.unwrap(), *member);
+        let decision = decide(&snapshot(conn, scope).await.unwrap(), *member);
         if !decision.take.is_empty() {
             claim(conn, scope, *member, &decision.take).await.unwrap();
         }
@@ -35,7 +35,7 @@ async fn round(conn: &mut Connection, scope: &str, members: &[MemberId]) {
 /// How many units each owner has, `None` standing for nobody.
 async fn shares(conn: &mut Connection, scope: &str) -> BTreeMap<Option<MemberId>, usize> {
     let mut shares = BTreeMap::new();
-    for unit in survey(conn, scope).await.unwrap().units {
+    for unit in snapshot(conn, scope).await.unwrap().units {
         *shares.entry(unit.owner).or_default() += 1;
     }
     shares

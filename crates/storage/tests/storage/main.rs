@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
+mod any_content;
 mod database_url;
 mod dedicated_connection;
 mod inbox;

@@ -9,15 +9,15 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use storage::lease::{Keeper, Leases};
 use storage::outbox::{
-    BatchLimits, Destination, Held, Hold, HoldCause, PendingEvent, Settled, hold, read_pending,
-    settle,
+    BatchLimits, Destination, HeldEvents, Hold, HoldCause, PendingEvent, Settled, hold,
+    read_pending, settle,
 };
 use storage::{Connection, Database, Session, StorageError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::lease_interleaving::TTL;
-use crate::support::{Fixture, settled};
+use crate::support::{Fixture, SOURCE, settled};
 
 pub(crate) const SCOPE: &str = "outbox-relay";
 /// Events whose keys begin with it can never be produced.
@@ -45,7 +45,7 @@ struct Flight {
 }
 
 /// A hold that is under way, with the connection it uses.
-type Holding = JoinHandle<(Connection, Result<Vec<Held>, StorageError>)>;
+type Holding = JoinHandle<(Connection, Result<Vec<HeldEvents>, StorageError>)>;
 
 pub(crate) struct Member {
     keeper: Keeper,
@@ -173,7 +173,9 @@ impl Member {
 
     async fn read(&mut self, slot: Slot, epoch: i64) {
         let conn = self.connect().await;
-        let batch = read_pending(conn, &[slot], Self::READ).await.unwrap();
+        let batch = read_pending(conn, &[slot], Self::READ, SOURCE)
+            .await
+            .unwrap();
         if !batch.events.is_empty() {
             let flight = Flight {
                 epoch,
@@ -242,7 +244,7 @@ impl Member {
         let mut conn = self.connection.take().unwrap();
         let member = self.leases.member();
         let slot = event.slot;
-        let parked = event.blocked_by.is_some();
+        let blocked = event.blocked_by.is_some();
         let hold_it = Hold {
             slot,
             epoch,
@@ -251,7 +253,7 @@ impl Member {
             topic: event.event.topic,
             key: event.event.key,
             destination: Destination::NOWHERE,
-            cause: if parked {
+            cause: if blocked {
                 HoldCause::Blocked
             } else {
                 HoldCause::Dead

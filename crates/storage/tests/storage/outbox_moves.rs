@@ -1,12 +1,12 @@
 //! Reading, settling, and what a database must be like for a relay to work on it.
 
-use domain::Slot;
+use domain::{Content, Slot};
 use storage::outbox::{
     BatchLimits, Orphan, PendingEvent, Unfit, append, backlog, check_fitness, read_pending,
     remove_orphans, settle,
 };
 
-use crate::support::{Fixture, PLENTY, event, read_all, settled};
+use crate::support::{Fixture, PLENTY, SOURCE, event, read_all, settled};
 
 #[tokio::test]
 async fn settling_moves_each_event_once() {
@@ -101,7 +101,7 @@ async fn a_read_is_bounded_per_slot_and_takes_at_least_one() {
     let mut conn = fixture.connect().await;
     let mut events: Vec<_> = (0..5).map(|_| event("same slot")).collect();
     for event in &mut events {
-        event.payload = format!("\"{}\"", "x".repeat(1_000));
+        event.content = Some(Content::json(format!("\"{}\"", "x".repeat(1_000))));
     }
     append(&mut conn, &events).await.unwrap();
     let slots: Vec<Slot> = Slot::all().collect();
@@ -117,13 +117,17 @@ async fn a_read_is_bounded_per_slot_and_takes_at_least_one() {
             total_bytes: i64::MAX,
             ..PLENTY
         };
-        let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
+        let batch = read_pending(&mut conn, &slots, limits, SOURCE)
+            .await
+            .unwrap();
         let ids: Vec<_> = batch.events.iter().map(|p| p.id).collect();
         assert_eq!(ids, expected, "{limits:?}");
     }
     let slot = read_all(&mut conn).await[0].slot;
     let others: Vec<Slot> = slots.into_iter().filter(|s| *s != slot).collect();
-    let batch = read_pending(&mut conn, &others, PLENTY).await.unwrap();
+    let batch = read_pending(&mut conn, &others, PLENTY, SOURCE)
+        .await
+        .unwrap();
     assert!(batch.events.is_empty(), "only the slots asked for");
 }
 
@@ -133,7 +137,7 @@ async fn a_read_that_has_not_room_for_all_takes_the_first_slots_oldest_events() 
     let mut conn = fixture.connect().await;
     let sized = |key: &str, bytes: usize| {
         let mut event = event(key);
-        event.payload = format!("\"{}\"", "x".repeat(bytes));
+        event.content = Some(Content::json(format!("\"{}\"", "x".repeat(bytes))));
         event
     };
     let events: Vec<_> = (0..10).map(|_| sized("large", 1_000)).collect();
@@ -159,7 +163,9 @@ async fn a_read_that_has_not_room_for_all_takes_the_first_slots_oldest_events() 
             total_bytes,
             ..PLENTY
         };
-        let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
+        let batch = read_pending(&mut conn, &slots, limits, SOURCE)
+            .await
+            .unwrap();
         let ids: Vec<_> = batch.events.iter().map(|p| p.id).collect();
         assert_eq!(ids, expected, "{limits:?}");
     }
@@ -170,7 +176,7 @@ async fn an_event_that_is_too_large_is_not_read_and_nothing_behind_it_in_its_slo
     let fixture = Fixture::new().await;
     let mut conn = fixture.connect().await;
     let mut events = ["k", "k", "k", "other", "k"].map(event);
-    events[1].payload = format!("\"{}\"", "x".repeat(3_000));
+    events[1].content = Some(Content::json(format!("\"{}\"", "x".repeat(3_000))));
     // Six times as long in words as in bytes, which is what a read would bring.
     let header = ("h".to_owned(), "\u{1}".repeat(500));
     events[4].headers = [header].into();
@@ -180,7 +186,9 @@ async fn an_event_that_is_too_large_is_not_read_and_nothing_behind_it_in_its_slo
         event_bytes: 2_999,
         ..PLENTY
     };
-    let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
+    let batch = read_pending(&mut conn, &slots, limits, SOURCE)
+        .await
+        .unwrap();
     let ids: Vec<i64> = batch.events.iter().map(|p| p.id).collect();
     assert_eq!(ids, [1, 4]);
     let oversized: Vec<_> = batch
@@ -194,11 +202,15 @@ async fn an_event_that_is_too_large_is_not_read_and_nothing_behind_it_in_its_slo
     assert_eq!(batch.orphans, []);
 
     fixture.run("delete from outbox_pending where id = 2").await;
-    let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
+    let batch = read_pending(&mut conn, &slots, limits, SOURCE)
+        .await
+        .unwrap();
     let ids: Vec<i64> = batch.events.iter().map(|p| p.id).collect();
     assert_eq!((&ids[..], batch.oversized[0].id), (&[1, 3, 4][..], 5));
     fixture.run("delete from outbox_event where id = 5").await;
-    let batch = read_pending(&mut conn, &slots, limits).await.unwrap();
+    let batch = read_pending(&mut conn, &slots, limits, SOURCE)
+        .await
+        .unwrap();
     assert_eq!((batch.oversized.len(), batch.orphans[0].id), (0, 5));
 }
 
@@ -246,7 +258,9 @@ async fn a_pending_id_without_its_event_is_told_and_leaves_the_queue() {
         .unwrap();
     fixture.run("delete from outbox_event where id <> 2").await;
     let slots: Vec<Slot> = Slot::all().collect();
-    let batch = read_pending(&mut conn, &slots, PLENTY).await.unwrap();
+    let batch = read_pending(&mut conn, &slots, PLENTY, SOURCE)
+        .await
+        .unwrap();
     let ids: Vec<i64> = batch.orphans.iter().map(|orphan| orphan.id).collect();
     assert_eq!(ids, [1, 3]);
     assert_eq!(batch.events.len(), 1);

@@ -64,6 +64,7 @@ async fn the_read_and_the_settle_walk_indexes_whatever_the_statistics() {
                 "512",
                 "393216",
                 "12582912",
+                "'/test'",
                 "67108864",
                 "array[0, 1, 2, 31]::smallint[]",
             ],

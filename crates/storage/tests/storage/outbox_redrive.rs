@@ -26,16 +26,16 @@ async fn held_as(causes: &str) -> Fixture {
     events.push(event("other"));
     append(&mut conn, &events).await.unwrap();
     for (id, cause) in (1..).zip(format!("{causes}d").chars()) {
-        let (cause, behind) = match cause {
+        let (cause, blocked_by) = match cause {
             'd' => ("dead", "null"),
-            'b' => ("behind", "1"),
+            'b' => ("blocked", "1"),
             _ => ("unavailable", "null"),
         };
         fixture
             .run(&format!(
                 "with moved as (delete from outbox_pending where id = {id} returning slot, id, bytes)
-                 insert into outbox_held (bytes, id, slot, topic, key, cause, behind)
-                 select m.bytes, m.id, m.slot, e.topic, e.key, '{cause}', {behind}
+                 insert into outbox_held (bytes, id, slot, topic, key, cause, blocked_by)
+                 select m.bytes, m.id, m.slot, e.topic, e.key, '{cause}', {blocked_by}
                  from moved m join outbox_event e using (id)"
             ))
             .await;
@@ -54,7 +54,10 @@ async fn states(fixture: &Fixture) -> String {
 async fn redrive_moves_the_dead_and_those_behind_and_no_other_key() {
     let fixture = held_as("dbbbdbuu").await;
     let mut conn = fixture.connect().await;
-    let expected = Redriven { dead: 2, behind: 4 };
+    let expected = Redriven {
+        dead: 2,
+        blocked: 4,
+    };
     assert_eq!(
         redrivable(&mut conn, &[key("k")]).await.unwrap(),
         expected,
@@ -90,7 +93,7 @@ async fn discard_frees_what_waits_for_nothing_else() {
         ("dbbdbbbb", Some(4), "dbbxbbbbd", (1, 0)),
         // An id that is not dead is not given up.
         ("dbbdbbbb", Some(2), "dbbdbbbbd", (0, 0)),
-        // Unavailable ones stay, and hold back what the relay then parks behind them.
+        // Unavailable ones stay, and hold back what the relay then blocks behind them.
         ("dubbuubb", None, "xuppuuppd", (1, 4)),
     ] {
         let fixture = held_as(causes).await;
@@ -115,8 +118,8 @@ async fn discard_frees_what_waits_for_nothing_else() {
         let found = verify(&mut conn, 10).await.unwrap();
         assert_eq!((found.events, found.offenders), (9, vec![]), "{case}");
         // Whoever stays waits for somebody who does too.
-        let waits_for_nobody = "select count(*) from outbox_held h where cause = 'behind' and not exists
-            (select from outbox_held d where d.id = h.behind and d.discarded_at is null and d.id < h.id)";
+        let waits_for_nobody = "select count(*) from outbox_held h where cause = 'blocked' and not exists
+            (select from outbox_held d where d.id = h.blocked_by and d.discarded_at is null and d.id < h.id)";
         assert_eq!(fixture.number(waits_for_nobody).await, 0, "{case}");
     }
 }

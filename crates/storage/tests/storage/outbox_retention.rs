@@ -91,7 +91,7 @@ async fn what_is_pending_or_held_stays_and_what_is_discarded_goes() {
     let hold = "with moved as (delete from outbox_pending where id > 1 returning slot, id)
         insert into outbox_held (bytes, id, slot, topic, key, cause, held_at, discarded_at)
         select 10, m.id, m.slot, e.topic, e.key,
-               case m.id when 4 then 'behind' when 5 then 'unavailable' else 'dead' end,
+               case m.id when 4 then 'blocked' when 5 then 'unavailable' else 'dead' end,
                now() - interval '9 days', case m.id when 2 then now() - interval '25 hours' end
         from moved m join outbox_event e using (id)";
     fixture.run(&format!("{hold}; {AGE_EVENTS} > 0")).await;
@@ -99,7 +99,7 @@ async fn what_is_pending_or_held_stays_and_what_is_discarded_goes() {
     assert_eq!(pass(&mut conn, Done::Discarded, 10).await, [1, 0]);
     assert_eq!(
         left(&fixture).await,
-        "1:pending 3:dead 4:behind 5:unavailable"
+        "1:pending 3:dead 4:blocked 5:unavailable"
     );
     fixture
         .run("update outbox_held set discarded_at = now() - interval '23 hours' where id = 3")

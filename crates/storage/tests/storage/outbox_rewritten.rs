@@ -26,8 +26,8 @@ async fn rewritten(causes: &str) -> (Fixture, Connection, MemberId) {
                         where cause is not null),
              moved as (delete from outbox_pending p using d where p.id = d.id
                        returning p.id, p.slot, d.cause)
-             insert into outbox_held (bytes, id, slot, topic, key, cause, behind)
-             select 10, id, slot, 't', 'k', cause, case cause when 'behind' then 1 end from moved"
+             insert into outbox_held (bytes, id, slot, topic, key, cause, blocked_by)
+             select 10, id, slot, 't', 'k', cause, case cause when 'blocked' then 1 end from moved"
         ))
         .await;
     write_anew(&fixture, "select id from outbox_held").await;
@@ -58,7 +58,7 @@ async fn ids(fixture: &Fixture, table: &str, column: &str) -> String {
 
 #[tokio::test]
 async fn an_id_that_is_held_already_is_held_for_its_new_cause() {
-    let (fixture, mut conn, member) = rewritten("array['dead', 'behind', 'dead', null]").await;
+    let (fixture, mut conn, member) = rewritten("array['dead', 'blocked', 'dead', null]").await;
     fixture
         .run("update outbox_held set discarded_at = now() where id = 3")
         .await;
@@ -87,10 +87,10 @@ async fn an_id_that_is_held_already_is_held_for_its_new_cause() {
         ids(
             &fixture,
             "outbox_held",
-            "cause, attempts, behind, discarded_at"
+            "cause, attempts, blocked_by, discarded_at"
         )
         .await,
-        "1:dead:2 2:behind:1 3:unavailable:2 4:behind:1"
+        "1:dead:2 2:blocked:1 3:unavailable:2 4:blocked:1"
     );
     assert_eq!(ids(&fixture, "outbox_pending", "null").await, "");
 }
@@ -132,10 +132,10 @@ async fn what_goes_back_to_pending_may_be_there_already() {
         topic: "t".to_owned(),
         key: "k".to_owned(),
     }];
-    let causes = "array['dead', 'behind', 'behind', null]";
+    let causes = "array['dead', 'blocked', 'blocked', null]";
     let (fixture, mut conn, _) = rewritten(causes).await;
     let redriven = redrive(&mut conn, &key).await.unwrap();
-    assert_eq!((redriven.dead, redriven.behind), (1, 2));
+    assert_eq!((redriven.dead, redriven.blocked), (1, 2));
     assert_eq!(ids(&fixture, "outbox_held", "cause").await, "");
     assert_eq!(ids(&fixture, "outbox_pending", "null").await, "1 2 3 4");
 

@@ -24,7 +24,7 @@ async fn each_offender_is_named() {
     assert_eq!((fine.events, fine.offenders), (10, vec![]));
 
     let hold = "insert into outbox_held (bytes, id, slot, topic, key, cause)
-        select 10, id, hashtextextended(key, 0) & 31, topic, key, 'behind' from outbox_event where id";
+        select 10, id, hashtextextended(key, 0) & 31, topic, key, 'blocked' from outbox_event where id";
     fixture
         .run(&format!(
             "set session_replication_role = replica;
@@ -51,12 +51,12 @@ async fn each_offender_is_named() {
     for expected in [
         (2, "pending and published"),
         (3, "published and held"),
-        (3, "behind nothing"),
+        (3, "blocked by nothing"),
         (4, "pending and held"),
         (5, "pending in a wrong slot"),
         (6, "pending without an event"),
         (7, "held under a wrong key"),
-        (7, "behind nothing"),
+        (7, "blocked by nothing"),
         (8, "held in a wrong slot"),
         (11, "unqueued"),
         (77, "published without an event"),
@@ -103,7 +103,7 @@ async fn counts_end_at_their_bound() {
         .run(
             "insert into outbox_published select n, 0, n from generate_series(1, 20) n;
              insert into outbox_held (bytes, id, slot, topic, key, cause, discarded_at)
-             select 10, n, 0, 't', 'k', (array['dead', 'behind', 'behind', 'unavailable', 'dead'])[n],
+             select 10, n, 0, 't', 'k', (array['dead', 'blocked', 'blocked', 'unavailable', 'dead'])[n],
                     case n when 5 then now() end
              from generate_series(1, 5) n",
         )
@@ -113,7 +113,7 @@ async fn counts_end_at_their_bound() {
     let counts = held_counts(&mut conn, 99).await.unwrap();
     let expected = HeldCounts {
         dead: 1,
-        behind: 2,
+        blocked: 2,
         unavailable: 1,
         discarded: 1,
     };
@@ -162,7 +162,7 @@ async fn the_oldest_of_each_state_says_how_long_it_has_waited() {
              from generate_series(1, 5) n;
              with moved as (delete from outbox_pending where id in (2, 3, 4) returning slot, id)
              insert into outbox_held (bytes, id, slot, topic, key, cause)
-             select 10, id, slot, 't', 'k', (array['dead', 'behind', 'unavailable'])[id - 1]
+             select 10, id, slot, 't', 'k', (array['dead', 'blocked', 'unavailable'])[id - 1]
              from moved",
         )
         .await;
@@ -175,13 +175,13 @@ async fn the_oldest_of_each_state_says_how_long_it_has_waited() {
     minutes.sort();
     assert_eq!(
         minutes,
-        ["behind:7", "dead:8", "pending:9", "unavailable:6"]
+        ["blocked:7", "dead:8", "pending:9", "unavailable:6"]
     );
     let shown = "select string_agg(concat_ws(':', state, floor(extract(epoch from waiting) / 60)),
                         ' ' order by id) from outbox";
     assert_eq!(
         fixture.text(shown).await,
-        "pending:9 dead:8 behind:7 unavailable:6 pending:5"
+        "pending:9 dead:8 blocked:7 unavailable:6 pending:5"
     );
 }
 

@@ -8,7 +8,7 @@ use storage::outbox::{
     read_pending, unavailable_groups,
 };
 
-use crate::support::{Fixture, PLENTY, TTL, event, read_all};
+use crate::support::{Fixture, PLENTY, SOURCE, TTL, event, read_all};
 
 const SCOPE: &str = "outbox-relay";
 
@@ -98,7 +98,7 @@ async fn a_read_tells_the_groups_of_the_slots_and_topics_that_it_found() {
     assert_eq!(found(&groups), expected);
     assert!(groups.iter().all(|g| g.slot == slot && g.topic == "t"));
 
-    let batch = read_pending(&mut conn, &all, PLENTY).await.unwrap();
+    let batch = read_pending(&mut conn, &all, PLENTY, SOURCE).await.unwrap();
     let ids: Vec<i64> = batch.events.iter().map(|event| event.id).collect();
     assert_eq!(ids, [1, 2, 6, 9]);
     assert!(batch.events.iter().all(|event| event.blocked_by.is_none()));
@@ -109,7 +109,7 @@ async fn a_read_tells_the_groups_of_the_slots_and_topics_that_it_found() {
     let mut other = event("k");
     other.topic = "other".to_owned();
     append(&mut conn, &[other]).await.unwrap();
-    let batch = read_pending(&mut conn, &all, PLENTY).await.unwrap();
+    let batch = read_pending(&mut conn, &all, PLENTY, SOURCE).await.unwrap();
     assert_eq!((batch.events.len(), batch.groups), (1, vec![]));
 }
 
@@ -189,7 +189,7 @@ async fn a_hot_key_with_many_unavailable_events_costs_nothing_more() {
         .await;
     let mut conn = fixture.connect().await;
     let started = std::time::Instant::now();
-    let batch = read_pending(&mut conn, &Slot::all().collect::<Vec<_>>(), PLENTY)
+    let batch = read_pending(&mut conn, &Slot::all().collect::<Vec<_>>(), PLENTY, SOURCE)
         .await
         .unwrap();
     assert_eq!(found(&batch.groups), [(6, 1, 1)]);

@@ -1,5 +1,6 @@
 //! Whoever inserts into `outbox_event`, and however, is a writer: the event is queued, once.
 
+use domain::Content;
 use storage::outbox::append;
 
 use crate::support::{Fixture, event, read_all};
@@ -26,13 +27,13 @@ async fn events_keep_the_order_and_the_bytes_they_were_appended_with() {
     let fixture = Fixture::new().await;
     let mut conn = fixture.connect().await;
     let mut events: Vec<_> = (0..50).map(|_| event("one key")).collect();
-    events[7].payload = "{ \"spaces\" :  [1,2] }".to_owned();
+    events[7].content = Some(Content::json("{ \"spaces\" :  [1,2] }".to_owned()));
     append(&mut conn, &events).await.unwrap();
     let read = read_all(&mut conn).await;
     let ids: Vec<_> = read.iter().map(|p| p.event.event_id).collect();
     let appended: Vec<_> = events.iter().map(|e| e.event_id).collect();
     assert_eq!(ids, appended);
-    assert_eq!(read[7].event.payload, events[7].payload);
+    assert_eq!(read[7].event.content, events[7].content);
     assert_eq!(read[7].event.headers, events[7].headers);
     assert_queued(&fixture, 50).await;
 }
@@ -168,24 +169,49 @@ async fn what_is_read_by_the_thousand_is_small() {
     fixture.run(&insert(1_024)).await;
     let refused = fixture.sql.batch_execute(&insert(1_025)).await.unwrap_err();
     let constraint = refused.as_db_error().unwrap().constraint();
-    assert_eq!(constraint, Some("outbox_event_event_type_is_short"));
+    assert_eq!(constraint, Some("outbox_event_attributes_are_short"));
 }
 
+/// The trigger runs with the rights of the schema's owner: a writer must not make it call, or write
+/// to, what the writer has made.
 #[tokio::test]
-async fn a_writer_needs_no_right_on_the_queue_and_cannot_divert_it() {
+async fn a_writer_needs_no_right_on_the_queue_and_cannot_turn_the_trigger_against_its_owner() {
     let fixture = Fixture::new().await;
     let role = format!("writer_{}", uuid::Uuid::now_v7().simple());
+    let trap = |name: &str, arguments: &str, returns: &str, value: &str| {
+        format!(
+            "create function {name}({arguments}) returns {returns} language plpgsql as
+             $$ begin raise 'the trap ran as %', current_user; return {value}; end $$;"
+        )
+    };
+    let traps = [
+        trap("pg_temp.sprung", "", "boolean", "true"),
+        // A type, an operator and functions that the trigger uses, each in the writer's hands.
+        "create domain pg_temp.text as pg_catalog.text check (pg_temp.sprung());".to_owned(),
+        "create domain pg_temp.smallint as pg_catalog.int2 check (pg_temp.sprung());".to_owned(),
+        trap("hostile.hashtextextended", "text, bigint", "bigint", "1"),
+        trap("hostile.octet_length", "text", "integer", "1"),
+        trap("hostile.and", "bigint, integer", "bigint", "1"),
+        "create operator hostile.& (function = hostile.and, leftarg = bigint, rightarg = integer);"
+            .to_owned(),
+    ];
     fixture
         .run(&format!(
             "create role {role};
+             create schema hostile authorization {role};
              grant usage on schema public to {role};
              grant insert on outbox_event to {role};
              set role {role};
              create temporary table outbox_pending (slot smallint, id bigint, bytes int);
+             create temporary table outbox_event_id_seq (last_value bigint);
+             {}
+             set search_path = hostile, pg_temp, public, pg_catalog;
              insert into outbox_event (event_id, topic, key, event_type, payload)
                  values (gen_random_uuid(), 't', 'k', 'T', '{{}}');
+             reset search_path;
              reset role;
-             drop table pg_temp.outbox_pending"
+             drop table pg_temp.outbox_pending",
+            traps.concat()
         ))
         .await;
     assert_queued(&fixture, 1).await;
@@ -194,7 +220,7 @@ async fn a_writer_needs_no_right_on_the_queue_and_cannot_divert_it() {
     assert!(called.is_err(), "only the trigger may call the function");
     fixture
         .run(&format!(
-            "reset role; drop owned by {role}; drop role {role}"
+            "reset role; drop owned by {role} cascade; drop role {role}"
         ))
         .await;
 }
@@ -204,7 +230,7 @@ async fn what_no_relay_could_handle_is_refused_by_name() {
     let fixture = Fixture::new().await;
     let mut conn = fixture.connect().await;
     let mut broken = event("k");
-    broken.payload = "{".to_owned();
+    broken.content = Some(Content::json("{".to_owned()));
     assert!(append(&mut conn, &[event("k"), broken]).await.is_err());
     let mut nowhere = event("k");
     nowhere.topic = "t".repeat(250);
@@ -244,7 +270,7 @@ async fn the_view_names_every_state() {
              with moved as (delete from outbox_pending where id between 3 and 6 returning slot, id)
                  insert into outbox_held (bytes, id, slot, topic, key, cause, discarded_at)
                  select 10, id, slot, 't', id::text,
-                        (array['dead', 'behind', 'unavailable', 'dead'])[id - 2],
+                        (array['dead', 'blocked', 'unavailable', 'dead'])[id - 2],
                         case when id = 6 then now() end from moved;",
         )
         .await;
@@ -253,7 +279,7 @@ async fn the_view_names_every_state() {
         .await;
     assert_eq!(
         states,
-        "pending published dead behind unavailable discarded unqueued"
+        "pending published dead blocked unavailable discarded unqueued"
     );
     for state in states.split(' ') {
         assert!(state.parse::<domain::EventState>().is_ok(), "{state}");

@@ -67,7 +67,7 @@ async fn sessions_set_what_they_rely_on() {
     for session in [
         Session::request("test"),
         Session::leased("test", TTL).with_index_plans(),
-        Session::unhurried("test").with_index_plans(),
+        Session::long_running("test").with_index_plans(),
     ] {
         let mut conn = fixture.database.connect(&session).await.unwrap();
         for (setting, hostile) in HOSTILE {
@@ -121,7 +121,7 @@ async fn a_hold_behind_a_lock_sees_what_happened_meanwhile() {
                  insert into outbox_pending (slot, id, bytes) select slot, id, 1 from moved",
             )
             .await;
-        let behind = Hold {
+        let blocked = Hold {
             slot,
             epoch: claimed[0].epoch,
             id: second.id,
@@ -133,7 +133,7 @@ async fn a_hold_behind_a_lock_sees_what_happened_meanwhile() {
             error: None,
             attempts: 0,
         };
-        let holding = tokio::spawn(async move { hold(&mut conn, "outbox", me, &[behind]).await });
+        let holding = tokio::spawn(async move { hold(&mut conn, "outbox", me, &[blocked]).await });
         let other = Fixture {
             database: fixture.database.clone(),
             sql: fixture.test.connect().await,
@@ -194,6 +194,6 @@ async fn the_second_look_at_held_keys_sees_what_a_command_did() {
         other.until_one_waits().await;
         fixture.sql.batch_execute("commit").await.unwrap();
         let held = looking.await.unwrap().unwrap();
-        assert!(held.is_empty(), "{isolation}: parked behind nothing");
+        assert!(held.is_empty(), "{isolation}: blocked by nothing");
     }
 }

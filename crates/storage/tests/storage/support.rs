@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{EventId, NewEvent, Slot};
+use domain::{Content, EventId, NewEvent, Slot};
 use local_stack::testing::TestDatabase;
 use storage::outbox::{BatchLimits, PendingEvent, Settled, read_pending};
 use storage::{Connection, Database, Session};
@@ -53,10 +53,14 @@ pub(crate) fn event(key: &str) -> NewEvent {
         key: key.to_owned(),
         event_type: "T".to_owned(),
         schema_version: 1,
-        payload: "{}".to_owned(),
+        source: None,
+        content: Some(Content::json("{}".to_owned())),
         headers: [("traceparent".to_owned(), "00-1".to_owned())].into(),
     }
 }
+
+/// Of events that name none.
+pub(crate) const SOURCE: &str = "/test";
 
 pub(crate) const PLENTY: BatchLimits = BatchLimits {
     events: 1_000,
@@ -67,7 +71,10 @@ pub(crate) const PLENTY: BatchLimits = BatchLimits {
 
 pub(crate) async fn read_all(conn: &mut Connection) -> Vec<PendingEvent> {
     let slots: Vec<Slot> = Slot::all().collect();
-    read_pending(conn, &slots, PLENTY).await.unwrap().events
+    read_pending(conn, &slots, PLENTY, SOURCE)
+        .await
+        .unwrap()
+        .events
 }
 
 pub(crate) fn settled(pending: &PendingEvent, offset: i64) -> Settled {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service::CancellationToken;
-use storage::{Connection, DedicatedConnection, StorageError, within};
+use storage::{Connection, DedicatedConnection, StorageError, with_timeout};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ use super::{BATCH, BATCH_WITHIN, Ticket};
 use crate::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::diagnosis;
-use crate::store::outcome::{Decision, Failure, Placed};
+use crate::store::outcome::{Decision, Placed, WorkError};
 use crate::store::placing::{self, Placement};
 use crate::wake_up::WakeUps;
 
@@ -65,17 +65,17 @@ impl Writer {
                     ticket.answer(decision);
                 }
             }
-            Err(Setback::AtFault(_) | Setback::Undone(_)) if batch.len() > 1 => {
+            Err(CommitFailure::AtFault(_) | CommitFailure::RolledBack(_)) if batch.len() > 1 => {
                 for ticket in batch {
                     let outcome = match self.commit(&[&ticket.placement], give_up_at).await {
                         Ok(mut decided) => decided.pop().expect("one decision for one order"),
-                        Err(setback) => Err(setback.into_error()),
+                        Err(failure) => Err(failure.into_error()),
                     };
                     ticket.answer(outcome);
                 }
             }
-            Err(setback) => {
-                let error = setback.into_error();
+            Err(failure) => {
+                let error = failure.into_error();
                 for ticket in batch {
                     ticket.answer(Err(error.clone()));
                 }
@@ -87,10 +87,10 @@ impl Writer {
         &mut self,
         placements: &[&Placement],
         give_up_at: Instant,
-    ) -> Result<Vec<Decision>, Setback> {
+    ) -> Result<Vec<Decision>, CommitFailure> {
         let mut outcome = self.attempt(placements, give_up_at).await;
         for _ in 1..ATTEMPTS {
-            if !matches!(outcome, Err(Setback::Undone(_))) {
+            if !matches!(outcome, Err(CommitFailure::RolledBack(_))) {
                 break;
             }
             outcome = self.attempt(placements, give_up_at).await;
@@ -104,7 +104,9 @@ impl Writer {
                     self.wake_ups.committed();
                 }
             }
-            Err(Setback::Everybody(StoreError::OutcomeUnknown { .. })) => self.wake_ups.committed(),
+            Err(CommitFailure::Everybody(StoreError::OutcomeUnknown { .. })) => {
+                self.wake_ups.committed();
+            }
             Err(_) => {}
         }
         outcome
@@ -115,7 +117,7 @@ impl Writer {
         &mut self,
         placements: &[&Placement],
         give_up_at: Instant,
-    ) -> Result<Vec<Decision>, Setback> {
+    ) -> Result<Vec<Decision>, CommitFailure> {
         let mut conn = self.connected(give_up_at).await?;
         let limit = left(give_up_at);
         let error = match placing::place(&mut conn, placements, self.key_lifetime, limit).await {
@@ -123,8 +125,8 @@ impl Writer {
                 self.connection.keep(conn);
                 return Ok(decided);
             }
-            Err(Failure::Undone(error)) => error,
-            Err(Failure::Unknown(error, decided)) => {
+            Err(WorkError::RolledBack(error)) => error,
+            Err(WorkError::Unknown(error, decided)) => {
                 drop(conn);
                 return self
                     .after_unknown(placements, decided, &error, give_up_at)
@@ -132,18 +134,18 @@ impl Writer {
             }
         };
         if matches!(error, StorageError::Deadline(_)) {
-            return Err(Setback::Everybody(diagnosis::without_asking(
-                Failure::Undone(error),
+            return Err(CommitFailure::Everybody(diagnosis::without_asking(
+                WorkError::RolledBack(error),
             )));
         }
         Err(
-            match diagnosis::ask(&mut conn, Failure::Undone(error)).await {
-                away @ StoreError::Unavailable(_) => Setback::Undone(away),
+            match diagnosis::ask(&mut conn, WorkError::RolledBack(error)).await {
+                away @ StoreError::Unavailable(_) => CommitFailure::RolledBack(away),
                 fault @ StoreError::Failed(_) => {
                     self.connection.keep(conn);
-                    Setback::AtFault(fault)
+                    CommitFailure::AtFault(fault)
                 }
-                other => Setback::Everybody(other),
+                other => CommitFailure::Everybody(other),
             },
         )
     }
@@ -156,8 +158,9 @@ impl Writer {
         decided: Vec<Decision>,
         error: &StorageError,
         give_up_at: Instant,
-    ) -> Result<Vec<Decision>, Setback> {
-        let unknown = |reason: String| Setback::Everybody(StoreError::OutcomeUnknown { reason });
+    ) -> Result<Vec<Decision>, CommitFailure> {
+        let unknown =
+            |reason: String| CommitFailure::Everybody(StoreError::OutcomeUnknown { reason });
         let Ok(mut conn) = self.connected(give_up_at).await else {
             return Err(unknown(error.to_string()));
         };
@@ -170,33 +173,36 @@ impl Writer {
                 if happened {
                     Ok(decided)
                 } else {
-                    Err(Setback::Undone(StoreError::Unavailable(error.to_string())))
+                    Err(CommitFailure::RolledBack(StoreError::Unavailable(
+                        error.to_string(),
+                    )))
                 }
             }
             Err(second) => Err(unknown(format!("{error}; asked again: {second}"))),
         }
     }
 
-    async fn connected(&mut self, give_up_at: Instant) -> Result<Connection, Setback> {
-        let connected = within(left(give_up_at), self.connection.take()).await;
-        connected.map_err(|error| Setback::Everybody(StoreError::Unavailable(error.to_string())))
+    async fn connected(&mut self, give_up_at: Instant) -> Result<Connection, CommitFailure> {
+        let connected = with_timeout(left(give_up_at), self.connection.take()).await;
+        connected
+            .map_err(|error| CommitFailure::Everybody(StoreError::Unavailable(error.to_string())))
     }
 }
 
 /// Why a transaction did not succeed, and whom that concerns.
-enum Setback {
+enum CommitFailure {
     /// One of its orders is at fault. Nothing was done.
     AtFault(StoreError),
     /// The connection was lost, perhaps by one of its orders. Nothing was done.
-    Undone(StoreError),
+    RolledBack(StoreError),
     /// All of them alike: another attempt now would end the same way, or must not be made.
     Everybody(StoreError),
 }
 
-impl Setback {
+impl CommitFailure {
     fn into_error(self) -> StoreError {
         match self {
-            Self::AtFault(error) | Self::Undone(error) | Self::Everybody(error) => error,
+            Self::AtFault(error) | Self::RolledBack(error) | Self::Everybody(error) => error,
         }
     }
 }

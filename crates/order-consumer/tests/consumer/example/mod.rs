@@ -4,15 +4,10 @@
 #[allow(unreachable_pub)]
 mod stock_request;
 
-use order_consumer::Effects;
 use order_consumer::handlers::{Handler, HandlerError, ProductSales};
 use stock_request::StockRequest;
 
 use crate::support::{Fixture, drain, order};
-
-fn registered() -> Vec<Box<dyn Handler>> {
-    vec![Box::new(ProductSales), Box::new(StockRequest)]
-}
 
 #[test]
 fn the_page_shows_the_example_that_is_tested() {
@@ -34,8 +29,8 @@ fn the_page_shows_the_example_that_is_tested() {
 async fn the_example_has_its_effect_once() {
     let fixture = Fixture::new().await;
     let (_keeper, leases) = fixture.owner().await;
-    let effects = Effects::new(registered());
-    let (mut consumer, metrics) = fixture.consumer_with(0, &leases, effects);
+    let registry = fixture.registry(vec![Box::new(ProductSales), Box::new(StockRequest)]);
+    let (mut consumer, metrics) = fixture.consumer_with(0, &leases, registry);
     let record = order("P-1", 3);
     fixture
         .produce(0, vec![record.clone(), order("P-2", 4)])

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{EventId, NewEvent, OrderCreated, Received};
+use domain::{Content, EventId, NewEvent, OrderCreated, Received};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::json;
@@ -13,7 +13,7 @@ use super::{Handler, HandlerError};
 /// Asks for the units of each order.
 pub struct StockRequest;
 
-impl Handler for StockRequest {
+impl Handler<OrderCreated> for StockRequest {
     fn name(&self) -> &'static str {
         "stock_request"
     }
@@ -21,10 +21,10 @@ impl Handler for StockRequest {
     fn apply<'a>(
         &'a self,
         conn: &'a mut Connection,
-        events: &'a [Received<OrderCreated>],
+        events: &'a [Received<&'a OrderCreated>],
     ) -> BoxFuture<'a, Result<(), HandlerError>> {
         async move {
-            let requests = events.iter().map(|received| request(&received.event));
+            let requests = events.iter().map(|received| request(received.event));
             let requests: Vec<NewEvent> = requests.collect();
             Ok(outbox::append(conn, &requests).await?)
         }
@@ -44,7 +44,8 @@ fn request(order: &OrderCreated) -> NewEvent {
         key: order.order_id.to_string(),
         event_type: "StockRequested".to_owned(),
         schema_version: 1,
-        payload: payload.to_string(),
+        source: Some("/order-consumer".into()),
+        content: Some(Content::json(payload.to_string())),
         headers: BTreeMap::new(),
     }
 }

@@ -47,7 +47,12 @@ impl Script {
 
     /// Sends a record as it is.
     pub(crate) fn send_whole(self, place: (&str, i32), record: &OutgoingRecord) -> Self {
-        self.send(place, record, (Some(&record.key), Some(&record.value)), &[])
+        self.send(
+            place,
+            record,
+            (Some(&record.key), record.value.as_deref()),
+            &[],
+        )
     }
 
     /// Runs the client to its end.

@@ -9,10 +9,10 @@ use service::output::{print, print_json};
 use storage::outbox::{
     Discarded, Redriven, TopicKey, dead_keys, discard, discardable, held_event, redrivable, redrive,
 };
-use storage::{Connection, StorageError, within};
+use storage::{Connection, StorageError, with_timeout};
 
 use crate::commands::events;
-use crate::commands::{CommandError, DEADLINE, patiently, wake_relays};
+use crate::commands::{CommandError, DEADLINE, retry_on_lock, wake_relays};
 
 /// Keys per transaction.
 const KEYS_PER_STEP: i64 = 100;
@@ -61,8 +61,8 @@ struct Tally {
     keys: usize,
     /// Dead events re-driven or given up.
     dead: i64,
-    /// Events that waited behind them.
-    behind: i64,
+    /// Events that they blocked.
+    blocked: i64,
 }
 
 pub(super) async fn decide(
@@ -80,7 +80,7 @@ pub(super) async fn decide(
         dry_run,
         keys: 0,
         dead: 0,
-        behind: 0,
+        blocked: 0,
     };
     let outcome = match targets(conn, decision, selection).await? {
         Some((keys, only)) => tally.step(conn, &keys, only).await,
@@ -108,9 +108,9 @@ impl Tally {
         keys: &[TopicKey],
         only: Option<i64>,
     ) -> Result<(), StorageError> {
-        let (dead, behind) = match (self.decision, self.dry_run) {
+        let (dead, blocked) = match (self.decision, self.dry_run) {
             (Decision::Redrive, dry_run) => {
-                let Redriven { dead, behind } = patiently(conn, async |conn| {
+                let Redriven { dead, blocked } = retry_on_lock(conn, async |conn| {
                     if dry_run {
                         redrivable(conn, keys).await
                     } else {
@@ -118,13 +118,13 @@ impl Tally {
                     }
                 })
                 .await?;
-                (dead, behind)
+                (dead, blocked)
             }
             (Decision::Discard, dry_run) => {
                 let Discarded {
                     discarded,
                     returned,
-                } = patiently(conn, async |conn| {
+                } = retry_on_lock(conn, async |conn| {
                     if dry_run {
                         discardable(conn, keys, only).await
                     } else {
@@ -135,11 +135,11 @@ impl Tally {
                 (discarded, returned)
             }
         };
-        if dead + behind > 0 {
+        if dead + blocked > 0 {
             self.keys += keys.len();
         }
         self.dead += dead;
-        self.behind += behind;
+        self.blocked += blocked;
         Ok(())
     }
 
@@ -148,15 +148,15 @@ impl Tally {
             dry_run,
             keys,
             dead,
-            behind,
+            blocked,
             ..
         } = self;
         match self.decision {
             Decision::Redrive => {
-                json!({ "dryRun": dry_run, "keys": keys, "dead": dead, "behind": behind })
+                json!({ "dryRun": dry_run, "keys": keys, "dead": dead, "blocked": blocked })
             }
             Decision::Discard => {
-                json!({ "dryRun": dry_run, "keys": keys, "discarded": dead, "returned": behind })
+                json!({ "dryRun": dry_run, "keys": keys, "discarded": dead, "returned": blocked })
             }
         }
     }
@@ -170,17 +170,18 @@ impl Display for Tally {
             (Decision::Discard, false) => "discarded",
             (Decision::Discard, true) => "would discard",
         };
-        let behind = match self.decision {
+        let with = match self.decision {
             Decision::Redrive => "with",
             Decision::Discard => "returning to pending",
         };
         write!(
             f,
-            "{verb} {} of {} key{}, {behind} {} behind",
+            "{verb} {} of {} key{}, {with} {} blocked event{}",
             events(self.dead),
             self.keys,
             if self.keys == 1 { "" } else { "s" },
-            events(self.behind)
+            self.blocked,
+            if self.blocked == 1 { "" } else { "s" }
         )
     }
 }
@@ -189,7 +190,7 @@ impl Display for Tally {
 async fn all(conn: &mut Connection, tally: &mut Tally) -> Result<(), StorageError> {
     let mut after = None;
     loop {
-        let page = within(DEADLINE, dead_keys(conn, after.as_ref(), KEYS_PER_STEP)).await?;
+        let page = with_timeout(DEADLINE, dead_keys(conn, after.as_ref(), KEYS_PER_STEP)).await?;
         tally.step(conn, &page, None).await?;
         match page.into_iter().next_back() {
             Some(last) => after = Some(last),
@@ -210,11 +211,11 @@ async fn targets(
     let Some(event) = selection.event else {
         return Ok(None);
     };
-    let found = within(DEADLINE, held_event(conn, event)).await?;
+    let found = with_timeout(DEADLINE, held_event(conn, event)).await?;
     let found = found.ok_or(CommandError::NotHeld(event))?;
     let explanation = match (found.state.as_str(), decision) {
-        ("dead", _) | ("behind", Decision::Redrive) => None,
-        ("behind", Decision::Discard) => Some(", waiting for a dead one: discard that"),
+        ("dead", _) | ("blocked", Decision::Redrive) => None,
+        ("blocked", Decision::Discard) => Some(", waiting for a dead one: discard that"),
         ("unavailable", _) => Some(": it goes out when its partition can be written again"),
         (_, _) => Some(": it was given up"),
     };

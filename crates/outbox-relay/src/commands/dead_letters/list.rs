@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use service::output::{print, print_json, printable, table, time};
 use storage::outbox::{HeldEvent, HeldFilter, held};
-use storage::{Connection, within};
+use storage::{Connection, with_timeout};
 use uuid::Uuid;
 
 use crate::commands::{CommandError, DEADLINE};
@@ -34,7 +34,7 @@ enum Cause {
     /// It can never be produced
     Dead,
     /// It waits for a dead one of its key
-    Behind,
+    Blocked,
     /// Its partition cannot be written
     Unavailable,
     /// It was dead and is given up
@@ -53,7 +53,7 @@ struct Item {
     error: Option<String>,
     attempts: Option<i32>,
     /// The id of the event it waits for.
-    behind: Option<i64>,
+    blocked_by: Option<i64>,
     created_at: String,
     held_at: String,
     discarded_at: Option<String>,
@@ -70,7 +70,7 @@ impl From<HeldEvent> for Item {
             state: event.state,
             error: event.error,
             attempts: event.attempts,
-            behind: event.behind,
+            blocked_by: event.blocked_by,
             created_at: time(event.created_at),
             held_at: time(event.held_at),
             discarded_at: event.discarded_at.map(time),
@@ -85,14 +85,14 @@ pub(super) async fn list(conn: &mut Connection, args: ListArgs) -> Result<(), Co
         state: args.cause.map(|cause| {
             match cause {
                 Cause::Dead => "dead",
-                Cause::Behind => "behind",
+                Cause::Blocked => "blocked",
                 Cause::Unavailable => "unavailable",
                 Cause::Discarded => "discarded",
             }
             .to_owned()
         }),
     };
-    let mut found = within(DEADLINE, held(conn, &filter, args.limit + 1)).await?;
+    let mut found = with_timeout(DEADLINE, held(conn, &filter, args.limit + 1)).await?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let more = found.len() > limit;
     found.truncate(limit);
@@ -122,13 +122,21 @@ pub(super) async fn list(conn: &mut Connection, args: ListArgs) -> Result<(), Co
                 printable(&item.key, 40),
                 item.held_at,
                 optional(item.attempts.map(|n| n.to_string())),
-                optional(item.behind.map(|id| id.to_string())),
+                optional(item.blocked_by.map(|id| id.to_string())),
                 printable(&item.error.unwrap_or_default(), 80),
             ]
         })
         .collect();
     let headings = [
-        "ID", "EVENT", "STATE", "TOPIC", "KEY", "HELD AT", "ATTEMPTS", "BEHIND", "ERROR",
+        "ID",
+        "EVENT",
+        "STATE",
+        "TOPIC",
+        "KEY",
+        "HELD AT",
+        "ATTEMPTS",
+        "BLOCKED BY",
+        "ERROR",
     ];
     let rest = if more {
         "there are more; see --limit\n"

@@ -12,7 +12,7 @@ use storage::outbox::{
     HeldCounts, HorizonHolder, Offender, SlotStatus, StateAge, Verified, held_counts,
     horizon_holders, oldest_by_state, published_count, slots, verify,
 };
-use storage::{Connection, Database, Session, StorageError, within};
+use storage::{Connection, Database, Session, StorageError, with_timeout};
 use uuid::Uuid;
 
 use super::{CommandError, DEADLINE, connect, working};
@@ -57,7 +57,7 @@ struct Answer {
 struct OldestSeconds {
     pending: Option<f64>,
     dead: Option<f64>,
-    behind: Option<f64>,
+    blocked: Option<f64>,
     unavailable: Option<f64>,
 }
 
@@ -71,7 +71,7 @@ struct Count {
 #[derive(Serialize)]
 struct Held {
     dead: i64,
-    behind: i64,
+    blocked: i64,
     unavailable: i64,
     discarded: i64,
     exact: bool,
@@ -111,11 +111,11 @@ struct OffenderAnswer {
 
 pub(super) async fn run(database: &Database, args: StatusArgs) -> Result<ExitCode, CommandError> {
     let mut conn = connect(database, working()).await?;
-    let mut answer = within(LOOK_DEADLINE, look(&mut conn)).await?;
+    let mut answer = with_timeout(LOOK_DEADLINE, look(&mut conn)).await?;
     if args.verify {
         // Walks whole tables: planned as Postgres likes it.
-        let mut conn = connect(database, Session::unhurried(NAME)).await?;
-        let verified = within(DEADLINE, verify(&mut conn, NAMED + 1)).await?;
+        let mut conn = connect(database, Session::long_running(NAME)).await?;
+        let verified = with_timeout(DEADLINE, verify(&mut conn, NAMED + 1)).await?;
         answer.verified = Some(verified.into());
     }
     let failed = answer
@@ -171,7 +171,7 @@ impl From<Vec<StateAge>> for OldestSeconds {
         Self {
             pending: of("pending"),
             dead: of("dead"),
-            behind: of("behind"),
+            blocked: of("blocked"),
             unavailable: of("unavailable"),
         }
     }
@@ -181,7 +181,7 @@ impl From<HeldCounts> for Held {
     fn from(counts: HeldCounts) -> Self {
         Self {
             dead: counts.dead,
-            behind: counts.behind,
+            blocked: counts.blocked,
             unavailable: counts.unavailable,
             discarded: counts.discarded,
             exact: counts.total() < BOUND,

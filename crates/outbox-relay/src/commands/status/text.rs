@@ -21,7 +21,7 @@ impl OldestSeconds {
         let states = [
             ("pending", self.pending),
             ("dead", self.dead),
-            ("behind", self.behind),
+            ("blocked", self.blocked),
             ("unavailable", self.unavailable),
         ];
         let waits: Vec<String> = states
@@ -54,11 +54,11 @@ impl Answer {
             }
         };
         let mut text = format!(
-            "pending    {}\npublished  {}\nheld       {} dead, {} behind, {} unavailable, {} discarded{among}\noldest     {}\nhorizon    {horizon}\n\n{}",
+            "pending    {}\npublished  {}\nheld       {} dead, {} blocked, {} unavailable, {} discarded{among}\noldest     {}\nhorizon    {horizon}\n\n{}",
             self.pending.text(),
             self.published.text(),
             held.dead,
-            held.behind,
+            held.blocked,
             held.unavailable,
             held.discarded,
             self.oldest_seconds.text(),

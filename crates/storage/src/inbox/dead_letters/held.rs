@@ -22,12 +22,12 @@ select distinct d.key from unnest(?) k(key) join inbox_dead_letter d
 /// Which of `keys` are held back: a record of theirs is held and not yet settled. They stay so until
 /// the transaction ends.
 ///
-/// Why no record is parked behind nothing: a command settles a key's records under the exclusive
-/// lock of the key, in one transaction; the owner parks only behind keys it has locked (shared) and
+/// Why no record is blocked behind nothing: a command settles a key's records under the exclusive
+/// lock of the key, in one transaction; the owner blocks only behind keys it has locked (shared) and
 /// looked at again. So either the command comes first, and the second look, whose snapshot is newer
 /// than the lock, no longer finds the key: the record is applied, after those the command applied.
 /// Or the owner comes first, and the command, which reads the key's records after it got its lock,
-/// finds the parked one among them. A key that the first look does not find needs no lock: only an
+/// finds the blocked one among them. A key that the first look does not find needs no lock: only an
 /// owner makes a key held, and this partition's is the caller.
 ///
 /// # Errors

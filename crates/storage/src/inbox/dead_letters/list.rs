@@ -80,7 +80,7 @@ pub struct Counts {
     #[diesel(sql_type = BigInt)]
     pub dead: i64,
     #[diesel(sql_type = BigInt)]
-    pub behind: i64,
+    pub blocked: i64,
 }
 
 /// Counts by partition; those without a held record are left out.
@@ -94,7 +94,7 @@ pub async fn counts(
 ) -> Result<Vec<Counts>, StorageError> {
     Ok(sql_query(
         "select partition, count(*) filter (where cause = 'dead') as dead, \
-                count(*) filter (where cause = 'behind') as behind \
+                count(*) filter (where cause = 'blocked') as blocked \
          from inbox_dead_letter \
          where consumer_group = $1 and topic = $2 and settled_at is null \
          group by partition order by partition",

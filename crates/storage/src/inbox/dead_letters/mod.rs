@@ -26,14 +26,14 @@ pub enum Cause {
     /// It could not be applied.
     Dead,
     /// An earlier record of its topic and key could not.
-    Behind,
+    Blocked,
 }
 
 impl Cause {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Dead => "dead",
-            Self::Behind => "behind",
+            Self::Blocked => "blocked",
         }
     }
 }

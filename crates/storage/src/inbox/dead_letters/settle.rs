@@ -29,7 +29,7 @@ impl Ending {
     }
 }
 
-/// Keeps owners from parking behind the key, and other commands from deciding on it, until the
+/// Keeps owners from blocking behind the key, and other commands from deciding on it, until the
 /// transaction ends. What is read of the key before may change; what is read after does not.
 ///
 /// # Errors

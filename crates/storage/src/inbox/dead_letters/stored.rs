@@ -21,7 +21,7 @@ pub struct Stored {
     pub header_values: Vec<Option<Vec<u8>>>,
     #[diesel(sql_type = Nullable<BigInt>)]
     pub omitted_bytes: Option<i64>,
-    /// `dead` or `behind`.
+    /// `dead` or `blocked`.
     #[diesel(sql_type = Text)]
     pub cause: String,
     #[diesel(sql_type = Timestamptz)]

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
-use super::host::{Address, Host, Place};
+use super::host::{Address, Host, HostAddress};
 
 /// How long an attempt is alone before the next begins: what RFC 8305 recommends in section 8.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -163,9 +163,9 @@ where
     R: Future<Output = io::Result<Vec<SocketAddr>>>,
 {
     match &host.place {
-        Place::Ip(ip) => Ok(vec![Address::Tcp((*ip, host.port).into())]),
-        Place::Folder(folder) => Ok(vec![Address::Unix(folder.clone(), host.port)]),
-        Place::Name(name) => match resolve(name.clone(), host.port).await? {
+        HostAddress::Ip(ip) => Ok(vec![Address::Tcp((*ip, host.port).into())]),
+        HostAddress::Folder(folder) => Ok(vec![Address::Unix(folder.clone(), host.port)]),
+        HostAddress::Name(name) => match resolve(name.clone(), host.port).await? {
             none if none.is_empty() => Err(io::Error::other("has no address")),
             found => Ok(alternating(found)),
         },
@@ -201,7 +201,7 @@ mod tests {
 
     fn named(name: &str) -> Host {
         Host {
-            place: Place::Name(name.to_owned()),
+            place: HostAddress::Name(name.to_owned()),
             port: 5432,
         }
     }

@@ -11,12 +11,12 @@ const DEFAULT_PORT: u16 = 5432;
 /// A server as it is named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Host {
-    pub(super) place: Place,
+    pub(super) place: HostAddress,
     pub(super) port: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum HostAddress {
     /// To be resolved.
     Name(String),
     Ip(IpAddr),
@@ -36,9 +36,9 @@ impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let port = self.port;
         match &self.place {
-            Place::Name(name) => write!(f, "{name}:{port}"),
-            Place::Ip(ip) => write!(f, "{}", SocketAddr::new(*ip, port)),
-            Place::Folder(folder) => write!(f, "{}:{port}", folder.display()),
+            HostAddress::Name(name) => write!(f, "{name}:{port}"),
+            HostAddress::Ip(ip) => write!(f, "{}", SocketAddr::new(*ip, port)),
+            HostAddress::Folder(folder) => write!(f, "{}:{port}", folder.display()),
         }
     }
 }
@@ -83,7 +83,7 @@ impl HostList {
             .collect()
     }
 
-    fn places(&self) -> Result<Vec<Place>, Invalid> {
+    fn places(&self) -> Result<Vec<HostAddress>, Invalid> {
         let named = self.names.iter().any(|name| !name.is_empty());
         if self.addresses.is_empty() {
             if !named {
@@ -96,7 +96,7 @@ impl HostList {
             return Err(Invalid::Addresses { addresses, hosts });
         }
         let ips = self.addresses.iter().map(|text| text.parse());
-        let ips = ips.map(|ip| ip.map(Place::Ip).map_err(|_| Invalid::HostAddress));
+        let ips = ips.map(|ip| ip.map(HostAddress::Ip).map_err(|_| Invalid::HostAddress));
         ips.collect()
     }
 }
@@ -110,26 +110,28 @@ fn parse_port(text: &str) -> Result<u16, Invalid> {
 }
 
 /// A name is what a resolver may be asked for. Anything else is likely a piece of a password.
-fn parse_name(text: &str) -> Result<Place, Invalid> {
+fn parse_name(text: &str) -> Result<HostAddress, Invalid> {
     if text.is_empty() {
         return Err(Invalid::NoHost);
     }
     if text.starts_with('/') {
-        return Ok(Place::Folder(text.into()));
+        return Ok(HostAddress::Folder(text.into()));
     }
     if let Ok(ip) = text.parse() {
-        return Ok(Place::Ip(ip));
+        return Ok(HostAddress::Ip(ip));
     }
     if text.starts_with('[') {
         let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
         let ip = inner.and_then(|inner| inner.parse().ok());
-        return ip.map(|ip| Place::Ip(IpAddr::V6(ip))).ok_or(Invalid::Ipv6);
+        return ip
+            .map(|ip| HostAddress::Ip(IpAddr::V6(ip)))
+            .ok_or(Invalid::Ipv6);
     }
     if text
         .chars()
         .all(|c| c.is_alphanumeric() || "._-".contains(c))
     {
-        return Ok(Place::Name(text.to_owned()));
+        return Ok(HostAddress::Name(text.to_owned()));
     }
     Err(Invalid::Encoding)
 }

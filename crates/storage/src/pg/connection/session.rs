@@ -67,7 +67,7 @@ impl Session {
     }
 
     /// For migrations and commands: long statements may take their time.
-    pub fn unhurried(application_name: &'static str) -> Self {
+    pub fn long_running(application_name: &'static str) -> Self {
         Self {
             application_name,
             statement_timeout: Duration::from_mins(10),

@@ -1,25 +1,46 @@
-//! Keeps every version of `OrderCreated` readable: by this code, whatever was ever written, and by
+//! Keeps every version of an event type readable: by this code, whatever was ever written, and by
 //! readers of today, whatever this code writes.
 //!
-//! `golden/` holds payloads as they were written; they are never changed. `schemas/` holds the JSON
-//! Schema of each version, generated from the types. After a change that breaks nobody,
-//! `UPDATE_SCHEMAS=1 cargo test -p domain` writes them anew; a change that breaks somebody is
-//! refused, and needs a new version.
+//! Beside an event type, `v1.golden.json` and its like hold payloads as they were written; they never
+//! change. `v1.schema.json` and its like hold the JSON Schema of each version, generated from the
+//! types. After a change that breaks nobody, `UPDATE_SCHEMAS=1 cargo test -p domain` writes them again;
+//! a change that breaks somebody is refused, and needs a new version.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::fmt::Debug;
+use std::path::Path;
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Serialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
-use super::{OrderCreated, OrderCreatedV1};
+use super::order_created::OrderCreated;
+use super::{EncodedEvent, EventType};
 use crate::order::{OrderId, ProductId, Quantity};
 
-const EVENT_TIME: OffsetDateTime = datetime!(2026-05-06 07:08:09 UTC);
+/// When the events of [`encoded`] were created.
+pub(crate) const EVENT_TIME: OffsetDateTime = datetime!(2026-05-06 07:08:09 UTC);
+
+/// One version of an event type.
+pub(crate) struct Version<E> {
+    pub(crate) schema: Value,
+    /// What its golden sample means today.
+    pub(crate) sample: E,
+}
+
+/// A JSON event, or a tombstone.
+pub(crate) fn encoded(schema_version: i32, payload: Option<&[u8]>) -> EncodedEvent<'_> {
+    EncodedEvent {
+        schema_version,
+        content_type: payload.map(|_| "application/json"),
+        payload,
+        time: EVENT_TIME,
+    }
+}
 
 impl JsonSchema for OrderId {
     fn schema_name() -> Cow<'static, str> {
@@ -64,18 +85,9 @@ impl JsonSchema for Quantity {
     }
 }
 
-fn schema<T: JsonSchema>() -> Value {
+pub(crate) fn schema<T: JsonSchema>() -> Value {
     let generator = SchemaSettings::draft2020_12().into_generator();
     generator.into_root_schema_for::<T>().to_value()
-}
-
-/// Of every version, in order.
-fn schemas() -> Vec<Value> {
-    vec![schema::<OrderCreatedV1>(), schema::<OrderCreated>()]
-}
-
-fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
 fn names(schema: &Value, list: &str) -> BTreeSet<String> {
@@ -109,68 +121,44 @@ fn breaks(old: &Value, new: &Value) -> Vec<String> {
     breaks
 }
 
-#[test]
-fn what_was_written_is_read_for_ever() {
-    let read = |version: i32| {
-        let payload = std::fs::read(file(&format!("golden/order_created/v{version}.json")));
-        OrderCreated::decode(version, &payload.unwrap(), EVENT_TIME).unwrap()
+/// Checks all versions of `E`, from 1 on, against the files in its `folder`.
+pub(crate) fn check<E>(folder: &str, versions: Vec<Version<E>>)
+where
+    E: EventType + Serialize + PartialEq + Debug,
+{
+    assert_eq!(versions.len(), usize::try_from(E::VERSION).unwrap());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/events")
+        .join(folder);
+    for (version, Version { schema, sample }) in (1_i16..).zip(versions) {
+        let golden = std::fs::read_to_string(folder.join(format!("v{version}.golden.json")));
+        let golden = golden.unwrap();
+        let read = E::decode(&encoded(version.into(), Some(golden.as_bytes()))).unwrap();
+        assert_eq!(read, sample, "version {version}");
+        if version == E::VERSION {
+            let written = serde_json::to_string(&sample).unwrap();
+            assert_eq!(written, golden.trim_end(), "what is written");
+        }
+        check_schema(&folder.join(format!("v{version}.schema.json")), &schema);
+    }
+}
+
+/// A version that was written once does not change.
+fn check_schema(file: &Path, generated: &Value) {
+    let committed: Value = match std::fs::read(file) {
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap(),
+        Err(_) => Value::Null,
     };
-    let order_id = "0190a5d0-0000-7000-8000-000000000001".parse().unwrap();
-    assert_eq!(
-        read(1),
-        OrderCreated {
-            order_id,
-            product_id: "P-001".parse().unwrap(),
-            quantity: Quantity::ONE,
-            created_at: EVENT_TIME,
-        }
-    );
-    assert_eq!(
-        read(2),
-        OrderCreated {
-            order_id,
-            product_id: "P-001".parse().unwrap(),
-            quantity: 3.try_into().unwrap(),
-            created_at: datetime!(2026-01-02 03:04:05.678_901 UTC),
-        }
-    );
-}
-
-#[test]
-fn what_is_written_is_what_was_written() {
-    let golden = format!("golden/order_created/v{}.json", OrderCreated::VERSION);
-    let golden = std::fs::read_to_string(file(&golden)).unwrap();
-    let event: OrderCreated = serde_json::from_str(&golden).unwrap();
-    assert_eq!(serde_json::to_string(&event).unwrap(), golden.trim_end());
-}
-
-#[test]
-fn a_version_once_written_does_not_change() {
-    let schemas = schemas();
-    assert_eq!(
-        schemas.len(),
-        usize::try_from(OrderCreated::VERSION).unwrap()
-    );
-    for (version, generated) in (1..).zip(schemas) {
-        let path = file(&format!("schemas/order_created.v{version}.json"));
-        let committed: Value = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap(),
-            Err(_) => Value::Null,
-        };
+    let breaks = breaks(&committed, generated);
+    assert_eq!(breaks, [""; 0], "{file:?}: make a new version instead");
+    if committed != *generated && std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        let text = serde_json::to_string_pretty(generated).unwrap();
+        std::fs::write(file, text + "\n").unwrap();
+    } else {
         assert_eq!(
-            breaks(&committed, &generated),
-            [""; 0],
-            "version {version}: make a new version instead"
+            committed, *generated,
+            "{file:?} is not of the type: UPDATE_SCHEMAS=1 writes it again"
         );
-        if committed != generated && std::env::var_os("UPDATE_SCHEMAS").is_some() {
-            let text = serde_json::to_string_pretty(&generated).unwrap();
-            std::fs::write(&path, text + "\n").unwrap();
-        } else {
-            assert_eq!(
-                committed, generated,
-                "{path:?} is not of the type: UPDATE_SCHEMAS=1 writes it anew"
-            );
-        }
     }
 }
 

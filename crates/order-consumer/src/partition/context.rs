@@ -1,17 +1,17 @@
 //! What a partition's consumer is made of.
 
 use messaging::{Cluster, PartitionReader};
-use service::{Problems, Tracer};
+use service::{ReadinessIssues, Tracer};
 use storage::inbox::Stream;
 use storage::lease::Leases;
 use storage::{Database, Session};
 
-use crate::apply::effects::Effects;
-use crate::metrics::Metrics;
-use crate::partition::progress::Standings;
+use crate::metrics::TopicMetrics;
+use crate::partition::progress::TopicProgress;
+use crate::registry::Registry;
 
 /// See the module.
-pub struct Wiring {
+pub struct PartitionContext {
     pub stream: Stream,
     pub database: Database,
     pub session: Session,
@@ -19,15 +19,15 @@ pub struct Wiring {
     pub leases: Leases,
     /// The epoch the partition is owned under; the consumer ends with it.
     pub epoch: i64,
-    pub effects: Effects,
-    pub metrics: Metrics,
+    pub registry: Registry,
+    pub metrics: TopicMetrics,
     pub tracer: Tracer,
-    pub standings: Standings,
-    pub postgres: Problems,
-    pub kafka: Problems,
+    pub topic_progress: TopicProgress,
+    pub postgres: ReadinessIssues,
+    pub kafka: ReadinessIssues,
 }
 
-impl Wiring {
+impl PartitionContext {
     /// Whether the partition is still ours, under this epoch.
     pub(crate) fn owned(&self) -> bool {
         self.leases.epoch(self.stream.partition) == Some(self.epoch)

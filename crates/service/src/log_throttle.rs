@@ -6,11 +6,11 @@ const INTERVAL: Duration = Duration::from_mins(1);
 
 /// Of one trouble.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Reminder {
+pub struct LogThrottle {
     last: Option<Instant>,
 }
 
-impl Reminder {
+impl LogThrottle {
     /// Whether the trouble, which is there now, is to be logged; then the minute starts over.
     pub fn is_due(&mut self, now: Instant) -> bool {
         let due = self
@@ -40,14 +40,14 @@ mod tests {
     #[test]
     fn it_is_due_at_once_then_once_a_minute_and_anew_after_the_end() {
         let start = Instant::now();
-        let mut reminder = Reminder::default();
-        assert!(!reminder.is_there() && !reminder.end());
+        let mut log_throttle = LogThrottle::default();
+        assert!(!log_throttle.is_there() && !log_throttle.end());
         let due: Vec<u64> = (0..130)
-            .filter(|second| reminder.is_due(start + Duration::from_secs(*second)))
+            .filter(|second| log_throttle.is_due(start + Duration::from_secs(*second)))
             .collect();
         assert_eq!(due, [0, 60, 120]);
-        assert!(reminder.is_there() && reminder.end());
-        assert!(!reminder.is_there() && !reminder.end());
-        assert!(reminder.is_due(start + Duration::from_secs(131)));
+        assert!(log_throttle.is_there() && log_throttle.end());
+        assert!(!log_throttle.is_there() && !log_throttle.end());
+        assert!(log_throttle.is_due(start + Duration::from_secs(131)));
     }
 }

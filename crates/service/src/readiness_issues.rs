@@ -7,16 +7,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::Check;
+use crate::{Check, ReportReadiness};
 
 /// What stands in the way of one thing, by who met it: a partition, a task. Clones share it.
 ///
-/// Says nothing before the first [`Problems::clear`] or [`Problems::report`]: the check stays as it
+/// Says nothing before the first [`ReadinessIssues::clear`] or [`ReadinessIssues::report`]: the check stays as it
 /// was, so that one which waits at the start keeps its reason.
 #[derive(Debug, Clone)]
-pub struct Problems {
+pub struct ReadinessIssues {
     check: Check,
     open: Arc<Mutex<Open>>,
+}
+
+/// One part of [`ReadinessIssues`].
+#[derive(Debug, Clone)]
+pub struct Issue {
+    issues: ReadinessIssues,
+    who: String,
+}
+
+impl ReportReadiness for Issue {
+    fn ready(&self) {
+        self.issues.clear(&self.who);
+    }
+
+    fn not_ready(&self, reason: &str) {
+        self.issues.report(&self.who, reason);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -33,7 +50,7 @@ struct Problem {
     since: OffsetDateTime,
 }
 
-impl Problems {
+impl ReadinessIssues {
     /// Feeds `check`.
     pub fn new(check: Check) -> Self {
         Self {
@@ -64,6 +81,14 @@ impl Problems {
         match open.summary() {
             None => self.check.ready(),
             Some(summary) => self.check.not_ready(summary),
+        }
+    }
+
+    /// What `who` reports and clears, and nobody else.
+    pub fn issue(&self, who: impl Display) -> Issue {
+        Issue {
+            issues: self.clone(),
+            who: who.to_string(),
         }
     }
 
@@ -115,7 +140,7 @@ mod tests {
     #[test]
     fn it_is_ready_when_the_last_problem_is_gone() {
         let readiness = Readiness::new();
-        let problems = Problems::new(readiness.check("kafka"));
+        let problems = ReadinessIssues::new(readiness.check("kafka"));
         assert!(!readiness.is_ready());
         problems.report("t/1", "down");
         problems.report("t/2", "slow");
@@ -130,7 +155,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_named_and_stays_as_old_as_it_is() {
-        let problems = Problems::new(Readiness::new().check("kafka"));
+        let problems = ReadinessIssues::new(Readiness::new().check("kafka"));
         problems.report("t/2", "down");
         let begun = problems.lock().problems["t/2"].since;
         problems.report("t/1", "down");
@@ -145,7 +170,7 @@ mod tests {
 
     #[test]
     fn many_are_told_at_once() {
-        let problems = Problems::new(Readiness::new().check("kafka"));
+        let problems = ReadinessIssues::new(Readiness::new().check("kafka"));
         problems.update((0..50_000).map(|n| (format!("t{n}"), Some("down"))));
         let summary = problems.summary().unwrap();
         assert!(summary.ends_with(" (and 49999 more)"), "{summary}");

@@ -1,0 +1,243 @@
+//! Which event types are consumed, how each is read, and what happens because of it.
+//!
+//! [`crate::handlers::registry`] fills it: one line per event type. Everything else follows from it,
+//! the topics to consume among them.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use domain::{EncodedEvent, EventType, Received};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use storage::Connection;
+
+use crate::apply::effects::EffectError;
+use crate::handlers::Handler;
+
+/// The registered event types. Clones share them.
+#[derive(Clone, Default)]
+pub struct Registry(Arc<Vec<Registered>>);
+
+#[derive(Clone)]
+struct Registered {
+    topic: String,
+    event_type: &'static str,
+    decode: fn(&EncodedEvent<'_>) -> Result<Value, String>,
+    handlers: Arc<dyn ApplyAll>,
+}
+
+type Value = Arc<dyn Any + Send + Sync>;
+
+/// An event of a registered type, with the handlers of that type.
+#[derive(Clone)]
+pub struct Event {
+    name: &'static str,
+    value: Value,
+    handlers: Arc<dyn ApplyAll>,
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Event").field(&self.name).finish()
+    }
+}
+
+impl Event {
+    /// The event, when it is an `E`.
+    pub fn get<E: EventType>(&self) -> Option<&E> {
+        self.value.downcast_ref()
+    }
+}
+
+impl Registry {
+    /// The same, with `E`: its events are read from its topic, and `handlers` are applied to them in
+    /// this order.
+    ///
+    /// # Panics
+    /// When the topic has an event type of this name already.
+    #[must_use]
+    pub fn register<E: EventType>(self, handlers: Vec<Box<dyn Handler<E>>>) -> Self {
+        self.register_on(E::TOPIC, handlers)
+    }
+
+    /// The same, for events of type `E` on a topic of another name.
+    ///
+    /// # Panics
+    /// When the topic has an event type of this name already.
+    #[must_use]
+    pub fn register_on<E: EventType>(
+        mut self,
+        topic: &str,
+        handlers: Vec<Box<dyn Handler<E>>>,
+    ) -> Self {
+        assert!(
+            self.find(topic, E::TYPE).is_none(),
+            "{} is registered for {topic} already",
+            E::TYPE,
+        );
+        Arc::make_mut(&mut self.0).push(Registered {
+            topic: topic.to_owned(),
+            event_type: E::TYPE,
+            decode: decode::<E>,
+            handlers: Arc::new(handlers),
+        });
+        self
+    }
+
+    /// The topics of the registered types, each once, in the order in which they were registered.
+    pub fn topics(&self) -> Vec<String> {
+        let mut topics: Vec<String> = Vec::new();
+        for registered in self.0.iter() {
+            if !topics.contains(&registered.topic) {
+                topics.push(registered.topic.clone());
+            }
+        }
+        topics
+    }
+
+    /// Reads an event of `topic`.
+    ///
+    /// # Errors
+    /// Says why it can never be applied: its type is not registered, or it is not of its type.
+    pub fn decode(
+        &self,
+        topic: &str,
+        event_type: &str,
+        event: &EncodedEvent<'_>,
+    ) -> Result<Event, String> {
+        let registered = self
+            .find(topic, event_type)
+            .ok_or_else(|| format!("unknown event type {event_type:?}"))?;
+        Ok(Event {
+            name: registered.event_type,
+            value: (registered.decode)(event)?,
+            handlers: Arc::clone(&registered.handlers),
+        })
+    }
+
+    fn find(&self, topic: &str, event_type: &str) -> Option<&Registered> {
+        let mut all = self.0.iter();
+        all.find(|registered| registered.topic == topic && registered.event_type == event_type)
+    }
+}
+
+fn decode<E: EventType>(event: &EncodedEvent<'_>) -> Result<Value, String> {
+    let value = E::decode(event).map_err(|error| error.to_string())?;
+    Ok(Arc::new(value))
+}
+
+/// Applies all events, in order, each by the handlers of its type. Neighbours of one type are applied
+/// together.
+///
+/// # Errors
+/// Of the first handler that fails.
+pub(crate) async fn apply(
+    conn: &mut Connection,
+    events: &[Received<Event>],
+) -> Result<(), EffectError> {
+    let same_type = |a: &Received<Event>, b: &Received<Event>| a.event.name == b.event.name;
+    for run in events.chunk_by(same_type) {
+        run[0].event.handlers.apply(conn, run).await?;
+    }
+    Ok(())
+}
+
+/// All handlers of one event type, whatever it is.
+trait ApplyAll: Send + Sync {
+    fn apply<'a>(
+        &'a self,
+        conn: &'a mut Connection,
+        events: &'a [Received<Event>],
+    ) -> BoxFuture<'a, Result<(), EffectError>>;
+}
+
+impl<E: EventType> ApplyAll for Vec<Box<dyn Handler<E>>> {
+    fn apply<'a>(
+        &'a self,
+        conn: &'a mut Connection,
+        events: &'a [Received<Event>],
+    ) -> BoxFuture<'a, Result<(), EffectError>> {
+        async move {
+            let typed = |event: &'a Event| event.get::<E>().expect("decoded by its own type");
+            let events: Vec<Received<&E>> = events.iter().map(|event| event.map(typed)).collect();
+            for handler in self {
+                handler
+                    .apply(conn, &events)
+                    .await
+                    .map_err(|source| EffectError::Handler {
+                        handler: handler.name(),
+                        source,
+                    })?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::OrderCreated;
+    use domain::events::DecodeError;
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    /// Bytes as they are, or none.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Raw(Option<Vec<u8>>);
+
+    impl EventType for Raw {
+        const TYPE: &'static str = "Raw";
+        const TOPIC: &'static str = "raw";
+        const VERSION: i16 = 1;
+
+        fn decode(event: &EncodedEvent<'_>) -> Result<Self, DecodeError> {
+            Ok(Self(event.payload.map(<[u8]>::to_vec)))
+        }
+    }
+
+    fn encoded(payload: Option<&[u8]>) -> EncodedEvent<'_> {
+        EncodedEvent {
+            schema_version: 1,
+            content_type: Some("avro/binary"),
+            payload,
+            time: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn an_event_is_read_by_its_topic_and_type() {
+        let registry = Registry::default()
+            .register::<OrderCreated>(Vec::new())
+            .register::<Raw>(Vec::new());
+        assert_eq!(registry.topics(), ["order.created", "raw"]);
+        let read = |topic, event_type| registry.decode(topic, event_type, &encoded(Some(b"\xff")));
+        let event = read("raw", "Raw").unwrap();
+        assert_eq!(event.get::<Raw>(), Some(&Raw(Some(vec![0xff]))));
+        assert_eq!(event.get::<OrderCreated>(), None);
+        for (topic, event_type) in [
+            ("raw", "OrderCreated"),
+            ("order.created", "Raw"),
+            ("x", "Raw"),
+        ] {
+            let unknown = read(topic, event_type).unwrap_err();
+            assert_eq!(unknown, format!("unknown event type {event_type:?}"));
+        }
+        let tombstone = registry.decode("raw", "Raw", &encoded(None)).unwrap();
+        assert_eq!(
+            tombstone.get::<Raw>(),
+            Some(&Raw(None)),
+            "an event of this type"
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "OrderCreated is registered for order.created already")]
+    fn a_type_is_registered_once() {
+        let _ = Registry::default()
+            .register::<OrderCreated>(Vec::new())
+            .register::<OrderCreated>(Vec::new());
+    }
+}

@@ -1,0 +1,209 @@
+//! Consumes one topic: its leases, a consumer for each partition that is owned, and what runs beside
+//! them.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use messaging::{Cluster, KafkaError};
+use service::{Backoff, CancellationToken, ReadinessIssues, Tracer, WorkerSettings, until_ready};
+use storage::inbox::Stream;
+use storage::lease::{Keeper, LeasedWorkError, Leases, run_leased};
+use storage::{DedicatedConnection, Session};
+use tokio::task::JoinError;
+use tracing::info;
+
+use crate::app::NAME;
+use crate::assignment::{StartConsumer, follow};
+use crate::membership::{Membership, PartitionCount};
+use crate::metrics::TopicMetrics;
+use crate::partition::progress::{self, TopicProgress};
+use crate::partition::{PartitionConsumer, PartitionContext};
+use crate::registry::Registry;
+use crate::retention::{Cleaner, Pass};
+use crate::settings::Settings;
+
+/// Partitions may be added at any time; this is how soon they are taken up, at the latest.
+const GROWTH_INTERVAL: Duration = Duration::from_secs(20);
+/// And how soon Kafka is asked again when it did not answer.
+const GROWTH_RETRY: Duration = Duration::from_secs(2);
+
+/// Why the consumer of a topic ended early: the consumer of a partition, or the task that renews
+/// leases, died.
+pub(crate) type TopicError = LeasedWorkError<JoinError>;
+
+/// See the module.
+pub(crate) struct TopicConsumer {
+    pub(crate) topic: String,
+    pub(crate) settings: Settings,
+    pub(crate) cluster: Cluster,
+    pub(crate) registry: Registry,
+    pub(crate) metrics: TopicMetrics,
+    pub(crate) tracer: Tracer,
+    pub(crate) postgres: ReadinessIssues,
+    pub(crate) kafka: ReadinessIssues,
+    pub(crate) progress: ReadinessIssues,
+}
+
+impl TopicConsumer {
+    /// Consumes until `stop`. Outages are waited out.
+    ///
+    /// # Errors
+    /// When a task died, which is a defect.
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), TopicError> {
+        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+        let issue = self.kafka.issue(&self.topic);
+        let ready = until_ready(&issue, &stop, backoff, "Kafka", || self.partition_count());
+        let Some(partitions) = ready.await else {
+            return Ok(());
+        };
+        let Self {
+            topic, settings, ..
+        } = &self;
+        let scope = Stream::lease_scope(&settings.group, topic);
+        let lease_ttl = settings.worker.lease_ttl;
+        let (keeper, leases) = Keeper::new(
+            settings.database.clone(),
+            Session::leased(NAME, lease_ttl),
+            scope.clone(),
+            lease_ttl,
+            partitions,
+        );
+        let topic_progress = TopicProgress::default();
+        let cleaner = Cleaner {
+            group: settings.group.clone(),
+            topic: topic.clone(),
+            database: settings.database.clone(),
+            session: Session::request(NAME),
+            cluster: self.cluster.clone(),
+            leases: leases.clone(),
+            metrics: self.metrics.clone(),
+            retention: settings.retention,
+            pass: Pass::default(),
+        };
+        let count = PartitionCount::new(partitions);
+        let session = Session::request(NAME);
+        let membership = Membership {
+            connection: DedicatedConnection::new(settings.database.clone(), session),
+            scope,
+            member: leases.member(),
+            topic: topic.clone(),
+            partitions: count.clone(),
+            postgres: self.postgres.clone(),
+            progress: self.progress.clone(),
+        };
+        let partitions = Partitions {
+            of: &self,
+            leases: leases.clone(),
+            topic_progress: topic_progress.clone(),
+        };
+        let owned = |count| {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.metrics.partitions_owned.set(count);
+        };
+        let background = Box::pin(async {
+            tokio::join!(
+                self.watch_growth(&leases, &count),
+                progress::watch(topic, &topic_progress, &self.metrics, &self.progress),
+                cleaner.run(),
+                membership.watch(),
+            )
+        });
+        let consuming = |stop| follow(leases.clone(), partitions, owned, stop);
+        run_leased(keeper, &stop, consuming, background).await
+    }
+
+    /// How many partitions the topic has; creates it when it is missing.
+    async fn partition_count(&self) -> Result<i32, KafkaError> {
+        let WorkerSettings {
+            topic_partitions,
+            replication_factor,
+            ..
+        } = self.settings.worker;
+        let topic = self.topic.as_str();
+        let created = self
+            .cluster
+            .ensure_topic(topic, topic_partitions, replication_factor)
+            .await?;
+        if created {
+            info!(
+                topic,
+                topic_partitions, replication_factor, "created a topic"
+            );
+        }
+        let counts = self.cluster.partition_counts().await?;
+        match counts.get(topic) {
+            Some(count) => Ok(*count),
+            // It may not show yet; its count is known all the same.
+            None if created => Ok(topic_partitions),
+            None => Err(KafkaError::hidden_topic()),
+        }
+    }
+
+    /// Looks until it is dropped.
+    async fn watch_growth(&self, leases: &Leases, partitions: &PartitionCount) -> Infallible {
+        let mut pause = GROWTH_INTERVAL;
+        loop {
+            tokio::time::sleep(pause).await;
+            // A process that owns no partition has no other way to see that Kafka is away.
+            match self.partition_count().await {
+                Ok(count) => {
+                    self.kafka.clear(&self.topic);
+                    leases.resize(count).await;
+                    partitions.set(count);
+                    pause = GROWTH_INTERVAL;
+                }
+                Err(error) => {
+                    self.kafka.report(&self.topic, &error);
+                    pause = GROWTH_RETRY;
+                }
+            }
+        }
+    }
+}
+
+/// Starts the consumers of partitions.
+struct Partitions<'a> {
+    of: &'a TopicConsumer,
+    leases: Leases,
+    topic_progress: TopicProgress,
+}
+
+impl StartConsumer for Partitions<'_> {
+    fn start(
+        &self,
+        partition: i32,
+        epoch: i64,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let TopicConsumer {
+            topic,
+            settings,
+            cluster,
+            registry,
+            metrics,
+            tracer,
+            postgres,
+            kafka,
+            progress: _,
+        } = self.of;
+        let consumer = PartitionConsumer::new(PartitionContext {
+            stream: Stream {
+                group: settings.group.clone(),
+                topic: topic.clone(),
+                partition,
+            },
+            database: settings.database.clone(),
+            session: Session::leased(NAME, settings.worker.lease_ttl),
+            cluster: cluster.clone(),
+            leases: self.leases.clone(),
+            epoch,
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            tracer: tracer.clone(),
+            topic_progress: self.topic_progress.clone(),
+            postgres: postgres.clone(),
+            kafka: kafka.clone(),
+        });
+        consumer.run(stop)
+    }
+}
