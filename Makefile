@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down run e2e test soak lint ci fmt build clean bench-relay bench-latency bench-consumer bench-api fuzz-api
+.PHONY: help up down run e2e test soak lint ci fmt build clean bench-relay bench-latency bench-consumer bench-api fuzz-api cloudevents
 
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 STACK := $(BIN)/local-stack
@@ -62,6 +62,10 @@ bench-api: build ## measure the API under load, commits shared and not (minutes)
 fuzz-api: build ## hold the API against its OpenAPI document with schemathesis (Python)
 	@$(STACK) status >/dev/null || $(STACK) up
 	@crates/order-api/fuzz/run $(BIN)
+
+cloudevents: build ## read what the relay wrote with the CloudEvents SDK for Python
+	@$(STACK) status >/dev/null || $(STACK) up
+	@crates/e2e/cloudevents/run $(BIN)
 
 bench-latency: ## measure from the commit of an order to that of its effect, at 500 orders/s
 	cargo build --release -p bench -p order-api -p outbox-relay -p order-consumer
