@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down run e2e test soak lint ci fmt build clean bench-relay bench-latency bench-consumer bench-api fuzz-api cloudevents
+.PHONY: help up down run e2e test soak lint ci fmt build clean bench-relay bench-latency bench-consumer bench-api fuzz-api writers cloudevents
 
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 STACK := $(BIN)/local-stack
@@ -62,6 +62,10 @@ bench-api: build ## measure the API under load, commits shared and not (minutes)
 fuzz-api: build ## hold the API against its OpenAPI document with schemathesis (Python)
 	@$(STACK) status >/dev/null || $(STACK) up
 	@crates/order-api/fuzz/run $(BIN)
+
+writers: build ## run the examples of docs/writers.md in every language that is on this machine
+	@$(STACK) status >/dev/null || $(STACK) up
+	@crates/e2e/writers/run $(BIN)
 
 cloudevents: build ## read what the relay wrote with the CloudEvents SDK for Python
 	@$(STACK) status >/dev/null || $(STACK) up
