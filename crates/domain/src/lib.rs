@@ -10,8 +10,9 @@ pub mod inbox;
 pub mod order;
 pub mod outbox;
 
+pub use events::order_cancelled::OrderCancelled;
 pub use events::order_created::OrderCreated;
 pub use events::{EncodedEvent, EventType};
 pub use inbox::{Position, Received, dead_letter_topic};
-pub use order::{Order, OrderId, ProductId, Quantity};
+pub use order::{Order, OrderId, OrderState, ProductId, Quantity, TooLateToCancel};
 pub use outbox::{Body, Content, EventId, EventState, NewEvent, OutboxEvent, Slot};

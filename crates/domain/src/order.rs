@@ -1,10 +1,12 @@
-//! An order: what a customer asked for. Immutable once placed.
+//! An order: what a customer asked for. Once placed it can only be cancelled.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 /// An order as it was accepted.
@@ -15,6 +17,23 @@ pub struct Order {
     pub quantity: Quantity,
     /// UTC, whole microseconds: what Postgres stores, so that answer, row and event agree.
     pub created_at: OffsetDateTime,
+    /// When it was cancelled, as precise; `None` while it stands.
+    pub cancelled_at: Option<OffsetDateTime>,
+}
+
+/// Where an order stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrderState {
+    Placed,
+    Cancelled,
+}
+
+/// An order that is too old to be cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the order could be cancelled until {}", rfc_3339(*until))]
+pub struct TooLateToCancel {
+    pub until: OffsetDateTime,
 }
 
 impl Order {
@@ -23,17 +42,56 @@ impl Order {
 
     /// A new order with an id of its own. `now` is cut to whole microseconds.
     pub fn place(product_id: ProductId, quantity: Quantity, now: OffsetDateTime) -> Self {
-        let micros = now.nanosecond() / 1_000 * 1_000;
         Self {
             id: OrderId::generate(),
             product_id,
             quantity,
-            created_at: now
-                .to_offset(time::UtcOffset::UTC)
-                .replace_nanosecond(micros)
-                .expect("cutting a valid nanosecond down leaves it valid"),
+            created_at: whole_microseconds(now),
+            cancelled_at: None,
         }
     }
+
+    pub fn state(&self) -> OrderState {
+        match self.cancelled_at {
+            None => OrderState::Placed,
+            Some(_) => OrderState::Cancelled,
+        }
+    }
+
+    /// Cancels it, unless it was cancelled before; returns whether it was not. It can be cancelled
+    /// within `window` from when it was placed.
+    ///
+    /// # Errors
+    /// It still stands, and the window is over.
+    pub fn cancel(
+        &mut self,
+        now: OffsetDateTime,
+        window: Duration,
+    ) -> Result<bool, TooLateToCancel> {
+        if self.cancelled_at.is_some() {
+            return Ok(false);
+        }
+        if now - self.created_at >= window {
+            let window = window.try_into().unwrap_or(time::Duration::MAX);
+            return Err(TooLateToCancel {
+                until: self.created_at.saturating_add(window),
+            });
+        }
+        self.cancelled_at = Some(whole_microseconds(now));
+        Ok(true)
+    }
+}
+
+/// What Postgres stores of a time, in UTC.
+fn whole_microseconds(time: OffsetDateTime) -> OffsetDateTime {
+    let micros = time.nanosecond() / 1_000 * 1_000;
+    time.to_offset(time::UtcOffset::UTC)
+        .replace_nanosecond(micros)
+        .expect("cutting a valid nanosecond down leaves it valid")
+}
+
+fn rfc_3339(time: OffsetDateTime) -> String {
+    time.format(&Rfc3339).unwrap_or_else(|_| time.to_string())
 }
 
 /// Identifies an order; also the key of its events. A UUID v7, so ids sort by the time of creation.
@@ -202,6 +260,29 @@ mod tests {
             time::macros::datetime!(2026-05-01 08:00:00.123_456 UTC)
         );
         assert_eq!(order.id.as_uuid().get_version_num(), 7);
+    }
+
+    #[test]
+    fn an_order_is_cancelled_once_and_in_time() {
+        let placed = time::macros::datetime!(2026-05-01 10:00:00 UTC);
+        let window = Duration::from_hours(1);
+        let order = Order::place("P-001".parse().unwrap(), Quantity::ONE, placed);
+        assert_eq!(order.state(), OrderState::Placed);
+
+        let mut late = order.clone();
+        let error = late.cancel(placed + window, window).unwrap_err();
+        assert_eq!(error.until, placed + window);
+        assert_eq!(late, order);
+
+        let mut cancelled = order;
+        let now = placed + window - Duration::from_nanos(1);
+        assert_eq!(cancelled.cancel(now, window), Ok(true));
+        assert_eq!(cancelled.state(), OrderState::Cancelled);
+        let at = time::macros::datetime!(2026-05-01 10:59:59.999_999 UTC);
+        assert_eq!(cancelled.cancelled_at, Some(at));
+        // It stays as it is, for ever.
+        assert_eq!(cancelled.cancel(placed + window * 2, window), Ok(false));
+        assert_eq!(cancelled.cancelled_at, Some(at));
     }
 
     proptest! {

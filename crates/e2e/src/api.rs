@@ -79,6 +79,12 @@ impl Api {
         parse_order(&answer.body)
     }
 
+    /// `POST /orders/{id}/cancel`.
+    pub(crate) async fn cancel(&self, id: OrderId) -> Result<Answer> {
+        let url = format!("{}/orders/{id}/cancel", self.base);
+        answer(self.client.post(url)).await
+    }
+
     /// `GET /orders/{id}/journey`.
     pub(crate) async fn journey(&self, id: OrderId) -> Result<Value> {
         let answer = self.get(&format!("/orders/{id}/journey")).await?;
@@ -105,7 +111,7 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<Answer> {
     })
 }
 
-fn parse_order(body: &Value) -> Result<Order> {
+pub(crate) fn parse_order(body: &Value) -> Result<Order> {
     let text = |name: &str| {
         body[name]
             .as_str()
@@ -119,5 +125,9 @@ fn parse_order(body: &Value) -> Result<Order> {
             .with_context(|| format!("no quantity in {body}"))?
             .try_into()?,
         created_at: OffsetDateTime::parse(text("createdAt")?, &Rfc3339)?,
+        cancelled_at: match body["cancelledAt"].as_str() {
+            Some(text) => Some(OffsetDateTime::parse(text, &Rfc3339)?),
+            None => None,
+        },
     })
 }

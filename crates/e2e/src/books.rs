@@ -23,6 +23,8 @@ pub(crate) struct Counts {
     pub(crate) held: i64,
     pub(crate) published: i64,
     pub(crate) inbox: i64,
+    /// Inbox rows of topic `order.cancelled`.
+    pub(crate) cancelled: i64,
 }
 
 /// Orders and units per product.
@@ -59,7 +61,8 @@ const COUNTS: &str = "
            (select count(*) from outbox_held),
            (select count(*) from outbox_published p join outbox_event e using (id)
             where e.topic = 'order.created'),
-           (select count(*) from inbox where topic = 'order.created')";
+           (select count(*) from inbox where topic = 'order.created'),
+           (select count(*) from inbox where topic = 'order.cancelled')";
 
 impl Books {
     pub(crate) async fn open(database_url: &str) -> Result<Self> {
@@ -80,6 +83,7 @@ impl Books {
             held: row.get(3),
             published: row.get(4),
             inbox: row.get(5),
+            cancelled: row.get(6),
         })
     }
 

@@ -13,7 +13,9 @@ use crate::deployment::{Deployment, Service};
 use crate::mode::Mode;
 use crate::native::Native;
 use crate::report::Report;
-use crate::steps::{crashes, duplicates, flow, poison, progress, refusals, sharing, shutdown};
+use crate::steps::{
+    cancellations, crashes, duplicates, flow, poison, progress, refusals, sharing, shutdown,
+};
 use crate::world::World;
 
 /// Fetching a Kafka and a Postgres, or building images from nothing, may take this long.
@@ -115,6 +117,9 @@ async fn steps(report: &mut Report, deployment: &mut impl Deployment) -> Result<
             "events written by SQL",
             flow::foreign_events_keep_their_order(world),
         )
+        .await?;
+    report
+        .step("cancellations", cancellations::are_taken_back(world))
         .await?;
     let mut latency = String::new();
     report

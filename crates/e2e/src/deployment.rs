@@ -130,16 +130,22 @@ pub(crate) fn sum(metrics: &[String], name: &str) -> Result<i64> {
     each(metrics, name).map(|values| values.into_iter().sum())
 }
 
-/// A counter or gauge of each instance.
+/// A counter or gauge of each instance: one series, or the sum of all that have this name.
 pub(crate) fn each(metrics: &[String], name: &str) -> Result<Vec<i64>> {
     metrics.iter().map(|text| value(text, name)).collect()
 }
 
 fn value(text: &str, name: &str) -> Result<i64> {
+    let is_named = |series: &str| {
+        let (metric, _) = series.split_once('{').unwrap_or((series, ""));
+        series == name || metric.strip_suffix("_total").unwrap_or(metric) == name
+    };
     text.lines()
-        .filter_map(|line| line.split_once(' '))
-        .find(|(written, _)| written.strip_suffix("_total").unwrap_or(written) == name)
-        .and_then(|(_, value)| value.trim().parse().ok())
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter(|(series, _)| is_named(series))
+        .map(|(_, value)| value.parse().ok())
+        .reduce(|sum: Option<i64>, value| Some(sum? + value?))
+        .flatten()
         .ok_or_else(|| anyhow::anyhow!("/metrics has no {name} that is a whole number"))
 }
 
@@ -149,10 +155,17 @@ mod tests {
 
     #[test]
     fn metrics_are_summed_over_instances() {
-        let text = |dead| format!("# TYPE inbox_dead counter\ninbox_dead_total {dead}\nowned 3\n");
+        let text = |dead| {
+            format!(
+                "# TYPE inbox_dead counter\ninbox_dead_total{{topic=\"a\"}} {dead}\n\
+                 inbox_dead_total{{topic=\"b\"}} 1\nowned 3\n"
+            )
+        };
         let metrics = [text(2), text(5)];
-        assert_eq!(sum(&metrics, "inbox_dead").ok(), Some(7));
+        assert_eq!(sum(&metrics, "inbox_dead").ok(), Some(9));
         assert_eq!(each(&metrics, "owned").ok(), Some(vec![3, 3]));
+        let of_b = "inbox_dead_total{topic=\"b\"}";
+        assert_eq!(each(&metrics, of_b).ok(), Some(vec![1, 1]));
         assert!(sum(&metrics, "inbox").is_err());
     }
 }

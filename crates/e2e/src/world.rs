@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use domain::{EventType, Order, OrderCreated};
+use domain::{EventType, Order, OrderCreated, OrderState};
 use messaging::Cluster;
+use reqwest::StatusCode;
 
-use crate::api::Api;
+use crate::api::{Api, parse_order};
 use crate::books::{Books, Counts, Sales};
 use crate::deployment::Addresses;
 use crate::eventually::{Seen, eventually};
@@ -31,6 +32,8 @@ pub(crate) struct Account {
     orders: i64,
     /// Events that were written by SQL, past the API.
     foreign: i64,
+    /// Orders that were cancelled.
+    cancelled: i64,
     sales: Sales,
     /// Keys of records that we wrote to Kafka ourselves.
     strays: BTreeSet<Vec<u8>>,
@@ -41,6 +44,14 @@ impl Account {
     pub(crate) fn accepted(&mut self, order: &Order) {
         self.orders += 1;
         self.sold(order.product_id.as_str(), order.quantity.get().into());
+    }
+
+    /// The API cancelled this order.
+    pub(crate) fn cancelled(&mut self, order: &Order) {
+        self.cancelled += 1;
+        let (orders, units) = self.sales.entry(order.product_id.to_string()).or_default();
+        *orders -= 1;
+        *units -= i64::from(order.quantity.get());
     }
 
     /// An event for one unit was committed by SQL.
@@ -94,6 +105,25 @@ impl World {
         Ok(order)
     }
 
+    /// Cancels an order and enters that into the account.
+    pub(crate) async fn cancel(&mut self, order: &Order) -> Result<Order> {
+        let answer = self.api.cancel(order.id).await?;
+        ensure!(answer.status == StatusCode::OK, "{}", answer.body);
+        let cancelled = parse_order(&answer.body)?;
+        let expected = Order {
+            cancelled_at: cancelled.cancelled_at,
+            ..order.clone()
+        };
+        ensure!(
+            cancelled.state() == OrderState::Cancelled && cancelled == expected,
+            "order {} was cancelled as {}",
+            order.id,
+            answer.body
+        );
+        self.account.cancelled(&cancelled);
+        Ok(cancelled)
+    }
+
     /// Commits an event by SQL and enters it into the account.
     pub(crate) async fn write_event(&mut self, key: &str, product: &str) -> Result<()> {
         self.books.write_event(key, product).await?;
@@ -106,7 +136,8 @@ impl World {
         let expected = self.account.events();
         eventually("every event to arrive in the inbox", async || {
             let counts = self.books.counts().await?;
-            Ok(if counts.inbox >= expected && counts.pending == 0 {
+            let arrived = counts.inbox >= expected && counts.cancelled >= self.account.cancelled;
+            Ok(if arrived && counts.pending == 0 {
                 Seen::Done(())
             } else {
                 Seen::NotYet(format!("{expected} expected, {counts:?}"))
@@ -126,6 +157,7 @@ impl World {
             held: 0,
             published: events,
             inbox: events,
+            cancelled: self.account.cancelled,
         };
         let counts = self.books.counts().await?;
         ensure!(

@@ -56,7 +56,8 @@ impl Application {
             runtime,
             wake_ups.clone(),
         )
-        .with_key_lifetime(settings.key_lifetime);
+        .with_key_lifetime(settings.key_lifetime)
+        .with_cancellation_window(settings.cancellation_window);
         let metrics = Metrics::register(process.registry(), store.pool().clone());
 
         let cleaning = idempotency_retention::clean(store.clone(), stop.clone());

@@ -25,6 +25,8 @@ const BATCH_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 pub struct Metrics {
     /// Orders answered with 201.
     pub orders_placed: Counter,
+    /// Orders cancelled.
+    pub orders_cancelled: Counter,
     /// Wake-ups sent to the relay.
     pub wake_ups: Counter,
     /// Orders that wait for a writer.
@@ -52,6 +54,7 @@ impl Metrics {
     pub fn register(registry: &mut Registry, pool: Pool) -> Self {
         let metrics = Self {
             orders_placed: Counter::default(),
+            orders_cancelled: Counter::default(),
             wake_ups: Counter::default(),
             waiting: Gauge::default(),
             batches: Histogram::new(BATCH_BUCKETS),
@@ -62,6 +65,11 @@ impl Metrics {
             "orders_placed",
             "Orders committed and answered with 201",
             metrics.orders_placed.clone(),
+        );
+        registry.register(
+            "orders_cancelled",
+            "Orders cancelled; those that were before do not count",
+            metrics.orders_cancelled.clone(),
         );
         registry.register(
             "outbox_wake_ups",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use service::{OpsSettings, SettingsError, Source, TelemetrySettings};
 use storage::Database;
 
-use crate::store::KEY_LIFETIME;
+use crate::store::{CANCELLATION_WINDOW, KEY_LIFETIME};
 
 /// `OPS_PORT` when it is not set.
 pub const DEFAULT_OPS_PORT: u16 = 9101;
@@ -27,6 +27,8 @@ pub struct Settings {
     pub group_commit: bool,
     /// `API__IDEMPOTENCY_TTL`: how long the answer to a request with a key is kept.
     pub key_lifetime: Duration,
+    /// `API__CANCELLATION_WINDOW`: for how long an order can be cancelled.
+    pub cancellation_window: Duration,
     /// `PORT`; 0 lets the system choose.
     pub port: u16,
     /// `OPS_PORT`.
@@ -62,6 +64,7 @@ impl Settings {
         if key_lifetime < SHORTEST_KEY_LIFETIME {
             reader.problem("API__IDEMPOTENCY_TTL", "must be at least 1s");
         }
+        let cancellation_window = reader.duration("API__CANCELLATION_WINDOW", CANCELLATION_WINDOW);
         let port = reader.or_default("PORT", 3000);
         let ops = OpsSettings::read(&mut reader, DEFAULT_OPS_PORT);
         let log = TelemetrySettings::read(&mut reader);
@@ -70,6 +73,7 @@ impl Settings {
             pool_size,
             group_commit,
             key_lifetime,
+            cancellation_window,
             port,
             ops,
             log,

@@ -27,6 +27,10 @@ const GROWTH_INTERVAL: Duration = Duration::from_secs(20);
 /// And how soon Kafka is asked again when it did not answer.
 const GROWTH_RETRY: Duration = Duration::from_secs(2);
 
+/// How long a topic may take to show once it exists: this many looks, this far apart.
+const SHOW_ATTEMPTS: usize = 10;
+const SHOW_INTERVAL: Duration = Duration::from_millis(200);
+
 /// Why the consumer of a topic ended early: the consumer of a partition, or the task that renews
 /// leases, died.
 pub(crate) type TopicError = LeasedWorkError<JoinError>;
@@ -130,13 +134,18 @@ impl TopicConsumer {
                 topic_partitions, replication_factor, "created a topic"
             );
         }
-        let counts = self.cluster.partition_counts().await?;
-        match counts.get(topic) {
-            Some(count) => Ok(*count),
+        if created {
             // It may not show yet; its count is known all the same.
-            None if created => Ok(topic_partitions),
-            None => Err(KafkaError::hidden_topic()),
+            return Ok(topic_partitions);
         }
+        // One that another process has just created shows a moment later.
+        for _ in 0..SHOW_ATTEMPTS {
+            if let Some(count) = self.cluster.partition_counts().await?.get(topic) {
+                return Ok(*count);
+            }
+            tokio::time::sleep(SHOW_INTERVAL).await;
+        }
+        Err(KafkaError::hidden_topic())
     }
 
     /// Looks until it is dropped.

@@ -3,8 +3,7 @@
 use std::borrow::Borrow;
 
 use diesel::prelude::*;
-use diesel::sql_query;
-use diesel::sql_types::{Array, BigInt, Integer, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use domain::{NewEvent, Order, OrderId, ProductId, Quantity};
 use time::OffsetDateTime;
@@ -75,6 +74,8 @@ struct OrderRow {
     quantity: i64,
     #[diesel(sql_type = Timestamptz)]
     created_at: OffsetDateTime,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    cancelled_at: Option<OffsetDateTime>,
 }
 
 impl TryFrom<OrderRow> for Order {
@@ -89,9 +90,16 @@ impl TryFrom<OrderRow> for Order {
             quantity: Quantity::try_from(row.quantity)
                 .map_err(|e| unreadable("orders.quantity", e.to_string()))?,
             created_at: row.created_at,
+            cancelled_at: row.cancelled_at,
         })
     }
 }
+
+const FIND: &str = "\
+select id, product_id, quantity::bigint, created_at, cancelled_at from orders where id = ?";
+
+const LOCK: &str = "\
+select id, product_id, quantity::bigint, created_at, cancelled_at from orders where id = ? for update";
 
 /// The order of this id, if there is one.
 ///
@@ -101,7 +109,26 @@ pub async fn find(
     conn: &mut AsyncPgConnection,
     id: OrderId,
 ) -> Result<Option<Order>, StorageError> {
-    sql_query("select id, product_id, quantity::bigint, created_at from orders where id = $1")
+    one(conn, FIND, id).await
+}
+
+/// The same, locked until the transaction ends.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn lock(
+    conn: &mut AsyncPgConnection,
+    id: OrderId,
+) -> Result<Option<Order>, StorageError> {
+    one(conn, LOCK, id).await
+}
+
+async fn one(
+    conn: &mut AsyncPgConnection,
+    statement: &'static str,
+    id: OrderId,
+) -> Result<Option<Order>, StorageError> {
+    cached(statement)
         .bind::<SqlUuid, _>(id.as_uuid())
         .get_result::<OrderRow>(conn)
         .await
@@ -110,9 +137,25 @@ pub async fn find(
         .transpose()
 }
 
+const CANCEL: &str = "update orders set cancelled_at = ? where id = ?";
+
+/// Stores that an order is cancelled. Its event belongs into the same transaction.
+///
+/// # Errors
+/// When Postgres refuses it or cannot be asked.
+pub async fn cancel(conn: &mut AsyncPgConnection, order: &Order) -> Result<(), StorageError> {
+    cached(CANCEL)
+        .bind::<Nullable<Timestamptz>, _>(order.cancelled_at)
+        .bind::<SqlUuid, _>(order.id.as_uuid())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// By primary key, backwards: ids sort by the time of creation.
 const NEWEST: &str = "\
-select id, product_id, quantity::bigint, created_at from orders where id < ? order by id desc limit ?";
+select id, product_id, quantity::bigint, created_at, cancelled_at
+from orders where id < ? order by id desc limit ?";
 
 /// Up to `limit` orders that are older than the order `after`, or the newest ones; newest first.
 /// `after` need not exist.

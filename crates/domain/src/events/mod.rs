@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod compatibility;
+pub mod order_cancelled;
 pub mod order_created;
 
 use std::borrow::Cow;

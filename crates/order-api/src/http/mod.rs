@@ -136,6 +136,11 @@ fn routes(config: &mut ServiceConfig) {
                 .default_service(web::to(async || only("GET, HEAD"))),
         )
         .service(
+            web::resource("/orders/{id}/cancel")
+                .route(web::post().to(orders::cancel))
+                .default_service(web::to(async || only("POST"))),
+        )
+        .service(
             web::resource("/orders/{id}/journey")
                 .route(get().to(orders::journey))
                 .default_service(web::to(async || only("GET, HEAD"))),

@@ -1,15 +1,16 @@
 //! The OpenAPI document, made from the handlers' own descriptions, and the page that shows it.
 
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::ContentType;
-use domain::OrderId;
-use utoipa::openapi::path::Operation;
-use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr, ResponseBuilder};
-use utoipa::{Modify, OpenApi};
+use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, Modify, OpenApi};
 
 use super::orders;
-use super::problem::{Body, Problem};
+use super::problem::{Body, Kind, Problem};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,9 +20,9 @@ use super::problem::{Body, Problem};
             `GET /openapi.json` is this document and `GET /docs` a page that shows it. Any other \
             path is refused with 404 `/problems/not-found`."
     ),
-    paths(orders::place, orders::list, orders::show, orders::journey),
+    paths(orders::place, orders::list, orders::show, orders::cancel, orders::journey),
     components(schemas(Body)),
-    modifiers(&Refusals)
+    modifiers(&OtherMethods)
 )]
 struct Api;
 
@@ -42,46 +43,63 @@ pub(super) async fn page() -> HttpResponse {
         .body(include_str!("docs.html"))
 }
 
-/// Adds the ways in which each operation can be refused, from the one place that knows them.
-struct Refusals;
+/// How an operation can be refused, beside what is true of every one. Declared at its handler.
+pub(super) trait Refusals {
+    /// One of each kind; the values do not matter.
+    fn problems() -> Vec<Problem>;
+}
 
-impl Modify for Refusals {
-    fn modify(&self, document: &mut Document) {
-        for (path, item) in &mut document.paths.paths {
-            item.description = Some(OTHER_METHODS.to_owned());
-            let by_method = [(&mut item.get, false), (&mut item.post, true)];
-            for (operation, places) in by_method {
-                let Some(operation) = operation else { continue };
-                let mut problems = anywhere();
-                match (places, path.contains("{id}")) {
-                    (true, _) => problems.extend(placing()),
-                    (false, true) => problems.push(Problem::OrderNotFound { id: String::new() }),
-                    (false, false) => problems.push(invalid_value()),
-                }
-                describe(operation, &problems);
-                describe_unreadable(operation);
-            }
+/// The responses of an operation that is refused in these ways.
+pub(super) struct Refused<R>(PhantomData<R>);
+
+impl<R: Refusals> IntoResponses for Refused<R> {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let mut problems = anywhere();
+        problems.extend(R::problems());
+        let mut descriptions: BTreeMap<StatusCode, Vec<String>> = BTreeMap::new();
+        for Kind {
+            status,
+            name,
+            title,
+        } in problems.iter().map(Problem::kind)
+        {
+            let description = format!("`/problems/{name}`: {title}");
+            descriptions.entry(status).or_default().push(description);
         }
+        let with_body = |(status, descriptions): (StatusCode, Vec<String>)| {
+            let schema = Ref::from_schema_name("Problem");
+            let response = ResponseBuilder::new()
+                .description(descriptions.join("; "))
+                .content("application/problem+json", Content::new(Some(schema)))
+                .build();
+            (status, response)
+        };
+        let mut responses: BTreeMap<StatusCode, Response> =
+            descriptions.into_iter().map(with_body).collect();
+        for (status, reason) in UNREADABLE {
+            let without_body = format!("without a body: {reason}");
+            responses
+                .entry(status)
+                .and_modify(|response| {
+                    response.description = format!("{}; {without_body}", response.description);
+                })
+                .or_insert_with(|| ResponseBuilder::new().description(without_body).build());
+        }
+        let named = responses.into_iter();
+        named
+            .map(|(status, response)| (status.as_str().to_owned(), response.into()))
+            .collect()
     }
 }
 
-fn describe(operation: &mut Operation, problems: &[Problem]) {
-    for problem in problems {
-        let status = problem.kind().status;
-        let alike = problems
-            .iter()
-            .map(Problem::kind)
-            .filter(|k| k.status == status);
-        let names: Vec<_> = alike
-            .map(|kind| format!("`/problems/{}`: {}", kind.name, kind.title))
-            .collect();
-        let schema = Ref::from_schema_name("Problem");
-        let response = ResponseBuilder::new()
-            .description(names.join("; "))
-            .content("application/problem+json", Content::new(Some(schema)))
-            .build();
-        let responses = &mut operation.responses.responses;
-        responses.insert(status.as_str().to_owned(), response.into());
+/// Says of each path what is true of all.
+struct OtherMethods;
+
+impl Modify for OtherMethods {
+    fn modify(&self, document: &mut Document) {
+        for item in document.paths.paths.values_mut() {
+            item.description = Some(OTHER_METHODS.to_owned());
+        }
     }
 }
 
@@ -103,23 +121,6 @@ const UNREADABLE: [(StatusCode, &str); 3] = [
     ),
 ];
 
-fn describe_unreadable(operation: &mut Operation) {
-    let responses = &mut operation.responses.responses;
-    for (status, reason) in UNREADABLE {
-        let without_body = format!("without a body: {reason}");
-        match responses.get_mut(status.as_str()) {
-            Some(RefOr::T(response)) => {
-                response.description = format!("{}; {without_body}", response.description);
-            }
-            Some(RefOr::Ref(_)) => unreachable!("responses are written out here"),
-            None => {
-                let response = ResponseBuilder::new().description(without_body).build();
-                responses.insert(status.as_str().to_owned(), response.into());
-            }
-        }
-    }
-}
-
 fn anywhere() -> Vec<Problem> {
     vec![
         Problem::UriTooLong,
@@ -129,29 +130,4 @@ fn anywhere() -> Vec<Problem> {
         Problem::DatabaseUnavailable,
         Problem::SchemaIncomplete,
     ]
-}
-
-fn placing() -> Vec<Problem> {
-    vec![
-        Problem::MalformedJson {
-            reason: String::new(),
-        },
-        Problem::BodyTooSlow,
-        Problem::KeyInFlight,
-        Problem::BodyTooLarge,
-        Problem::UnsupportedMediaType { reason: "" },
-        invalid_value(),
-        Problem::KeyReused,
-        Problem::OutcomeUnknown {
-            order: OrderId::generate(),
-            has_key: false,
-        },
-    ]
-}
-
-fn invalid_value() -> Problem {
-    Problem::InvalidValue {
-        field: None,
-        reason: String::new(),
-    }
 }

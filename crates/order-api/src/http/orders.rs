@@ -1,20 +1,23 @@
 //! The routes under `/orders`.
 
+use std::collections::BTreeMap;
+
 use actix_web::http::header::{ContentType, LOCATION};
 use actix_web::web::{Data, Json, Path, Payload};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder};
-use domain::{Order, OrderId};
+use domain::{Order, OrderId, TooLateToCancel};
 use time::OffsetDateTime;
 
 use super::Shared;
 use super::body::json_body;
 use super::idempotency;
+use super::openapi::{Refusals, Refused};
 use super::page::Page;
 use super::place_order::{PlaceOrder, PlaceOrderBody};
 use super::problem::Problem;
 use super::trace::RequestContext;
 use super::views::{JourneyView, OrderPage, OrderView};
-use crate::store::{KeptAnswer, Placed, Placement};
+use crate::store::{Cancellation, Cancelled, KeptAnswer, Placed, Placement};
 
 /// Place an order
 ///
@@ -29,7 +32,7 @@ use crate::store::{KeptAnswer, Placed, Placement};
     responses((status = 201, description = "The order is placed", body = OrderView, headers(
         ("Location" = String, description = "Where the order is"),
         ("Idempotent-Replayed" = Option<String>, description = "true when this is the answer to \
-            an earlier request with this key"))))
+            an earlier request with this key"))), Refused<Placing>)
 )]
 pub(super) async fn place(
     shared: Data<Shared>,
@@ -74,6 +77,28 @@ pub(super) async fn place(
     }
 }
 
+struct Placing;
+
+impl Refusals for Placing {
+    fn problems() -> Vec<Problem> {
+        vec![
+            Problem::MalformedJson {
+                reason: String::new(),
+            },
+            Problem::BodyTooSlow,
+            Problem::KeyInFlight,
+            Problem::BodyTooLarge,
+            Problem::UnsupportedMediaType { reason: "" },
+            invalid_value(),
+            Problem::KeyReused,
+            Problem::OutcomeUnknown {
+                order: OrderId::generate(),
+                has_key: false,
+            },
+        ]
+    }
+}
+
 /// The only status that is kept.
 const CREATED: i16 = 201;
 
@@ -94,7 +119,7 @@ fn created(id: OrderId) -> HttpResponseBuilder {
             description = "Orders on the page; 20 if not given"),
         ("after" = Option<String>, Query, format = "uuid",
             description = "The `next` of the page before")),
-    responses((status = 200, description = "A page of orders", body = OrderPage))
+    responses((status = 200, description = "A page of orders", body = OrderPage), Refused<Listing>)
 )]
 pub(super) async fn list(
     shared: Data<Shared>,
@@ -107,12 +132,20 @@ pub(super) async fn list(
     Ok(Json(OrderPage::new(&orders, limit)))
 }
 
+struct Listing;
+
+impl Refusals for Listing {
+    fn problems() -> Vec<Problem> {
+        vec![invalid_value()]
+    }
+}
+
 /// Look at an order
 #[utoipa::path(
     get,
     path = "/orders/{id}",
     params(("id" = String, Path, description = "The order's id, a UUID")),
-    responses((status = 200, description = "The order", body = OrderView))
+    responses((status = 200, description = "The order", body = OrderView), Refused<OfOneOrder>)
 )]
 pub(super) async fn show(
     shared: Data<Shared>,
@@ -125,6 +158,66 @@ pub(super) async fn show(
     Ok(Json(OrderView::from(&order)))
 }
 
+struct OfOneOrder;
+
+impl Refusals for OfOneOrder {
+    fn problems() -> Vec<Problem> {
+        vec![none("")]
+    }
+}
+
+/// Cancel an order
+///
+/// Answered once the order's state and its event are committed. To repeat it is harmless: an order
+/// that is cancelled stays as it is.
+#[utoipa::path(
+    post,
+    path = "/orders/{id}/cancel",
+    params(("id" = String, Path, description = "The order's id, a UUID")),
+    responses(
+        (status = 200, description = "The order is cancelled", body = OrderView),
+        Refused<Cancelling>)
+)]
+pub(super) async fn cancel(
+    shared: Data<Shared>,
+    request: HttpRequest,
+    id: Path<String>,
+) -> Result<Json<OrderView>, Problem> {
+    let order = parse(&id)?;
+    let mut cancellation = Cancellation {
+        order,
+        at: OffsetDateTime::now_utc(),
+        headers: BTreeMap::new(),
+    };
+    if let Some(context) = request.extensions().get::<RequestContext>() {
+        cancellation.headers.extend(context.event_headers());
+    }
+    let cancelled = shared.store.cancel(cancellation).await;
+    match cancelled.map_err(|error| Problem::from_cancelling(error, order))? {
+        Cancelled::Now(order) => {
+            shared.metrics.orders_cancelled.inc();
+            Ok(Json(OrderView::from(&order)))
+        }
+        Cancelled::Before(order) => Ok(Json(OrderView::from(&order))),
+        Cancelled::TooLate(too_late) => Err(Problem::TooLateToCancel(too_late)),
+        Cancelled::NoOrder => Err(none(&id)),
+    }
+}
+
+struct Cancelling;
+
+impl Refusals for Cancelling {
+    fn problems() -> Vec<Problem> {
+        let order = OrderId::generate();
+        let until = OffsetDateTime::UNIX_EPOCH;
+        vec![
+            none(""),
+            Problem::TooLateToCancel(TooLateToCancel { until }),
+            Problem::CancellationUnknown { order },
+        ]
+    }
+}
+
 /// Ask where an order is
 ///
 /// When and where its events were written, delivered and consumed, or why they are held.
@@ -132,7 +225,9 @@ pub(super) async fn show(
     get,
     path = "/orders/{id}/journey",
     params(("id" = String, Path, description = "The order's id, a UUID")),
-    responses((status = 200, description = "The order's way so far", body = JourneyView))
+    responses(
+        (status = 200, description = "The order's way so far", body = JourneyView),
+        Refused<OfOneOrder>)
 )]
 pub(super) async fn journey(
     shared: Data<Shared>,
@@ -152,4 +247,11 @@ fn parse(id: &str) -> Result<OrderId, Problem> {
 
 fn none(id: &str) -> Problem {
     Problem::OrderNotFound { id: id.to_owned() }
+}
+
+fn invalid_value() -> Problem {
+    Problem::InvalidValue {
+        field: None,
+        reason: String::new(),
+    }
 }

@@ -4,7 +4,7 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
-use domain::OrderId;
+use domain::{OrderId, TooLateToCancel};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -51,6 +51,10 @@ pub(super) enum Problem {
          placing the order again"
     )]
     OutcomeUnknown { order: OrderId, has_key: bool },
+    #[error("the order may or may not be cancelled; send the request again to be sure")]
+    CancellationUnknown { order: OrderId },
+    #[error("{0}")]
+    TooLateToCancel(TooLateToCancel),
     #[error("a request with this Idempotency-Key is being answered at the moment")]
     KeyInFlight,
     #[error("this Idempotency-Key was used for a request with another body")]
@@ -81,7 +85,7 @@ pub(super) struct Body {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     field: Option<&'static str>,
-    /// Of the order that may have been stored.
+    /// Of the order that may have been stored or cancelled.
     #[serde(rename = "orderId", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, format = "uuid", required = false)]
     order_id: Option<OrderId>,
@@ -94,6 +98,17 @@ impl Problem {
             StoreError::OutcomeUnknown { reason } => {
                 tracing::warn!(%order, reason, "the outcome of a commit is unknown");
                 Self::OutcomeUnknown { order, has_key }
+            }
+            other => Self::from_store(other),
+        }
+    }
+
+    /// What it means for a client that this order could not be cancelled.
+    pub(super) fn from_cancelling(error: StoreError, order: OrderId) -> Self {
+        match error {
+            StoreError::OutcomeUnknown { reason } => {
+                tracing::warn!(%order, reason, "the outcome of a commit is unknown");
+                Self::CancellationUnknown { order }
             }
             other => Self::from_store(other),
         }
@@ -114,7 +129,7 @@ impl Problem {
             StoreError::KeyReused => Self::KeyReused,
             StoreError::Failed(_)
             | StoreError::NoAnswer
-            // Reading leaves nothing open; placing is handled above.
+            // Reading leaves nothing open; placing and cancelling are handled above.
             | StoreError::OutcomeUnknown { .. } => {
                 tracing::error!(%error, "request failed");
                 Self::Internal
@@ -143,6 +158,8 @@ impl Problem {
             Self::DatabaseUnavailable => kind(StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "The database is unavailable"),
             Self::SchemaIncomplete => kind(StatusCode::SERVICE_UNAVAILABLE, "schema-incomplete", "The database is not set up"),
             Self::OutcomeUnknown { .. } => kind(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", "Nobody knows whether the order was stored"),
+            Self::CancellationUnknown { .. } => kind(StatusCode::SERVICE_UNAVAILABLE, "cancellation-unknown", "Nobody knows whether the order was cancelled"),
+            Self::TooLateToCancel(_) => kind(StatusCode::CONFLICT, "too-late-to-cancel", "The order can be cancelled no more"),
         }
     }
 
@@ -150,9 +167,11 @@ impl Problem {
     /// that heed the header by themselves would order twice.
     fn may_be_repeated(&self) -> bool {
         match self {
-            Self::Busy | Self::DatabaseUnavailable | Self::SchemaIncomplete | Self::KeyInFlight => {
-                true
-            }
+            Self::Busy
+            | Self::DatabaseUnavailable
+            | Self::SchemaIncomplete
+            | Self::KeyInFlight
+            | Self::CancellationUnknown { .. } => true,
             // Under a key, repeating it orders once.
             Self::OutcomeUnknown { has_key, .. } => *has_key,
             Self::MalformedJson { .. }
@@ -166,6 +185,7 @@ impl Problem {
             | Self::UriTooLong
             | Self::HeadersTooLarge
             | Self::KeyReused
+            | Self::TooLateToCancel(_)
             | Self::Internal => false,
         }
     }
@@ -201,7 +221,9 @@ impl ResponseError for Problem {
                     _ => None,
                 },
                 order_id: match self {
-                    Self::OutcomeUnknown { order, .. } => Some(*order),
+                    Self::OutcomeUnknown { order, .. } | Self::CancellationUnknown { order } => {
+                        Some(*order)
+                    }
                     _ => None,
                 },
             })

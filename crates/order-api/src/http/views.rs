@@ -1,6 +1,6 @@
 //! What answers look like in JSON. Field names are camelCase, times RFC 3339 in UTC.
 
-use domain::{EventId, EventState, Order, OrderId, ProductId, Quantity};
+use domain::{EventId, EventState, Order, OrderId, OrderState, ProductId, Quantity};
 use serde::Serialize;
 use storage::journey::{Consumed, Delivered, EventJourney};
 use time::OffsetDateTime;
@@ -21,6 +21,13 @@ pub(super) struct OrderView {
     #[serde(with = "rfc3339")]
     #[schema(value_type = String, format = "date-time")]
     created_at: OffsetDateTime,
+    /// placed or cancelled
+    #[schema(value_type = String)]
+    state: OrderState,
+    /// `null` unless it is cancelled.
+    #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = "date-time", required = true)]
+    cancelled_at: Option<OffsetDateTime>,
 }
 
 impl From<&Order> for OrderView {
@@ -30,6 +37,8 @@ impl From<&Order> for OrderView {
             product_id: order.product_id.clone(),
             quantity: order.quantity,
             created_at: order.created_at,
+            state: order.state(),
+            cancelled_at: order.cancelled_at,
         }
     }
 }
@@ -69,6 +78,9 @@ pub(super) struct JourneyView {
     #[serde(with = "rfc3339")]
     #[schema(value_type = String, format = "date-time")]
     created_at: OffsetDateTime,
+    /// placed or cancelled
+    #[schema(value_type = String)]
+    state: OrderState,
     events: Vec<EventView>,
 }
 
@@ -124,6 +136,7 @@ impl JourneyView {
         Self {
             order_id: order.id,
             created_at: order.created_at,
+            state: order.state(),
             events: events.into_iter().map(EventView::from).collect(),
         }
     }

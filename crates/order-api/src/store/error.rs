@@ -17,9 +17,9 @@ pub enum StoreError {
     /// These migrations are missing. Nothing was done.
     #[error("the schema lacks {}", .0.join(", "))]
     SchemaIncomplete(Vec<String>),
-    /// The order may have been stored, or not: its commit was under way when the answer failed to
+    /// The change may have been stored, or not: its commit was under way when the answer failed to
     /// come.
-    #[error("nobody knows whether the order was stored: {reason}")]
+    #[error("the outcome of the commit is unknown: {reason}")]
     OutcomeUnknown { reason: String },
     /// The statement itself was at fault. Nothing was done.
     #[error("{0}")]
@@ -33,4 +33,16 @@ pub enum StoreError {
     /// The work died, or the main runtime is stuck.
     #[error("the work gave no answer")]
     NoAnswer,
+}
+
+impl StoreError {
+    /// Of work that ends with a commit: it may have died, or be stuck, during that.
+    pub(super) fn uncertain(self) -> Self {
+        match self {
+            Self::NoAnswer => Self::OutcomeUnknown {
+                reason: self.to_string(),
+            },
+            certain => certain,
+        }
+    }
 }

@@ -11,6 +11,7 @@
 //!
 //! It never decides what a client is told; that is `http`'s.
 
+mod cancelling;
 mod diagnosis;
 mod error;
 mod group_commit;
@@ -34,6 +35,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::wake_up::WakeUps;
+pub use cancelling::{Cancellation, Cancelled};
 pub use error::StoreError;
 pub use group_commit::{Queue, Writer, group_commit};
 pub use outcome::Placed;
@@ -60,7 +62,12 @@ pub struct Store {
     queue: Option<Queue>,
     /// How long the answer to a request with a key is kept.
     key_lifetime: Duration,
+    /// For how long after it was placed an order can be cancelled.
+    cancellation_window: Duration,
 }
+
+/// For how long after it was placed an order can be cancelled, unless another time is set.
+pub const CANCELLATION_WINDOW: Duration = Duration::from_hours(14 * 24);
 
 /// How long the answer to a request with a key is kept, unless another time is set.
 pub const KEY_LIFETIME: Duration = Duration::from_hours(24);
@@ -81,6 +88,7 @@ impl Store {
             wake_ups,
             queue: None,
             key_lifetime: KEY_LIFETIME,
+            cancellation_window: CANCELLATION_WINDOW,
         }
     }
 
@@ -98,6 +106,15 @@ impl Store {
     pub fn with_key_lifetime(self, key_lifetime: Duration) -> Self {
         Self {
             key_lifetime,
+            ..self
+        }
+    }
+
+    /// The same, with orders that can be cancelled for another time than [`CANCELLATION_WINDOW`].
+    #[must_use]
+    pub fn with_cancellation_window(self, cancellation_window: Duration) -> Self {
+        Self {
+            cancellation_window,
             ..self
         }
     }
@@ -140,13 +157,27 @@ impl Store {
         self.with_connection(move |conn, limit| async move { work(conn, limit).await }.boxed())
             .await
             .and_then(|decided| decided.expect("one decision for one order"))
-            .map_err(|error| match error {
-                // It may have died, or be stuck, during the commit.
-                StoreError::NoAnswer => StoreError::OutcomeUnknown {
-                    reason: error.to_string(),
-                },
-                certain => certain,
-            })
+            .map_err(StoreError::uncertain)
+    }
+
+    /// Cancels an order and writes its event, unless that was done before or it is too late.
+    ///
+    /// # Errors
+    /// [`StoreError::OutcomeUnknown`] when it may be cancelled; after any other error it is not. To
+    /// repeat it is harmless.
+    pub async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, StoreError> {
+        let wake_ups = self.wake_ups.clone();
+        let window = self.cancellation_window;
+        let work = async move |conn: &mut Connection, limit| {
+            let outcome = cancelling::cancel(conn, &cancellation, window, limit).await;
+            if matches!(outcome, Ok(Cancelled::Now(_)) | Err(WorkError::Unknown(..))) {
+                wake_ups.committed();
+            }
+            outcome
+        };
+        self.with_connection(move |conn, limit| async move { work(conn, limit).await }.boxed())
+            .await
+            .map_err(StoreError::uncertain)
     }
 
     /// The order of this id, if there is one.

@@ -16,7 +16,7 @@ use storage::idempotency::{self, KeptAnswer, KeyState};
 use storage::{Connection, StorageError, orders, with_timeout};
 
 use super::StoreError;
-use super::outcome::{Decision, Placed, WorkError};
+use super::outcome::{Decision, Placed, WorkError, is_refusal};
 
 /// An order and the event that announces it.
 #[derive(Debug, Clone)]
@@ -135,45 +135,5 @@ pub(super) async fn has_happened(
         ))) => Ok(true),
         Err(error) => Err(error),
         Ok(()) => unreachable!("the transaction above never commits"),
-    }
-}
-
-/// Whether Postgres said that the commit did not happen. The kinds that diesel does not know are not
-/// among them: "terminating connection" is one, and may follow a commit that did happen.
-fn is_refusal(error: &StorageError) -> bool {
-    matches!(
-        error,
-        StorageError::Query(DieselError::DatabaseError(
-            DatabaseErrorKind::UniqueViolation
-                | DatabaseErrorKind::ForeignKeyViolation
-                | DatabaseErrorKind::NotNullViolation
-                | DatabaseErrorKind::CheckViolation
-                | DatabaseErrorKind::RestrictViolation
-                | DatabaseErrorKind::ExclusionViolation
-                | DatabaseErrorKind::SerializationFailure
-                | DatabaseErrorKind::ReadOnlyTransaction,
-            _
-        ))
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn failure(kind: DatabaseErrorKind) -> StorageError {
-        DieselError::DatabaseError(kind, Box::new("a message".to_owned())).into()
-    }
-
-    #[test]
-    fn only_a_refusal_by_postgres_makes_a_failed_commit_certain() {
-        assert!(is_refusal(&failure(
-            DatabaseErrorKind::SerializationFailure
-        )));
-        assert!(!is_refusal(&failure(
-            DatabaseErrorKind::UnableToSendCommand
-        )));
-        assert!(!is_refusal(&failure(DatabaseErrorKind::Unknown)));
-        assert!(!is_refusal(&StorageError::Deadline(Duration::ZERO)));
     }
 }

@@ -25,7 +25,7 @@ struct Operation {
     path: String,
 }
 
-fn operations(id: &str) -> [Operation; 4] {
+fn operations(id: &str) -> [Operation; 5] {
     let operation = |method, template, path| Operation {
         method,
         template,
@@ -39,6 +39,11 @@ fn operations(id: &str) -> [Operation; 4] {
             "get",
             "/orders/{id}/journey",
             format!("/orders/{id}/journey"),
+        ),
+        operation(
+            "post",
+            "/orders/{id}/cancel",
+            format!("/orders/{id}/cancel"),
         ),
     ]
 }
@@ -138,7 +143,8 @@ async fn every_documented_answer_is_given_and_every_answer_is_documented() {
     of_unreadable_heads(&mut provoked, &operations, &app.api).await;
     of_any_request(&mut provoked, &operations, &app).await;
     of_orders(&mut provoked, &operations[0], &app).await;
-    of_reads(&mut provoked, &operations, &app).await;
+    of_one_order(&mut provoked, &operations, &app).await;
+    of_cancelling(&mut provoked, &operations[4], &app).await;
     when_busy(&mut provoked, &operations, &app).await;
     // The last: it takes the table away.
     of_faults(&mut provoked, &operations, &app).await;
@@ -239,15 +245,34 @@ async fn of_orders(provoked: &mut Provoked, placing: &Operation, app: &TestApp) 
     provoked.add(placing, &lost, 503, "outcome-unknown");
 }
 
-async fn of_reads(provoked: &mut Provoked, operations: &[Operation], app: &TestApp) {
+async fn of_one_order(provoked: &mut Provoked, operations: &[Operation], app: &TestApp) {
     let list = &operations[1];
     let refused = answer(list.request(&app.api, "?limit=0")).await;
     provoked.add(list, &refused, 422, "invalid-value");
     for operation in &operations[2..] {
-        let path = operation.template.replace("/orders/{id}", UNKNOWN);
-        let unknown = app.api.get(&path).await;
+        let unknown = Operation {
+            path: operation.template.replace("/orders/{id}", UNKNOWN),
+            ..operation.clone()
+        };
+        let unknown = unknown.ask(&app.api).await;
         provoked.add(operation, &unknown, 404, "order-not-found");
     }
+}
+
+async fn of_cancelling(provoked: &mut Provoked, cancelling: &Operation, app: &TestApp) {
+    let stands = "update orders set cancelled_at = null";
+    app.execute(stands).await;
+    let url = proxy::losing_answers_to_commits(app.database.url()).await;
+    let cut_off = Api::start(&url, &[]);
+    cut_off.until_ready().await;
+    let lost = cancelling.ask(&cut_off).await;
+    provoked.add(cancelling, &lost, 503, "cancellation-unknown");
+    app.execute(&format!(
+        "{stands}, created_at = created_at - interval '1 year'"
+    ))
+    .await;
+    let late = cancelling.ask(&app.api).await;
+    provoked.add(cancelling, &late, 409, "too-late-to-cancel");
 }
 
 async fn when_busy(provoked: &mut Provoked, operations: &[Operation], app: &TestApp) {

@@ -4,6 +4,7 @@
 
 mod access_log;
 mod answers;
+mod cancel;
 mod connections;
 mod executable;
 mod faults;

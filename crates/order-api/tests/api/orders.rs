@@ -17,7 +17,10 @@ async fn an_order_is_stored_with_its_event() {
     assert_eq!(Uuid::parse_str(&id).unwrap().get_version_num(), 7);
     let created_at = answer.body["createdAt"].as_str().unwrap();
     assert!(OffsetDateTime::parse(created_at, &Rfc3339).is_ok() && created_at.ends_with('Z'));
-    let order = json!({ "id": id, "productId": "P-001", "quantity": 2, "createdAt": created_at });
+    let order = json!({
+        "id": id, "productId": "P-001", "quantity": 2, "createdAt": created_at,
+        "state": "placed", "cancelledAt": null,
+    });
     assert_eq!(answer.body, order);
 
     let row = "select json_build_object('id', id, 'productId', product_id, 'quantity', quantity)::text from orders";

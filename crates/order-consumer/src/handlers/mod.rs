@@ -1,12 +1,14 @@
 //! What happens because of an event. [`registry`] lists event types and their handlers; each handler
 //! is a file of its own.
 
+mod cancelled_sales;
 mod product_sales;
 
-use domain::{EventType, OrderCreated, Received};
+use domain::{EventType, OrderCancelled, OrderCreated, Received};
 use futures::future::BoxFuture;
 use storage::{Connection, Fault, StorageError};
 
+pub use cancelled_sales::CancelledSales;
 pub use product_sales::ProductSales;
 
 use crate::registry::Registry;
@@ -14,7 +16,9 @@ use crate::registry::Registry;
 /// The event types that are consumed, with the handlers of each in the order in which they are
 /// applied.
 pub fn registry() -> Registry {
-    Registry::default().register::<OrderCreated>(vec![Box::new(ProductSales)])
+    Registry::default()
+        .register::<OrderCreated>(vec![Box::new(ProductSales)])
+        .register::<OrderCancelled>(vec![Box::new(CancelledSales)])
 }
 
 /// An effect of events of type `E`. Applied inside the batch's transaction, to events that were never

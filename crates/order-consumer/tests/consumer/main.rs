@@ -6,6 +6,7 @@ mod announced;
 mod any_content;
 mod away;
 mod brokers;
+mod cancelled;
 mod clients;
 mod commands;
 mod example;

@@ -18,7 +18,8 @@ async fn an_operator_moves_one_partition_and_first_looks_where_to() {
     fixture
         .told(&["offsets", "reset", "--all-topics", "--to", "latest"])
         .await;
-    let place = "select next_offset::text from inbox_offset where partition = 0";
+    let place = "select next_offset::text from inbox_offset
+                 where topic = 'order.created' and partition = 0";
     let end: i64 = fixture.text(place).await.parse().unwrap();
     let time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
     let product = Uuid::now_v7().to_string();
@@ -40,7 +41,8 @@ async fn an_operator_moves_one_partition_and_first_looks_where_to() {
     let would = fixture.told(&since).await;
     let found: i64 = would.split_whitespace().last().unwrap().parse().unwrap();
     assert!((end..=first).contains(&found), "{would}");
-    let lost = "update inbox_offset set next_offset = 99999999999 where partition = 0";
+    let lost = "update inbox_offset set next_offset = 99999999999
+                where topic = 'order.created' and partition = 0";
     fixture.sql.batch_execute(lost).await.unwrap();
 
     // Nothing is skipped: the partition waits for a decision, and says so.

@@ -141,7 +141,8 @@ async fn p5_two_share_the_partitions_and_one_may_go() {
     let product = Uuid::now_v7().to_string();
     let mut first = fixture.start();
     let _second = fixture.start();
-    let owners = "select count(distinct owner) || ' ' || count(owner) from lease";
+    let owners = "select count(distinct owner) || ' ' || count(owner) from lease
+                  where scope = 'the-group/order.created'";
     let shared = format!("2 {}", fixture.partitions().await);
     eventually("both to own partitions", PATIENCE, async || {
         (fixture.text(owners).await == shared).then_some(())

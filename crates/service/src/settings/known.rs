@@ -83,6 +83,14 @@ pub const KNOWN: &[Setting] = &[
         secret: false,
     },
     Setting {
+        name: "API__CANCELLATION_WINDOW",
+        meaning: "How long after it was placed an order can be cancelled",
+        expected: "a duration such as 1h or 14d",
+        default: Some("14d"),
+        services: &[API],
+        secret: false,
+    },
+    Setting {
         name: "OPS_PORT",
         meaning: "Port of /livez, /readyz and /metrics",
         expected: "a port, 0 to 65535 (0: any free one)",

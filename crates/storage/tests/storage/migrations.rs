@@ -117,6 +117,7 @@ async fn every_table_says_what_it_is_for() {
 async fn the_way_back_leaves_nothing() {
     let fixture = Fixture::new().await;
     for folder in [
+        "00000000000006_order_cancellation",
         "00000000000005_product_sales",
         "00000000000004_inbox",
         "00000000000003_leases",

@@ -1,0 +1,1 @@
+alter table orders drop column cancelled_at;
