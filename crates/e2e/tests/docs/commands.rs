@@ -8,11 +8,12 @@ use service::settings::KNOWN;
 use crate::pages::{blocks, named_rows, pages, read, section, spans};
 
 /// Variables that the docs may set and no service reads.
-const OTHER_VARIABLES: [&str; 4] = [
+const OTHER_VARIABLES: [&str; 5] = [
     "LOCAL_STACK",
     "LOCAL_STACK_DIR",
     "POSTGRES_PORT",
     "KAFKA_PORT",
+    "UPDATE_SCHEMAS",
 ];
 
 /// A line of shell, as words; quotes group, a comment ends it. Brackets, which say that something
