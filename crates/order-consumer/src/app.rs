@@ -14,9 +14,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::handlers::registry;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use crate::topic::{TopicConsumer, TopicError};
-
-pub(crate) const NAME: &str = "order-consumer";
+use crate::topic::{NAME, TopicConsumer, TopicError};
 
 /// Why a consumer ended.
 #[derive(Debug, thiserror::Error)]

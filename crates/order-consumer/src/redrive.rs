@@ -16,7 +16,8 @@ use storage::{Connection, TransactionError, outbox};
 use crate::apply::batch::{New, Split, letter, sort, split};
 use crate::apply::dead_letter_event::dead_letter_event;
 use crate::apply::decode::{Decoded, decode};
-use crate::apply::effects::{EffectError, apply_narrowing};
+use crate::apply::effects::apply_narrowing;
+use crate::apply::error::EffectError;
 use crate::registry::Registry;
 
 /// What is read and applied at once.

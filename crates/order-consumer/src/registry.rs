@@ -12,7 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use storage::Connection;
 
-use crate::apply::effects::EffectError;
+use crate::apply::error::EffectError;
 use crate::handlers::Handler;
 
 /// The registered event types. Clones share them.

@@ -12,6 +12,7 @@ mod orders;
 mod page;
 mod place_order;
 mod problem;
+mod refusals;
 mod slow_clients;
 mod trace;
 mod views;

@@ -5,7 +5,7 @@ use storage::Connection;
 use storage::inbox::{self, Stream};
 
 use crate::apply::batch::{New, known_before};
-use crate::apply::effects::EffectError;
+use crate::apply::error::EffectError;
 
 /// Whether events of a batch may be in the inbox already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,4 +9,5 @@ pub(crate) mod dead_letter_event;
 pub mod decode;
 mod dedup;
 pub(crate) mod effects;
+pub mod error;
 pub mod transaction;

@@ -15,7 +15,8 @@ use crate::apply::batch::{New, Sorted, Split, WAITS, letter, sort, split};
 use crate::apply::dead_letter_event::dead_letter_event;
 use crate::apply::decode::Decoded;
 use crate::apply::dedup::{Dedup, record};
-use crate::apply::effects::{EffectError, apply_narrowing};
+use crate::apply::effects::apply_narrowing;
+use crate::apply::error::EffectError;
 use crate::registry;
 
 /// Under which lease, and from which offset on, a batch is applied.

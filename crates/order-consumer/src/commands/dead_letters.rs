@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Context, key_text};
-use crate::apply::effects::EffectError;
+use crate::apply::error::EffectError;
 use crate::redrive::{Decided, Decision, DecisionError, decide};
 use crate::registry::Registry;
 

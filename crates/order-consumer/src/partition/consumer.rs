@@ -9,7 +9,7 @@ use storage::{DedicatedConnection, StorageError};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::apply::effects::EffectError;
+use crate::apply::error::EffectError;
 use crate::apply::transaction::{Fence, Outcome, apply};
 use crate::handlers::HandlerError;
 use crate::partition::context::PartitionContext;

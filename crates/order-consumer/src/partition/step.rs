@@ -5,7 +5,7 @@ use messaging::KafkaError;
 use storage::StorageError;
 use uuid::Uuid;
 
-use crate::apply::effects::EffectError;
+use crate::apply::error::EffectError;
 use crate::apply::transaction::Applied;
 
 /// What one [`PartitionConsumer::step`] did.

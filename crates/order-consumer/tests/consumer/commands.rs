@@ -176,6 +176,17 @@ async fn an_operator_sees_what_is_held_and_what_waits_behind_it() {
         .await;
     assert_eq!(one.lines().count(), 2, "{one}");
 
+    shows_its_status(&held).await;
+}
+
+/// `status` says where the group stands in each partition, and what is held there.
+async fn shows_its_status(held: &Held) {
+    let Held {
+        fixture,
+        partition,
+        offset,
+        ..
+    } = held;
     let status = fixture.told(&["status", "--json"]).await;
     let status: Value = serde_json::from_str(&status).unwrap();
     assert_eq!(names(&status), ["group", "lag", "partitions"].into());
