@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use order_api::cli::{Arguments, Command};
-use order_api::settings::{DEFAULT_OPS_PORT, MigrateSettings, Settings};
-use service::{Source, exit_code_for_settings, healthcheck};
+use order_api::settings::{MigrateSettings, Settings};
+use service::{Service, Source, exit_code_for_settings, healthcheck};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -20,6 +20,6 @@ fn main() -> ExitCode {
             |s| &s.log,
             order_api::migrate::run,
         ),
-        Command::Healthcheck => healthcheck::run(&source, DEFAULT_OPS_PORT),
+        Command::Healthcheck => healthcheck::run(&source, Service::OrderApi),
     }
 }

@@ -2,13 +2,8 @@
 
 use std::time::Duration;
 
-use service::{OpsSettings, SettingsError, Source, TelemetrySettings};
+use service::{OpsSettings, Service, SettingsError, Source, TelemetrySettings};
 use storage::Database;
-
-use crate::store::{CANCELLATION_WINDOW, KEY_LIFETIME};
-
-/// `OPS_PORT` when it is not set.
-pub const DEFAULT_OPS_PORT: u16 = 9101;
 
 /// Connections a pool may be set to: above this, Postgres is the one to be asked first.
 const POOL_SIZES: std::ops::RangeInclusive<usize> = 1..=1000;
@@ -54,19 +49,19 @@ impl Settings {
     pub fn read(source: &Source) -> Result<Self, SettingsError> {
         let mut reader = source.reader();
         let database = reader.required("DATABASE_URL");
-        let pool_size = reader.or_default("API__POOL_SIZE", 16);
+        let pool_size = reader.value("API__POOL_SIZE");
         if !POOL_SIZES.contains(&pool_size) {
             let (least, most) = POOL_SIZES.into_inner();
             reader.problem("API__POOL_SIZE", format!("must be {least} to {most}"));
         }
-        let group_commit = reader.switch("API__GROUP_COMMIT", true);
-        let key_lifetime = reader.duration("API__IDEMPOTENCY_TTL", KEY_LIFETIME);
+        let group_commit = reader.switch("API__GROUP_COMMIT");
+        let key_lifetime = reader.duration("API__IDEMPOTENCY_TTL");
         if key_lifetime < SHORTEST_KEY_LIFETIME {
             reader.problem("API__IDEMPOTENCY_TTL", "must be at least 1s");
         }
-        let cancellation_window = reader.duration("API__CANCELLATION_WINDOW", CANCELLATION_WINDOW);
-        let port = reader.or_default("PORT", 3000);
-        let ops = OpsSettings::read(&mut reader, DEFAULT_OPS_PORT);
+        let cancellation_window = reader.duration("API__CANCELLATION_WINDOW");
+        let port = reader.value("PORT");
+        let ops = OpsSettings::read(&mut reader, Service::OrderApi);
         let log = TelemetrySettings::read(&mut reader);
         reader.finish_with(database.map(|database| Self {
             database,
@@ -91,5 +86,17 @@ impl MigrateSettings {
         let database = reader.required("DATABASE_URL");
         let log = TelemetrySettings::read(&mut reader);
         reader.finish_with(database.map(|database| Self { database, log }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_declared_default_is_a_value_of_its_setting() {
+        let needed = [("DATABASE_URL", "postgres://orders@localhost/orders")];
+        let settings = Settings::read(&Source::from_pairs(needed).unwrap()).unwrap();
+        assert_eq!(settings.ops.port, 9101);
     }
 }

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use service::{CommonArgs, Source, exit_code_for_settings, healthcheck};
+use service::{CommonArgs, Service, Source, exit_code_for_settings, healthcheck};
 
 use crate::app;
 use crate::commands::{self, dead_letters, offsets, status};
-use crate::settings::{DEFAULT_OPS_PORT, Settings};
+use crate::settings::Settings;
 
 /// Applies the effect of each event from Kafka exactly once.
 #[derive(Debug, Parser)]
@@ -55,6 +55,6 @@ pub fn main() -> ExitCode {
         Command::Offsets(command) => {
             commands::run(&source, |context| offsets::run(context, command))
         }
-        Command::Healthcheck => healthcheck::run(&source, DEFAULT_OPS_PORT),
+        Command::Healthcheck => healthcheck::run(&source, Service::OrderConsumer),
     }
 }

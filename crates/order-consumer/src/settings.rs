@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use messaging::Brokers;
-use service::{OpsSettings, Reader, SettingsError, Source, TelemetrySettings, WorkerSettings};
+use service::{
+    OpsSettings, Reader, Service, SettingsError, Source, TelemetrySettings, WorkerSettings,
+};
 use storage::Database;
-
-/// `OPS_PORT` when it is not set.
-pub const DEFAULT_OPS_PORT: u16 = 9103;
 
 /// Everything `order-consumer run` is told.
 #[derive(Debug, Clone)]
@@ -32,10 +31,10 @@ impl Settings {
         let mut reader = source.reader();
         let database = reader.required("DATABASE_URL");
         let brokers = reader.required("KAFKA_BROKERS");
-        let group = reader.or_default("KAFKA_GROUP_ID", "order-group".to_owned());
+        let group = reader.value("KAFKA_GROUP_ID");
         let retention = inbox_retention(&mut reader);
         let worker = WorkerSettings::read(&mut reader);
-        let ops = OpsSettings::read(&mut reader, DEFAULT_OPS_PORT);
+        let ops = OpsSettings::read(&mut reader, Service::OrderConsumer);
         let telemetry = TelemetrySettings::read(&mut reader);
         let settings = database.zip(brokers).map(|(database, brokers)| Self {
             database,
@@ -55,8 +54,8 @@ fn inbox_retention(reader: &mut Reader<'_>) -> Duration {
     const DAY: Duration = Duration::from_hours(24);
     // Twice the longest that the relay takes for the outbox, and more; within Postgres' times.
     const LONGEST_DAYS: u32 = 36_500;
-    let inbox = reader.duration("INBOX_RETENTION", DAY * 14);
-    let outbox = reader.duration("OUTBOX_RETENTION", DAY * 3);
+    let inbox = reader.duration("INBOX_RETENTION");
+    let outbox = reader.duration("OUTBOX_RETENTION");
     if inbox > DAY * LONGEST_DAYS {
         reader.problem(
             "INBOX_RETENTION",
@@ -90,12 +89,27 @@ impl CommandSettings {
         let mut reader = source.reader();
         let database = reader.required("DATABASE_URL");
         let brokers = reader.optional("KAFKA_BROKERS");
-        let group = reader.or_default("KAFKA_GROUP_ID", "order-group".to_owned());
+        let group = reader.value("KAFKA_GROUP_ID");
         let settings = database.map(|database| Self {
             database,
             brokers,
             group,
         });
         reader.finish_with(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_declared_default_is_a_value_of_its_setting() {
+        let needed = [
+            ("DATABASE_URL", "postgres://orders@localhost/orders"),
+            ("KAFKA_BROKERS", "localhost:9092"),
+        ];
+        let settings = Settings::read(&Source::from_pairs(needed).unwrap()).unwrap();
+        assert_eq!(settings.ops.port, 9103);
     }
 }

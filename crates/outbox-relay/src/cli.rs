@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
-use service::{CommonArgs, Source, exit_code_for_settings, healthcheck};
+use service::{CommonArgs, Service, Source, exit_code_for_settings, healthcheck};
 
 use crate::app;
 use crate::commands::Operation;
-use crate::settings::{DEFAULT_OPS_PORT, Settings};
+use crate::settings::Settings;
 
 /// Moves committed events from the outbox to Kafka.
 #[derive(Debug, Parser)]
@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => service::launch(Settings::read(&source), |s| &s.telemetry, app::run),
-        Command::Healthcheck => healthcheck::run(&source, DEFAULT_OPS_PORT),
+        Command::Healthcheck => healthcheck::run(&source, Service::OutboxRelay),
         Command::Operation(operation) => operation.run(&source),
     }
 }

@@ -5,14 +5,11 @@ use std::time::Duration;
 
 use domain::Slot;
 use messaging::Brokers;
-use service::{OpsSettings, SettingsError, Source, TelemetrySettings, WorkerSettings};
+use service::{OpsSettings, Service, SettingsError, Source, TelemetrySettings, WorkerSettings};
 use storage::Database;
 use storage::outbox::BatchLimits;
 
 use crate::oversized::LARGEST_RECORD_BYTES;
-
-/// `OPS_PORT` when it is not set.
-pub const DEFAULT_OPS_PORT: u16 = 9102;
 
 /// A shorter retention would take from `replay` what it is for; a longer one is a slip.
 const RETENTION_RANGE: RangeInclusive<Duration> =
@@ -43,22 +40,22 @@ impl Settings {
         let database = reader.required("DATABASE_URL");
         let brokers = reader.required("KAFKA_BROKERS");
         let worker = WorkerSettings::read(&mut reader);
-        let bytes: i64 = reader.at_least_one("RELAY__BATCH_BYTES_PER_SLOT", 393_216);
+        let bytes: i64 = reader.at_least_one("RELAY__BATCH_BYTES_PER_SLOT");
         let limits = BatchLimits {
-            events: reader.at_least_one("RELAY__BATCH_EVENTS_PER_SLOT", 512),
+            events: reader.at_least_one("RELAY__BATCH_EVENTS_PER_SLOT"),
             bytes,
             total_bytes: bytes.saturating_mul(Slot::COUNT.into()),
             event_bytes: LARGEST_RECORD_BYTES.into(),
         };
-        let event_source = reader.or_default("EVENT_SOURCE", "/outbox".to_owned());
+        let event_source: String = reader.value("EVENT_SOURCE");
         if !is_uri_reference(&event_source) {
             reader.problem("EVENT_SOURCE", "must be a URI reference such as /orders");
         }
-        let retention = reader.duration("OUTBOX_RETENTION", Duration::from_hours(3 * 24));
+        let retention = reader.duration("OUTBOX_RETENTION");
         if !RETENTION_RANGE.contains(&retention) {
             reader.problem("OUTBOX_RETENTION", "must be from 1m to 3650d");
         }
-        let ops = OpsSettings::read(&mut reader, DEFAULT_OPS_PORT);
+        let ops = OpsSettings::read(&mut reader, Service::OutboxRelay);
         let telemetry = TelemetrySettings::read(&mut reader);
         let settings = database.zip(brokers).map(|(database, brokers)| Self {
             database,
@@ -78,4 +75,19 @@ impl Settings {
 fn is_uri_reference(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~:/?#[]@!$&'()*+,;=%".contains(c);
     (1..=1024).contains(&text.len()) && text.chars().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_declared_default_is_a_value_of_its_setting() {
+        let needed = [
+            ("DATABASE_URL", "postgres://orders@localhost/orders"),
+            ("KAFKA_BROKERS", "localhost:9092"),
+        ];
+        let settings = Settings::read(&Source::from_pairs(needed).unwrap()).unwrap();
+        assert_eq!(settings.ops.port, 9102);
+    }
 }

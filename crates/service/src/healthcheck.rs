@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::{OpsSettings, Source, exit_code_for_settings};
+use crate::{OpsSettings, Service, Source, exit_code_for_settings};
 
 /// Time for the whole exchange.
 pub const DEADLINE: Duration = Duration::from_secs(3);
@@ -37,11 +37,10 @@ pub enum Unhealthy {
 }
 
 /// The command `healthcheck`: asks the process that has the same settings as this one, says what it
-/// answers, and returns exit status 0 when it is ready, else 1. Only `OPS_PORT` is needed;
-/// `default_port` is the service's own.
-pub fn run(source: &Source, default_port: u16) -> ExitCode {
+/// answers, and returns exit status 0 when it is ready, else 1. Only `OPS_PORT` is needed.
+pub fn run(source: &Source, service: Service) -> ExitCode {
     let mut reader = source.reader();
-    let ops = OpsSettings::read(&mut reader, default_port);
+    let ops = OpsSettings::read(&mut reader, service);
     if ops.port == 0 {
         reader.problem("OPS_PORT", "the port the system chose is not known here");
     }

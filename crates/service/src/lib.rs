@@ -5,7 +5,7 @@
 //!
 //! ```no_run
 //! use std::process::ExitCode;
-//! use service::{OpsSettings, Process, Source, TelemetrySettings};
+//! use service::{OpsSettings, Process, Service, Source, TelemetrySettings};
 //!
 //! fn main() -> ExitCode {
 //!     let source = match Source::load(None) {
@@ -14,7 +14,7 @@
 //!     };
 //!     let mut reader = source.reader();
 //!     let log = TelemetrySettings::read(&mut reader);
-//!     let ops = OpsSettings::read(&mut reader, 9101);
+//!     let ops = OpsSettings::read(&mut reader, Service::OrderApi);
 //!     let settings = reader.finish_with(Some((log, ops)));
 //!     service::launch(settings, |(log, _)| log, async |(_, ops)| {
 //!         let mut process = Process::new("order-api");
@@ -60,7 +60,7 @@ pub use readiness::{Check, Readiness};
 pub use readiness_issues::{Issue, ReadinessIssues};
 pub use runtime::{block_on, launch};
 pub use settings::{
-    Problem, Reader, Secret, SettingsError, Source, WorkerSettings, exit_code_for_settings,
+    Problem, Reader, Secret, Service, SettingsError, Source, WorkerSettings, exit_code_for_settings,
 };
 pub use telemetry::{LogFormat, TelemetrySettings};
 pub use tokio_util::sync::{CancellationToken, DropGuard};

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use crate::heartbeat::Heartbeat;
 use crate::readiness::Status;
-use crate::{ListenError, Reader, Readiness, listen};
+use crate::{ListenError, Reader, Readiness, Service, listen};
 
 /// A heartbeat older than this means that the runtime does not turn.
 pub const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(5);
@@ -34,9 +34,9 @@ pub struct OpsSettings {
 
 impl OpsSettings {
     /// Reads `OPS_PORT`; the default is the service's own.
-    pub fn read(reader: &mut Reader<'_>, default_port: u16) -> OpsSettings {
+    pub fn read(reader: &mut Reader<'_>, service: Service) -> OpsSettings {
         OpsSettings {
-            port: reader.or_default("OPS_PORT", default_port),
+            port: reader.value_of("OPS_PORT", service),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use service::{
-    Backoff, Ops, OpsSettings, Process, Source, TelemetrySettings, telemetry, until_ready,
+    Backoff, Ops, OpsSettings, Process, Service, Source, TelemetrySettings, telemetry, until_ready,
 };
 
 const ROLE: &str = "SIGNALS_TEST_ROLE";
@@ -72,8 +72,8 @@ fn play(role: &str) -> ExitCode {
     };
     let mut reader = source.reader();
     let log = TelemetrySettings::read(&mut reader);
-    let ops = OpsSettings::read(&mut reader, 9101);
-    let _ = reader.or_default("PORT", 3000_u16);
+    let ops = OpsSettings::read(&mut reader, Service::OrderApi);
+    let _ = reader.value::<u16>("PORT");
     if let Err(error) = reader.finish() {
         return service::exit_code_for_settings(&error);
     }

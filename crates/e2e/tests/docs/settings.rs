@@ -10,14 +10,16 @@ fn row(setting: &Setting) -> String {
     let services = if setting.services.len() == SERVICES {
         "all".to_owned()
     } else {
-        setting.services.join(", ")
+        let names: Vec<_> = setting
+            .services
+            .iter()
+            .map(|service| service.name())
+            .collect();
+        names.join(", ")
     };
     format!(
         "| `{}` | {} | {} | {} | {services} |",
-        setting.name,
-        setting.meaning,
-        setting.expected,
-        setting.default.unwrap_or("must be set"),
+        setting.name, setting.meaning, setting.expected, setting.default,
     )
 }
 

@@ -1,6 +1,8 @@
-//! Every setting of the project, in one place: what is not here is refused, and the table in the
-//! README says the same. The three services share one environment, so each accepts, and ignores,
-//! the settings of the others.
+//! Every setting of the project, in one place: what is not here is refused, defaults are read from
+//! here, and the table in the README says the same. The three services share one environment, so
+//! each accepts, and ignores, the settings of the others.
+
+use std::fmt;
 
 /// A setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,18 +13,88 @@ pub struct Setting {
     pub meaning: &'static str,
     /// What a value looks like, with its unit; error texts quote it after "expected".
     pub expected: &'static str,
-    /// The default; `None` when it must be set.
-    pub default: Option<&'static str>,
+    /// What counts when it is not set.
+    pub default: DefaultValue,
     /// The services that read it.
-    pub services: &'static [&'static str],
+    pub services: &'static [Service],
     /// Whether its value must never be shown.
     pub secret: bool,
 }
 
-const API: &str = "order-api";
-const RELAY: &str = "outbox-relay";
-const CONSUMER: &str = "order-consumer";
-const ALL: &[&str] = &[API, RELAY, CONSUMER];
+/// What counts when a setting is not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultValue {
+    /// Nothing: it must be set.
+    Required,
+    /// No value; the words say what that means.
+    Absent(&'static str),
+    /// This text, read as if it had been set.
+    Text(&'static str),
+    /// A text for each service.
+    PerService(&'static [(Service, &'static str)]),
+}
+
+impl DefaultValue {
+    /// The text that `service` reads, where there is one. Without a service, only a text that all
+    /// share counts.
+    pub(super) fn text(self, service: Option<Service>) -> Option<&'static str> {
+        match self {
+            Self::Required | Self::Absent(_) => None,
+            Self::Text(text) => Some(text),
+            Self::PerService(texts) => texts
+                .iter()
+                .find(|(of, _)| Some(*of) == service)
+                .map(|(_, text)| *text),
+        }
+    }
+}
+
+impl fmt::Display for DefaultValue {
+    /// As the README shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Required => f.write_str("must be set"),
+            Self::Absent(text) | Self::Text(text) => f.write_str(text),
+            Self::PerService(texts) => {
+                let texts: Vec<_> = texts
+                    .iter()
+                    .map(|(service, text)| format!("{text} ({service})"))
+                    .collect();
+                f.write_str(&texts.join(", "))
+            }
+        }
+    }
+}
+
+/// A service of the project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    OrderApi,
+    OutboxRelay,
+    OrderConsumer,
+}
+
+impl Service {
+    /// The name of its binary.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OrderApi => "order-api",
+            Self::OutboxRelay => "outbox-relay",
+            Self::OrderConsumer => "order-consumer",
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+const API: Service = Service::OrderApi;
+const RELAY: Service = Service::OutboxRelay;
+const CONSUMER: Service = Service::OrderConsumer;
+const ALL: &[Service] = &[API, RELAY, CONSUMER];
 
 /// Every setting, in the order of the README.
 pub const KNOWN: &[Setting] = &[
@@ -30,7 +102,7 @@ pub const KNOWN: &[Setting] = &[
         name: "DATABASE_URL",
         meaning: "Where Postgres is, one host or several; ?schema=name sets the search path",
         expected: "postgres://user:password@host:port/database",
-        default: None,
+        default: DefaultValue::Required,
         services: ALL,
         secret: true,
     },
@@ -38,7 +110,7 @@ pub const KNOWN: &[Setting] = &[
         name: "KAFKA_BROKERS",
         meaning: "Bootstrap servers",
         expected: "host:port, several separated by commas",
-        default: None,
+        default: DefaultValue::Required,
         services: &[RELAY, CONSUMER],
         secret: false,
     },
@@ -46,7 +118,7 @@ pub const KNOWN: &[Setting] = &[
         name: "KAFKA_GROUP_ID",
         meaning: "Consumer group whose offsets are kept",
         expected: "a name",
-        default: Some("order-group"),
+        default: DefaultValue::Text("order-group"),
         services: &[CONSUMER],
         secret: false,
     },
@@ -54,7 +126,7 @@ pub const KNOWN: &[Setting] = &[
         name: "PORT",
         meaning: "Port of the order API",
         expected: "a port, 0 to 65535 (0: any free one)",
-        default: Some("3000"),
+        default: DefaultValue::Text("3000"),
         services: &[API],
         secret: false,
     },
@@ -62,7 +134,7 @@ pub const KNOWN: &[Setting] = &[
         name: "API__POOL_SIZE",
         meaning: "Connections to Postgres for answering requests, made when needed",
         expected: "a number from 1 to 1000",
-        default: Some("16"),
+        default: DefaultValue::Text("16"),
         services: &[API],
         secret: false,
     },
@@ -70,7 +142,7 @@ pub const KNOWN: &[Setting] = &[
         name: "API__GROUP_COMMIT",
         meaning: "Whether orders that arrive together share a commit",
         expected: "on or off",
-        default: Some("on"),
+        default: DefaultValue::Text("on"),
         services: &[API],
         secret: false,
     },
@@ -78,7 +150,7 @@ pub const KNOWN: &[Setting] = &[
         name: "API__IDEMPOTENCY_TTL",
         meaning: "How long an Idempotency-Key is remembered",
         expected: "a duration such as 30m or 24h, at least 1s",
-        default: Some("24h"),
+        default: DefaultValue::Text("24h"),
         services: &[API],
         secret: false,
     },
@@ -86,7 +158,7 @@ pub const KNOWN: &[Setting] = &[
         name: "API__CANCELLATION_WINDOW",
         meaning: "How long after it was placed an order can be cancelled",
         expected: "a duration such as 1h or 14d",
-        default: Some("14d"),
+        default: DefaultValue::Text("14d"),
         services: &[API],
         secret: false,
     },
@@ -94,7 +166,7 @@ pub const KNOWN: &[Setting] = &[
         name: "OPS_PORT",
         meaning: "Port of /livez, /readyz and /metrics",
         expected: "a port, 0 to 65535 (0: any free one)",
-        default: Some("9101 (order-api), 9102 (outbox-relay), 9103 (order-consumer)"),
+        default: DefaultValue::PerService(&[(API, "9101"), (RELAY, "9102"), (CONSUMER, "9103")]),
         services: ALL,
         secret: false,
     },
@@ -102,7 +174,7 @@ pub const KNOWN: &[Setting] = &[
         name: "KAFKA_TOPIC_PARTITIONS",
         meaning: "Partitions of a topic that the services create",
         expected: "a number from 1",
-        default: Some("6"),
+        default: DefaultValue::Text("6"),
         services: &[RELAY, CONSUMER],
         secret: false,
     },
@@ -110,7 +182,7 @@ pub const KNOWN: &[Setting] = &[
         name: "KAFKA_REPLICATION_FACTOR",
         meaning: "Replication factor of a topic that the services create",
         expected: "a number from 1",
-        default: Some("1"),
+        default: DefaultValue::Text("1"),
         services: &[RELAY, CONSUMER],
         secret: false,
     },
@@ -118,7 +190,7 @@ pub const KNOWN: &[Setting] = &[
         name: "RELAY__BATCH_EVENTS_PER_SLOT",
         meaning: "Events of one slot in flight at most; eight times as many while an old snapshot makes reads slow",
         expected: "a whole number from 1",
-        default: Some("512"),
+        default: DefaultValue::Text("512"),
         services: &[RELAY],
         secret: false,
     },
@@ -126,7 +198,7 @@ pub const KNOWN: &[Setting] = &[
         name: "RELAY__BATCH_BYTES_PER_SLOT",
         meaning: "Bytes of one slot in flight, eight times as many while an old snapshot makes reads slow; the event that crosses it still goes",
         expected: "a whole number of bytes from 1",
-        default: Some("393216"),
+        default: DefaultValue::Text("393216"),
         services: &[RELAY],
         secret: false,
     },
@@ -134,7 +206,7 @@ pub const KNOWN: &[Setting] = &[
         name: "EVENT_SOURCE",
         meaning: "ce_source of events that name no source",
         expected: "a URI reference such as /orders",
-        default: Some("/outbox"),
+        default: DefaultValue::Text("/outbox"),
         services: &[RELAY],
         secret: false,
     },
@@ -142,7 +214,7 @@ pub const KNOWN: &[Setting] = &[
         name: "LEASE_TTL",
         meaning: "How long a dead process keeps its leases",
         expected: "a duration from 1s to 5m",
-        default: Some("10s"),
+        default: DefaultValue::Text("10s"),
         services: &[RELAY, CONSUMER],
         secret: false,
     },
@@ -150,7 +222,7 @@ pub const KNOWN: &[Setting] = &[
         name: "OUTBOX_RETENTION",
         meaning: "How long published and discarded events stay",
         expected: "a duration such as 12h or 3d",
-        default: Some("3d"),
+        default: DefaultValue::Text("3d"),
         services: &[RELAY, CONSUMER],
         secret: false,
     },
@@ -158,15 +230,18 @@ pub const KNOWN: &[Setting] = &[
         name: "INBOX_RETENTION",
         meaning: "How long the consumer remembers an event at least; more than twice OUTBOX_RETENTION",
         expected: "a duration such as 12h or 14d",
-        default: Some("14d"),
+        default: DefaultValue::Text("14d"),
         services: &[CONSUMER],
         secret: false,
     },
     Setting {
+        // By default the Kafka client is silent: its failures reach whoever called it. So is what
+        // reads HTTP: it logs as an error of ours what a client sent, and any client could fill the
+        // log.
         name: "RUST_LOG",
         meaning: "What is logged",
         expected: "a level, or a filter such as info,order_api=debug",
-        default: Some("info,rskafka=off,actix_server=warn,actix_http=off"),
+        default: DefaultValue::Text("info,rskafka=off,actix_server=warn,actix_http=off"),
         services: ALL,
         secret: false,
     },
@@ -174,7 +249,7 @@ pub const KNOWN: &[Setting] = &[
         name: "LOG_FORMAT",
         meaning: "How it is logged; auto is text on a terminal, else json",
         expected: "auto, text or json",
-        default: Some("auto"),
+        default: DefaultValue::Text("auto"),
         services: ALL,
         secret: false,
     },
@@ -182,7 +257,7 @@ pub const KNOWN: &[Setting] = &[
         name: "OTEL_EXPORTER_OTLP_ENDPOINT",
         meaning: "Collector that spans are sent to, by OTLP (protobuf over HTTP)",
         expected: "http://host:port, usually port 4318",
-        default: Some("no spans"),
+        default: DefaultValue::Absent("no spans"),
         services: ALL,
         secret: false,
     },
@@ -190,7 +265,7 @@ pub const KNOWN: &[Setting] = &[
         name: "OTEL_SERVICE_NAME",
         meaning: "Name of the process in its spans",
         expected: "a name",
-        default: Some("the binary's name"),
+        default: DefaultValue::Absent("the binary's name"),
         services: ALL,
         secret: false,
     },
@@ -198,7 +273,7 @@ pub const KNOWN: &[Setting] = &[
         name: "OTEL_TRACES_SAMPLER",
         meaning: "Which spans are sent",
         expected: "always_on, always_off, traceidratio or one of these after parentbased_",
-        default: Some("parentbased_always_on"),
+        default: DefaultValue::Text("parentbased_always_on"),
         services: ALL,
         secret: false,
     },
@@ -206,7 +281,7 @@ pub const KNOWN: &[Setting] = &[
         name: "OTEL_TRACES_SAMPLER_ARG",
         meaning: "Share of the traces, for samplers that end in traceidratio",
         expected: "a number from 0 to 1",
-        default: Some("1"),
+        default: DefaultValue::Text("1"),
         services: ALL,
         secret: false,
     },

@@ -19,7 +19,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub use known::{KNOWN, Setting};
+pub use known::{DefaultValue, KNOWN, Service, Setting};
 pub use reader::Reader;
 pub use secret::Secret;
 pub use source::Source;

@@ -1,11 +1,12 @@
 //! Typed reads of settings. A read never stops at a problem: it notes it and goes on, so that an
-//! operator sees everything that is wrong at once.
+//! operator sees everything that is wrong at once. Defaults are those declared in
+//! [`known`](super::known).
 
 use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Problem, SettingsError, Source};
+use super::{DefaultValue, Problem, Service, SettingsError, Source};
 
 /// Reads settings and collects what is wrong with them. Read everything, then [`Reader::finish`].
 #[derive(Debug)]
@@ -29,12 +30,20 @@ impl<'a> Reader<'a> {
         self.read_with(name, str::parse)
     }
 
-    /// The value, or `default` when it is not set or does not parse.
-    pub fn or_default<T>(&mut self, name: &str, default: T) -> T
+    /// The value, or the declared default when it is not set or does not parse.
+    pub fn value<T>(&mut self, name: &str) -> T
     where
         T: FromStr<Err: Display>,
     {
-        self.optional(name).unwrap_or(default)
+        self.read_or_default(name, None, str::parse)
+    }
+
+    /// The same for a setting whose default is each service's own.
+    pub fn value_of<T>(&mut self, name: &str, service: Service) -> T
+    where
+        T: FromStr<Err: Display>,
+    {
+        self.read_or_default(name, Some(service), str::parse)
     }
 
     /// The value; it is a problem when it is not set. `None` means that [`Reader::finish`] fails.
@@ -52,17 +61,16 @@ impl<'a> Reader<'a> {
     }
 
     /// A duration with its unit, such as `500ms`, `10s` or `3d`.
-    pub fn duration(&mut self, name: &str, default: Duration) -> Duration {
-        self.read_with(name, humantime::parse_duration)
-            .unwrap_or(default)
+    pub fn duration(&mut self, name: &str) -> Duration {
+        self.read_or_default(name, None, humantime::parse_duration)
     }
 
     /// A whole number that must not be below 1.
-    pub fn at_least_one<T>(&mut self, name: &str, default: T) -> T
+    pub fn at_least_one<T>(&mut self, name: &str) -> T
     where
         T: FromStr<Err: Display> + From<u8> + PartialOrd + Copy,
     {
-        let value = self.or_default(name, default);
+        let value = self.value(name);
         if value < T::from(1) {
             self.problem(name, "must be at least 1");
         }
@@ -70,13 +78,12 @@ impl<'a> Reader<'a> {
     }
 
     /// A switch: `on` or `true`, `off` or `false`.
-    pub fn switch(&mut self, name: &str, default: bool) -> bool {
-        let parse = |text: &str| match text {
+    pub fn switch(&mut self, name: &str) -> bool {
+        self.read_or_default(name, None, |text| match text {
             "on" | "true" => Ok(true),
             "off" | "false" => Ok(false),
             _ => Err("neither on nor off"),
-        };
-        self.read_with(name, parse).unwrap_or(default)
+        })
     }
 
     /// Notes that a value is refused although it parses: out of range, or not together with another
@@ -104,6 +111,22 @@ impl<'a> Reader<'a> {
     pub fn finish_with<S>(self, settings: Option<S>) -> Result<S, SettingsError> {
         self.finish()?;
         Ok(settings.expect("a read that returns None notes a problem"))
+    }
+
+    /// A declaration without a default that parses is a mistake in [`known`](super::known), which
+    /// the tests of the services find by reading with nothing set.
+    fn read_or_default<T, E: Display>(
+        &mut self,
+        name: &str,
+        service: Option<Service>,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> T {
+        self.read_with(name, &parse).unwrap_or_else(|| {
+            let setting = self.source.setting(name);
+            let default = setting.and_then(|setting| setting.default.text(service));
+            let default = default.unwrap_or_else(|| panic!("{name} has no default"));
+            parse(default).unwrap_or_else(|error| panic!("the default of {name}: {error}"))
+        })
     }
 
     fn read_with<T, E: Display>(
@@ -142,13 +165,9 @@ impl<'a> Reader<'a> {
                 format!("{place} (value not shown)")
             }
             Some((text, place)) => format!("{place} is {text:?}"),
-            None => match self
-                .source
-                .setting(name)
-                .and_then(|setting| setting.default)
-            {
+            None => match self.source.setting(name).map(|setting| setting.default) {
+                None | Some(DefaultValue::Required) => format!("{name} is not set"),
                 Some(default) => format!("{name} is not set (default {default})"),
-                None => format!("{name} is not set"),
             },
         }
     }

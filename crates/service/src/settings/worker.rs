@@ -19,14 +19,14 @@ pub struct WorkerSettings {
 impl WorkerSettings {
     /// Reads `LEASE_TTL`, `KAFKA_TOPIC_PARTITIONS` and `KAFKA_REPLICATION_FACTOR`.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        let lease_ttl = reader.duration("LEASE_TTL", Duration::from_secs(10));
+        let lease_ttl = reader.duration("LEASE_TTL");
         if !LEASE_TTL_RANGE.contains(&lease_ttl) {
             reader.problem("LEASE_TTL", "must be from 1s to 5m");
         }
         Self {
             lease_ttl,
-            topic_partitions: reader.at_least_one("KAFKA_TOPIC_PARTITIONS", 6),
-            replication_factor: reader.at_least_one("KAFKA_REPLICATION_FACTOR", 1),
+            topic_partitions: reader.at_least_one("KAFKA_TOPIC_PARTITIONS"),
+            replication_factor: reader.at_least_one("KAFKA_REPLICATION_FACTOR"),
         }
     }
 }

@@ -24,7 +24,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// What is told to operators, and how.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TelemetrySettings {
     /// `RUST_LOG`.
     pub filter: LogFilter,
@@ -38,8 +38,8 @@ impl TelemetrySettings {
     /// Reads `RUST_LOG`, `LOG_FORMAT` and OpenTelemetry's variables.
     pub fn read(reader: &mut Reader<'_>) -> TelemetrySettings {
         TelemetrySettings {
-            filter: reader.or_default("RUST_LOG", LogFilter::default()),
-            format: reader.or_default("LOG_FORMAT", LogFormat::Auto),
+            filter: reader.value("RUST_LOG"),
+            format: reader.value("LOG_FORMAT"),
             traces: TraceSettings::read(reader),
         }
     }
@@ -88,20 +88,10 @@ impl FromStr for LogFilter {
     }
 }
 
-impl Default for LogFilter {
-    /// Everything from `info` up. The Kafka client is silent: its failures reach whoever called it.
-    /// So is what reads HTTP: it calls what a client sends an error of ours, and any client could fill
-    /// the log.
-    fn default() -> LogFilter {
-        LogFilter("info,rskafka=off,actix_server=warn,actix_http=off".to_owned())
-    }
-}
-
 /// How a log line is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text when stderr is a terminal, else JSON.
-    #[default]
     Auto,
     /// One line of text.
     Text,

@@ -9,7 +9,7 @@ use reqwest::Url;
 use crate::Reader;
 
 /// What is sent where. Nothing by default.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TraceSettings {
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`; without it no spans are made.
     pub collector: Option<Collector>,
@@ -27,8 +27,8 @@ impl TraceSettings {
         Self {
             collector: reader.optional("OTEL_EXPORTER_OTLP_ENDPOINT"),
             service_name: reader.optional("OTEL_SERVICE_NAME"),
-            sampling: reader.or_default("OTEL_TRACES_SAMPLER", Sampling::default()),
-            ratio: reader.or_default("OTEL_TRACES_SAMPLER_ARG", Ratio::default()),
+            sampling: reader.value("OTEL_TRACES_SAMPLER"),
+            ratio: reader.value("OTEL_TRACES_SAMPLER_ARG"),
         }
     }
 
@@ -87,13 +87,12 @@ impl FromStr for Collector {
 }
 
 /// Which spans are sent, by OpenTelemetry's names.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sampling {
     AlwaysOn,
     AlwaysOff,
     Ratio,
     /// As the parent says; all that have none.
-    #[default]
     ParentOrOn,
     /// As the parent says; none that have none.
     ParentOrOff,
@@ -130,12 +129,6 @@ pub struct Ratio(f64);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be from 0 to 1")]
 pub struct RatioError;
-
-impl Default for Ratio {
-    fn default() -> Self {
-        Self(1.0)
-    }
-}
 
 impl FromStr for Ratio {
     type Err = RatioError;

@@ -6,7 +6,11 @@ use crate::Source;
 
 fn settings(pairs: &[(&str, &str)]) -> TraceSettings {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
-    let source = Source::from_pairs(pairs.iter().chain([&endpoint]).copied()).unwrap();
+    let pairs = pairs.iter().chain([&endpoint]).copied();
+    read(&Source::from_pairs(pairs).unwrap())
+}
+
+fn read(source: &Source) -> TraceSettings {
     let mut reader = source.reader();
     let settings = TraceSettings::read(&mut reader);
     reader.finish().unwrap();
@@ -27,7 +31,8 @@ const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00
 
 #[test]
 fn without_a_collector_there_are_no_spans() {
-    let settings = TraceSettings::default();
+    let nothing: [(&str, &str); 0] = [];
+    let settings = read(&Source::from_pairs(nothing).unwrap());
     let (tracer, exporter) = Tracer::new("test", &settings, &SpanCounts::default());
     assert!(exporter.is_none() && !tracer.is_on());
     let span = tracer.begin(Kind::Server, "work", None, SystemTime::now());

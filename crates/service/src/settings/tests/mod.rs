@@ -14,22 +14,28 @@ use super::*;
 
 /// Settings of a project that has switches and namespaces too.
 const EXAMPLE: &[Setting] = &[
-    example("DATABASE_URL", true),
-    example("KAFKA_BROKERS", false),
-    example("PORT", false),
-    example("OPS_PORT", false),
-    example("OUTBOX_RETENTION", false),
-    example("API__GROUP_COMMIT", false),
+    Setting {
+        secret: true,
+        ..example("DATABASE_URL", DefaultValue::Required)
+    },
+    example("KAFKA_BROKERS", DefaultValue::Required),
+    example("PORT", DefaultValue::Text("3000")),
+    example(
+        "OPS_PORT",
+        DefaultValue::PerService(&[(Service::OrderApi, "1"), (Service::OutboxRelay, "2")]),
+    ),
+    example("OUTBOX_RETENTION", DefaultValue::Text("1d")),
+    example("API__GROUP_COMMIT", DefaultValue::Text("on")),
 ];
 
-const fn example(name: &'static str, secret: bool) -> Setting {
+const fn example(name: &'static str, default: DefaultValue) -> Setting {
     Setting {
         name,
         meaning: "An example",
         expected: "something else",
-        default: None,
-        services: &["order-api"],
-        secret,
+        default,
+        services: &[Service::OrderApi],
+        secret: false,
     }
 }
 
@@ -104,7 +110,7 @@ impl Inputs {
 }
 
 fn port(source: &Source) -> u16 {
-    source.reader().or_default("PORT", 3000)
+    source.reader().value("PORT")
 }
 
 #[test]
@@ -142,11 +148,11 @@ fn every_problem_is_reported_at_once_and_named() {
         .toml("outbox_retention = 3\n[api]\ngroup_commit = \"maybe\"\n");
     let problems = inputs.problems_of(|reader| {
         let _ = reader.required::<String>("DATABASE_URL");
-        assert_eq!(reader.or_default("PORT", 3000_u16), 3000);
-        assert_eq!(reader.optional::<u16>("OPS_PORT"), None);
+        assert_eq!(reader.value::<u16>("PORT"), 3000);
+        assert_eq!(reader.value_of::<u16>("OPS_PORT", Service::OutboxRelay), 2);
         let day = Duration::from_hours(24);
-        assert_eq!(reader.duration("OUTBOX_RETENTION", day), day);
-        assert!(reader.switch("API__GROUP_COMMIT", true));
+        assert_eq!(reader.duration("OUTBOX_RETENTION"), day);
+        assert!(reader.switch("API__GROUP_COMMIT"));
         reader.problem("KAFKA_BROKERS", "must be set here");
     });
     assert_eq!(
@@ -173,12 +179,12 @@ fn values_are_read_as_their_types() {
     );
     let source = inputs.load().unwrap();
     let mut reader = source.reader();
-    let retention = reader.duration("OUTBOX_RETENTION", Duration::ZERO);
+    let retention = reader.duration("OUTBOX_RETENTION");
     assert_eq!(retention, Duration::from_mins(90));
     let brokers = reader.required::<String>("KAFKA_BROKERS");
     assert_eq!(brokers.as_deref(), Some("a:9092,b:9092"));
     assert_eq!(reader.optional("OPS_PORT"), Some(9101_u16));
-    assert!(!reader.switch("API__GROUP_COMMIT", true));
+    assert!(!reader.switch("API__GROUP_COMMIT"));
     reader.finish().unwrap();
 }
 
@@ -189,7 +195,7 @@ fn a_namespaced_variable_and_its_key_are_one_setting() {
         .toml("[api]\ngroup_commit = \"off\"\n");
     let source = inputs.load().unwrap();
     let mut reader = source.reader();
-    assert!(!reader.switch("API__GROUP_COMMIT", true));
+    assert!(!reader.switch("API__GROUP_COMMIT"));
     reader.finish().unwrap();
 }
 
@@ -315,4 +321,22 @@ fn settings_put_together_from_reads_come_with_the_end_of_reading() {
     };
     assert_eq!(read(&[("KAFKA_BROKERS", "a:1")]).unwrap(), "a:1");
     assert_eq!(read(&[]).unwrap_err().problems().len(), 1);
+}
+
+#[test]
+fn a_default_is_the_declared_one() {
+    let source = Inputs::new().load().unwrap();
+    let mut reader = source.reader();
+    assert_eq!(reader.value::<u16>("PORT"), 3000);
+    assert_eq!(reader.value_of::<u16>("OPS_PORT", Service::OrderApi), 1);
+    assert_eq!(reader.value_of::<u16>("OPS_PORT", Service::OutboxRelay), 2);
+    assert!(reader.switch("API__GROUP_COMMIT"));
+    reader.problem("PORT", "is refused");
+    reader.problem("OPS_PORT", "is refused");
+    let error = reader.finish().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "PORT is not set (default 3000): is refused\n\
+         OPS_PORT is not set (default 1 (order-api), 2 (outbox-relay)): is refused"
+    );
 }
