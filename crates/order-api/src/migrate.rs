@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use service::Backoff;
+use service::retry::bounds;
 use storage::migrations::{MigrationError, migrate};
 use storage::{Database, StorageError};
 use tokio::time::Instant;
@@ -42,7 +43,7 @@ pub async fn migrate_within(
     patience: Duration,
 ) -> Result<Vec<String>, MigrationError> {
     let give_up_at = Instant::now() + patience;
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    let mut backoff = Backoff::new(bounds::START);
     let mut announced = false;
     loop {
         let reason = match migrate(database).await {

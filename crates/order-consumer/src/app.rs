@@ -2,12 +2,10 @@
 //! topic until it is stopped.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use messaging::Cluster;
-use service::{
-    Backoff, CancellationToken, Process, Readiness, ReadinessIssues, Tracer, until_ready,
-};
+use service::retry::bounds;
+use service::{CancellationToken, Process, Readiness, ReadinessIssues, Tracer, until_ready};
 use storage::{Session, migrations};
 use tokio::task::{JoinError, JoinSet};
 
@@ -49,10 +47,13 @@ async fn consume(
     let (schema, kafka) = (readiness.check("schema"), readiness.check("kafka"));
     let (postgres, progress) = (readiness.check("postgres"), readiness.check("progress"));
     let (database, session) = (&settings.database, Session::request(NAME));
-    let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
-    let schema_ready = until_ready(&schema, &stop, backoff, "Postgres and its schema", || {
-        migrations::connect_when_ready(database, &session)
-    });
+    let schema_ready = until_ready(
+        &schema,
+        &stop,
+        bounds::START,
+        "Postgres and its schema",
+        || migrations::connect_when_ready(database, &session),
+    );
     if schema_ready.await.is_none() {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use messaging::{Cluster, KafkaError, PartitionReader};
-use service::LogThrottle;
+use service::FailureReporter;
 use storage::inbox;
 use storage::inbox::retention::{Sweep, sweep, sweep_dead_letters, unpublished_older_than};
 use storage::lease::Leases;
@@ -79,21 +79,22 @@ impl Cleaner {
     /// Cleans until it is dropped.
     pub(crate) async fn run(mut self) -> Infallible {
         let between_passes = (self.retention / 20).min(Duration::from_mins(10));
-        let mut trouble = LogThrottle::default();
+        let mut reporter = FailureReporter::default();
         loop {
             let started = Instant::now();
             let step = self.step().await;
             if step.is_ok() {
-                trouble.end();
+                reporter.succeeded();
             }
             let pause = match step {
                 Ok(Cleaning::NotOurs | Cleaning::Waiting | Cleaning::Done) => between_passes,
                 // A tenth of the time at most.
                 Ok(Cleaning::Swept { .. }) => started.elapsed() * 9,
                 Err(error) => {
-                    if trouble.is_due(Instant::now()) {
-                        warn!(%error, "cannot clean the inbox; trying again later");
-                    }
+                    reporter.failed(
+                        &error,
+                        |error| warn!(%error, "cannot clean the inbox; trying again later"),
+                    );
                     self.pass = Pass::default();
                     between_passes.max(Duration::from_secs(5))
                 }

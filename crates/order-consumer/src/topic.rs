@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use messaging::{Cluster, KafkaError};
-use service::{Backoff, CancellationToken, ReadinessIssues, Tracer, WorkerSettings, until_ready};
+use service::retry::bounds;
+use service::{CancellationToken, ReadinessIssues, Tracer, WorkerSettings, until_ready};
 use storage::inbox::Stream;
 use storage::lease::{Keeper, LeasedWorkError, Leases, run_leased};
 use storage::{DedicatedConnection, Session};
@@ -56,9 +57,10 @@ impl TopicConsumer {
     /// # Errors
     /// When a task died, which is a defect.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), TopicError> {
-        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
         let issue = self.kafka.issue(&self.topic);
-        let ready = until_ready(&issue, &stop, backoff, "Kafka", || self.partition_count());
+        let ready = until_ready(&issue, &stop, bounds::START, "Kafka", || {
+            self.partition_count()
+        });
         let Some(partitions) = ready.await else {
             return Ok(());
         };

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use domain::Slot;
 use messaging::Cluster;
-use service::{Backoff, CancellationToken, Check, Process, Readiness, Tracer, until_ready};
+use service::retry::bounds;
+use service::{CancellationToken, Check, Process, Readiness, Tracer, until_ready};
 use storage::lease::{Keeper, LeasedWorkError, run_leased};
 use storage::migrations::{self, NotReady};
 use storage::outbox::{Unfit, check_fitness};
@@ -57,11 +58,14 @@ async fn relay(
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     let schema = readiness.check("schema");
-    let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
     let database = &settings.database;
-    let Some(unfit) = until_ready(&schema, &stop, backoff, "Postgres and its schema", || {
-        look_at(database)
-    })
+    let Some(unfit) = until_ready(
+        &schema,
+        &stop,
+        bounds::START,
+        "Postgres and its schema",
+        || look_at(database),
+    )
     .await
     else {
         return Ok(());

@@ -41,6 +41,7 @@ pub mod output;
 pub mod process;
 pub mod readiness;
 pub mod readiness_issues;
+pub mod retry;
 pub mod runtime;
 pub mod settings;
 mod signals;
@@ -58,6 +59,7 @@ pub use ops::{Ops, OpsSettings};
 pub use process::Process;
 pub use readiness::{Check, Readiness};
 pub use readiness_issues::{Issue, ReadinessIssues};
+pub use retry::{FailureReporter, RetryLoop};
 pub use runtime::{block_on, launch};
 pub use settings::{
     Problem, Reader, Secret, Service, SettingsError, Source, WorkerSettings, exit_code_for_settings,

@@ -3,10 +3,10 @@
 
 use std::fmt::Display;
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Backoff, Check, LogThrottle};
+use crate::retry::RetryBounds;
+use crate::{Check, RetryLoop};
 
 /// Where [`until_ready`] says whether the wait is over.
 pub trait ReportReadiness {
@@ -37,7 +37,7 @@ impl ReportReadiness for Check {
 pub async fn until_ready<T, E, F>(
     check: &impl ReportReadiness,
     stop: &CancellationToken,
-    mut backoff: Backoff,
+    bounds: RetryBounds,
     what: &str,
     mut probe: impl FnMut() -> F,
 ) -> Option<T>
@@ -45,10 +45,9 @@ where
     E: Display,
     F: Future<Output = Result<T, E>>,
 {
-    let mut log_throttle = LogThrottle::default();
+    let mut retry = RetryLoop::new(bounds);
     loop {
-        let attempt = stop.run_until_cancelled(probe()).await?;
-        let reason = match attempt {
+        let reason = match stop.run_until_cancelled(probe()).await? {
             Ok(value) => {
                 check.ready();
                 return Some(value);
@@ -57,11 +56,8 @@ where
             Err(error) => format!("{error:#}"),
         };
         check.not_ready(&reason);
-        if log_throttle.is_due(Instant::now().into_std()) {
-            tracing::warn!(what, reason, "waiting");
-        }
-        stop.run_until_cancelled(tokio::time::sleep(backoff.next_delay()))
-            .await?;
+        let pause = retry.wait_after(&reason, |reason| tracing::warn!(what, reason, "waiting"));
+        stop.run_until_cancelled(pause).await?;
     }
 }
 
@@ -72,9 +68,10 @@ mod tests {
     use super::*;
     use crate::Readiness;
 
-    fn backoff() -> Backoff {
-        Backoff::new(Duration::from_millis(1), Duration::from_secs(5))
-    }
+    const BOUNDS: RetryBounds = RetryBounds {
+        first: Duration::from_millis(1),
+        longest: Duration::from_secs(5),
+    };
 
     #[tokio::test(start_paused = true)]
     async fn it_retries_until_the_probe_succeeds_and_reports_why_it_waits() {
@@ -84,7 +81,7 @@ mod tests {
         let value = until_ready(
             &check,
             &CancellationToken::new(),
-            backoff(),
+            BOUNDS,
             "Postgres",
             || {
                 attempts += 1;
@@ -110,13 +107,13 @@ mod tests {
         let readiness = Readiness::new();
         let check = readiness.check("postgres");
         let stop = CancellationToken::new();
-        let failing = until_ready(&check, &stop, backoff(), "Postgres", || async {
+        let failing = until_ready(&check, &stop, BOUNDS, "Postgres", || async {
             Err::<(), _>("connection refused")
         });
         let hanging = until_ready(
             &check,
             &stop,
-            backoff(),
+            BOUNDS,
             "Kafka",
             std::future::pending::<Result<(), String>>,
         );

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use service::retry::RetryBounds;
 use service::{
-    Backoff, Ops, OpsSettings, Process, Service, Source, TelemetrySettings, telemetry, until_ready,
+    Ops, OpsSettings, Process, Service, Source, TelemetrySettings, telemetry, until_ready,
 };
 
 const ROLE: &str = "SIGNALS_TEST_ROLE";
@@ -84,9 +85,12 @@ fn play(role: &str) -> ExitCode {
         "waiting" => {
             let check = process.readiness().check("postgres");
             process.spawn("wait", async move {
-                let backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
+                let bounds = RetryBounds {
+                    first: Duration::from_millis(10),
+                    longest: Duration::from_secs(5),
+                };
                 let refused = || async { Err::<(), _>("connection refused") };
-                until_ready(&check, &stop, backoff, "Postgres", refused).await;
+                until_ready(&check, &stop, bounds, "Postgres", refused).await;
                 std::io::Result::Ok(())
             });
         }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use service::{Backoff, CancellationToken, LogThrottle};
+use service::retry::bounds;
+use service::{CancellationToken, RetryLoop};
 use storage::notify::{Channel, notify};
 use storage::{Database, DedicatedConnection, Session, StorageError};
 use tokio::sync::Notify;
@@ -41,13 +42,7 @@ pub struct Sender {
     metrics: Metrics,
     connection: DedicatedConnection,
     pacing: Pacing,
-    outage: Outage,
-}
-
-/// The current run of failures.
-struct Outage {
-    backoff: Backoff,
-    log_throttle: LogThrottle,
+    retry: RetryLoop,
 }
 
 impl Sender {
@@ -58,10 +53,7 @@ impl Sender {
             metrics,
             connection: DedicatedConnection::new(database, Session::request("order-api-wake-up")),
             pacing: Pacing::default(),
-            outage: Outage {
-                backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
-                log_throttle: LogThrottle::default(),
-            },
+            retry: RetryLoop::new(bounds::TASK),
         }
     }
 
@@ -89,16 +81,16 @@ impl Sender {
         // Commits reported during the wait share this one.
         let _ = self.wake_ups.committed.notified().now_or_never();
         while let Err(error) = self.send().await {
-            self.outage.wait(&error).await;
+            self.retry.wait_after(&error, log_failure).await;
         }
     }
 
     /// Has a connection when it returns, so that the first order does not wait for one.
     async fn connect(&mut self) {
         while let Err(error) = self.connection.connect().await {
-            self.outage.wait(&error).await;
+            self.retry.wait_after(&error, log_failure).await;
         }
-        self.outage.end();
+        self.works();
     }
 
     async fn send(&mut self) -> Result<(), StorageError> {
@@ -106,23 +98,17 @@ impl Sender {
         self.connection.call(SEND_WITHIN, send).await?;
         self.pacing.sent(Instant::now());
         self.metrics.wake_ups.inc();
-        self.outage.end();
+        self.works();
         Ok(())
     }
-}
 
-impl Outage {
-    async fn wait(&mut self, error: &StorageError) {
-        if self.log_throttle.is_due(std::time::Instant::now()) {
-            tracing::warn!(%error, "wake-ups cannot be sent, the relay finds orders by looking");
-        }
-        tokio::time::sleep(self.backoff.next_delay()).await;
-    }
-
-    fn end(&mut self) {
-        self.backoff.reset();
-        if self.log_throttle.end() {
+    fn works(&mut self) {
+        if self.retry.succeeded() {
             tracing::info!("wake-ups are sent again");
         }
     }
+}
+
+fn log_failure(error: &StorageError) {
+    tracing::warn!(%error, "wake-ups cannot be sent, the relay finds orders by looking");
 }

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use messaging::{ErrorKind, PartitionReader};
-use service::{Backoff, CancellationToken, LogThrottle};
+use service::retry::bounds;
+use service::{CancellationToken, RetryLoop};
 use storage::inbox::{self, Progress};
 use storage::{DedicatedConnection, StorageError};
 use tracing::{debug, warn};
@@ -70,8 +71,8 @@ impl PartitionConsumer {
 
     /// Consumes until `stop` or until the lease ends. Outages are waited out.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut trouble = LogThrottle::default();
+        // Without an issue of its own: what it meets is one of Kafka's or one of Postgres'.
+        let mut retry = RetryLoop::new(bounds::TASK);
         let mut leaderless: Option<Instant> = None;
         let (partition, name) = (self.context.stream.partition, self.context.name());
         while !stop.is_cancelled() && self.context.owned() {
@@ -92,8 +93,7 @@ impl PartitionConsumer {
                 Ok(_) => {
                     self.context.kafka.clear(&name);
                     self.context.postgres.clear(&name);
-                    backoff.reset();
-                    trouble.end();
+                    retry.succeeded();
                     leaderless = None;
                 }
                 Err(StepError::Kafka(error))
@@ -106,7 +106,7 @@ impl PartitionConsumer {
                     self.context
                         .topic_progress
                         .trouble(partition, error.to_string());
-                    let pause = self.pause(backoff.next_delay());
+                    let pause = self.pause(retry.next_delay());
                     stop.run_until_cancelled(pause).await;
                 }
                 Err(error) => {
@@ -126,10 +126,11 @@ impl PartitionConsumer {
                     self.context
                         .topic_progress
                         .trouble(partition, error.to_string());
-                    if trouble.is_due(Instant::now()) {
-                        warn!(partition = name, %error, "cannot consume; trying again");
-                    }
-                    let pause = self.pause(backoff.next_delay());
+                    let delay = retry.failed(
+                        &error,
+                        |error| warn!(partition = name, %error, "cannot consume; trying again"),
+                    );
+                    let pause = self.pause(delay);
                     stop.run_until_cancelled(pause).await;
                 }
             }

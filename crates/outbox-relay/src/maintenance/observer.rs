@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use service::{CancellationToken, LogThrottle};
+use service::{CancellationToken, FailureReporter};
 use storage::lease::Leases;
 use storage::outbox::{HorizonHolder, backlog, held_counts, horizon_holders};
 use storage::{DedicatedConnection, StorageError};
@@ -36,18 +36,19 @@ pub(crate) struct Observer {
 impl Observer {
     /// Looks every five seconds until `stop`.
     pub(crate) async fn run(mut self, stop: &CancellationToken) {
-        let mut trouble = LogThrottle::default();
+        let mut reporter = FailureReporter::default();
         let (mut horizon, mut first) = (Horizon::default(), FirstWaiting::default());
         loop {
             let started = Instant::now();
             // First, and by itself: the pipeline relies on it where the counts are slow for its sake.
             let looks = [self.look_at_horizon(&mut horizon).await, self.count().await];
             if let Some(error) = looks.into_iter().find_map(Result::err) {
-                if trouble.is_due(started) {
-                    warn!(%error, "cannot look at the backlog; its metrics stand still");
-                }
+                reporter.failed(
+                    &error,
+                    |error| warn!(%error, "cannot look at the backlog; its metrics stand still"),
+                );
             } else {
-                trouble.end();
+                reporter.succeeded();
             }
             self.refresh_waiting_partitions(&mut first).await;
             let pause = tokio::time::sleep(INTERVAL.max(started.elapsed() * SHARE));

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use service::{Backoff, CancellationToken, LogThrottle};
+use service::retry::bounds;
+use service::{CancellationToken, RetryLoop};
 use storage::outbox::{Done, clean};
 use storage::{Connection, Database, Session, StorageError, with_timeout};
 use tracing::{info, warn};
@@ -30,24 +31,20 @@ pub(crate) struct Cleaner {
 impl Cleaner {
     /// Cleans every minute until `stop`.
     pub(crate) async fn run(self, stop: &CancellationToken) {
-        let mut backoff = Backoff::new(Duration::from_secs(1), INTERVAL);
-        let mut trouble = LogThrottle::default();
+        let mut retry = RetryLoop::new(bounds::HOUSEKEEPING);
         while let Some(passed) = stop.run_until_cancelled(self.pass()).await {
             let pause = match passed {
                 Ok(deleted) => {
                     if deleted > 0 {
                         info!(deleted, "deleted old events");
                     }
-                    trouble.end();
-                    backoff.reset();
+                    retry.succeeded();
                     INTERVAL
                 }
-                Err(error) => {
-                    if trouble.is_due(Instant::now()) {
-                        warn!(%error, "cannot delete old events; trying again");
-                    }
-                    backoff.next_delay()
-                }
+                Err(error) => retry.failed(
+                    &error,
+                    |error| warn!(%error, "cannot delete old events; trying again"),
+                ),
             };
             stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use service::{Backoff, LogThrottle, ReadinessIssues};
+use service::retry::bounds;
+use service::{ReadinessIssues, RetryLoop};
 use storage::DedicatedConnection;
 use storage::lease::MemberId;
 use storage::outbox::{Hold, HoldCause, hold};
@@ -35,9 +36,8 @@ pub(crate) struct Holder {
 impl Holder {
     /// Holds until all who ask are gone.
     pub(crate) async fn run(mut self) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut trouble = LogThrottle::default();
-        while let Some(mut holds) = self.next(&mut trouble).await {
+        let mut retry = RetryLoop::reporting(bounds::TASK, self.postgres.issue(TASK));
+        while let Some(mut holds) = self.next(&mut retry).await {
             while holds.len() < MAX_EVENTS {
                 let Ok(more) = self.holds.try_recv() else {
                     break;
@@ -49,7 +49,7 @@ impl Holder {
                 .partition(|hold| hold.cause == HoldCause::Unavailable);
             let parts = unavailable.chunks(MAX_EVENTS);
             for part in parts.chain(others.chunks(MAX_KEYS)) {
-                self.hold(part, &mut backoff, &mut trouble).await;
+                self.hold(part, &mut retry).await;
                 // Held or not: what is not stays pending, and is read again.
                 let returned = Returned::slots(part.iter().map(|hold| hold.slot));
                 if self.returned.send(returned).await.is_err() {
@@ -59,42 +59,34 @@ impl Holder {
         }
     }
 
-    async fn next(&mut self, trouble: &mut LogThrottle) -> Option<Vec<Hold>> {
-        if trouble.is_there() {
+    async fn next(&mut self, retry: &mut RetryLoop) -> Option<Vec<Hold>> {
+        if retry.is_failing() {
             if let Ok(next) = tokio::time::timeout(QUIET, self.holds.recv()).await {
                 return next;
             }
-            self.end(trouble);
+            retry.succeeded();
         }
         self.holds.recv().await
     }
 
-    fn end(&self, trouble: &mut LogThrottle) {
-        if trouble.end() {
-            self.postgres.clear(TASK);
-        }
-    }
-
-    async fn hold(&mut self, holds: &[Hold], backoff: &mut Backoff, trouble: &mut LogThrottle) {
+    async fn hold(&mut self, holds: &[Hold], retry: &mut RetryLoop) {
         let started = Instant::now();
         let member = self.member;
         let held = async |conn: &mut _| hold(conn, LEASE_SCOPE, member, holds).await;
         match self.connection.call(DEADLINE, held).await {
             Ok(held) => {
-                backoff.reset();
-                self.end(trouble);
+                retry.succeeded();
                 self.metrics.held(&held);
                 self.metrics
                     .hold_seconds
                     .observe(started.elapsed().as_secs_f64());
             }
             Err(error) => {
-                if trouble.is_due(Instant::now()) {
-                    warn!(%error, events = holds.len(), "cannot hold events; they stay pending");
-                }
-                self.postgres.report(TASK, error);
+                let events = holds.len();
+                let log =
+                    |error: &_| warn!(%error, events, "cannot hold events; they stay pending");
                 // Read again at once they would only come back here.
-                tokio::time::sleep(backoff.next_delay()).await;
+                retry.wait_after(&error, log).await;
             }
         }
     }

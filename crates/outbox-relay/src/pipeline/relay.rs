@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use service::{Backoff, CancellationToken, LogThrottle, ReadinessIssues, Tracer};
+use service::retry::bounds;
+use service::{CancellationToken, ReadinessIssues, RetryLoop, Tracer};
 use storage::StorageError;
 use storage::lease::{HeldLease, Leases};
 use storage::outbox::Batch;
@@ -34,9 +35,6 @@ const OUTAGE_EVENTS: i64 = 100;
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(15);
 /// Longest pause of the loop: stalls are looked for at least this often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Postgres being back, the next attempt must not be far.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 const TASK: &str = "reading the outbox";
 
 /// What one [`Relay::step`] did.
@@ -135,8 +133,8 @@ impl Relay {
     /// When a task of the pipeline died. An outage of Postgres or Kafka is waited out.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RelayError> {
         let mut interval = PollInterval::new();
-        let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_BACKOFF);
-        let mut trouble = LogThrottle::default();
+        // Without an issue of its own: leases that have run out are reported here too.
+        let mut retry = RetryLoop::new(bounds::STANDSTILL);
         let mut read_error: Option<String> = None;
         while !stop.is_cancelled() {
             let started = Instant::now();
@@ -161,8 +159,7 @@ impl Relay {
                     // Without a read nothing is known of Postgres.
                     if !matches!(done, Step::Busy | Step::Outage) {
                         self.postgres.clear(TASK);
-                        trouble.end();
-                        backoff.reset();
+                        retry.succeeded();
                         read_error = None;
                     }
                     match done {
@@ -178,12 +175,10 @@ impl Relay {
                     }
                 }
                 Err(error) => {
-                    if trouble.is_due(Instant::now()) {
-                        warn!(%error, "cannot read the outbox; trying again");
-                    }
                     self.postgres.report(TASK, &error);
                     read_error = Some(error.to_string());
-                    backoff.next_delay()
+                    let log = |error: &_| warn!(%error, "cannot read the outbox; trying again");
+                    retry.failed(&error, log)
                 }
             };
             let wake_ups = self.metrics.wake_ups.clone();

@@ -4,7 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use service::{Backoff, LogThrottle, ReadinessIssues};
+use service::retry::bounds;
+use service::{ReadinessIssues, RetryLoop};
 use storage::DedicatedConnection;
 use storage::outbox::{Settled, settle};
 use tokio::sync::mpsc;
@@ -16,8 +17,6 @@ use crate::metrics::Metrics;
 /// Events per statement at most.
 const MAX_EVENTS: usize = 10_000;
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Postgres being back, the next attempt must not be far: slots stand still until then.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 const TASK: &str = "recording published events";
 
@@ -33,6 +32,8 @@ pub(crate) struct Settler {
 impl Settler {
     /// Settles until all senders are gone and nothing is left to settle.
     pub(crate) async fn run(mut self) {
+        let issue = self.postgres.issue(TASK);
+        let mut retry = RetryLoop::reporting(bounds::STANDSTILL, issue);
         while let Some(mut events) = self.acknowledged.recv().await {
             while events.len() < MAX_EVENTS {
                 let Ok(more) = self.acknowledged.try_recv() else {
@@ -40,7 +41,7 @@ impl Settler {
                 };
                 events.extend(more);
             }
-            self.settle(&mut events).await;
+            self.settle(&mut events, &mut retry).await;
             if self.returned.send(Returned::of(&events)).await.is_err() {
                 return;
             }
@@ -48,9 +49,7 @@ impl Settler {
     }
 
     /// Tries until it is done: there is nothing else to do with a fact.
-    async fn settle(&mut self, events: &mut [Settled]) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
-        let mut trouble = LogThrottle::default();
+    async fn settle(&mut self, events: &mut [Settled], retry: &mut RetryLoop) {
         loop {
             let started = Instant::now();
             let record = async |conn: &mut _| settle(conn, events).await;
@@ -59,17 +58,13 @@ impl Settler {
                     let seconds = started.elapsed().as_secs_f64();
                     self.metrics.settle_seconds.observe(seconds);
                     self.metrics.published.inc_by(moved as u64);
-                    if trouble.end() {
-                        self.postgres.clear(TASK);
-                    }
+                    retry.succeeded();
                     return;
                 }
                 Err(error) => {
-                    if trouble.is_due(Instant::now()) {
-                        warn!(%error, "cannot record published events; trying again");
-                    }
-                    self.postgres.report(TASK, error);
-                    tokio::time::sleep(backoff.next_delay()).await;
+                    let log =
+                        |error: &_| warn!(%error, "cannot record published events; trying again");
+                    retry.wait_after(&error, log).await;
                 }
             }
         }

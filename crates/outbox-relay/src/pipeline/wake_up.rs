@@ -1,10 +1,10 @@
 //! Listens for wake-ups. Without them everything works, at the pace of polling.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use service::{Backoff, CancellationToken, LogThrottle};
+use service::retry::bounds;
+use service::{CancellationToken, RetryLoop};
 use storage::notify::{Channel, listen, wake_ups};
 use storage::{Database, Session, StorageError};
 use tokio::sync::Notify;
@@ -20,31 +20,21 @@ pub(crate) struct Listener {
 impl Listener {
     /// Listens until `stop`, connecting anew whenever the connection breaks.
     pub(crate) async fn run(self, stop: &CancellationToken) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let mut trouble = LogThrottle::default();
-        while let Some(outcome) = stop
-            .run_until_cancelled(self.listen(&mut backoff, &mut trouble))
-            .await
-        {
-            if let Err(error) = outcome
-                && trouble.is_due(Instant::now())
-            {
-                warn!(%error, "wake-ups are lost; polling until they are back");
-            }
-            let pause = tokio::time::sleep(backoff.next_delay());
-            stop.run_until_cancelled(pause).await;
+        let mut retry = RetryLoop::new(bounds::HINTS);
+        let log = |error: &_| warn!(%error, "wake-ups are lost; polling until they are back");
+        while let Some(outcome) = stop.run_until_cancelled(self.listen(&mut retry)).await {
+            let delay = match outcome {
+                Ok(()) => retry.next_delay(),
+                Err(error) => retry.failed(&error, log),
+            };
+            stop.run_until_cancelled(tokio::time::sleep(delay)).await;
         }
     }
 
-    async fn listen(
-        &self,
-        backoff: &mut Backoff,
-        trouble: &mut LogThrottle,
-    ) -> Result<(), StorageError> {
+    async fn listen(&self, retry: &mut RetryLoop) -> Result<(), StorageError> {
         let mut conn = self.database.connect(&self.session).await?;
         listen(&mut conn, &[Channel::Outbox]).await?;
-        backoff.reset();
-        trouble.end();
+        retry.succeeded();
         // What was committed before we listened told nobody.
         self.wake.notify_one();
         let mut wake_ups = std::pin::pin!(wake_ups(&mut conn));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use domain::Slot;
 use messaging::{ErrorKind, KafkaError, PRODUCE_DEADLINE, envelope};
+use service::retry::bounds;
 use service::{Backoff, LogThrottle};
 use storage::outbox::{HoldCause, Settled};
 use tokio::task::{JoinError, JoinSet};
@@ -22,9 +23,6 @@ use crate::sender::diverted::Diverted;
 use crate::sender::requests::{Sender, Tested};
 use crate::trace;
 use crate::unavailable::circuits::Permission;
-
-/// Kafka being back, the next attempt must not be far.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// Sends what the sender is given, until the relay is gone.
 pub(crate) async fn run(sender: Sender) {
@@ -137,7 +135,7 @@ impl Delivery {
     /// Sends one chunk until Kafka has it, the circuit opens, or nothing of it is ours to send any
     /// more.
     async fn deliver(&mut self, mut chunk: Vec<Dispatched>) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
+        let mut backoff = Backoff::new(bounds::REQUEST);
         let mut attempts = 0;
         let begun = Instant::now();
         loop {

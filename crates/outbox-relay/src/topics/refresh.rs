@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use messaging::{Cluster, ErrorKind, KafkaError};
-use service::{Backoff, CancellationToken, Check, LogThrottle, WorkerSettings};
+use service::retry::bounds;
+use service::{CancellationToken, Check, FailureReporter, WorkerSettings};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
@@ -45,7 +46,7 @@ pub(crate) struct RouteKeeper {
     topics: watch::Sender<Topics>,
     wanted: mpsc::Receiver<String>,
     /// Topics cannot be looked up.
-    trouble: LogThrottle,
+    failures: FailureReporter,
 }
 
 impl RouteKeeper {
@@ -61,16 +62,15 @@ impl RouteKeeper {
             settings,
             topics,
             wanted,
-            trouble: LogThrottle::default(),
+            failures: FailureReporter::default(),
         };
         (keeper, routes)
     }
 
     /// Waits for Kafka, and keeps looking until `stop`.
     pub(crate) async fn run(mut self, kafka: &Check, stop: &CancellationToken) {
-        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
         let this = &self;
-        let ready = service::until_ready(kafka, stop, backoff, "Kafka", || async move {
+        let ready = service::until_ready(kafka, stop, bounds::BESIDE, "Kafka", || async move {
             let counts = this.cluster.partition_counts().await?;
             this.publish(counts, &RejectedTopics::default(), &Missing::default());
             Ok::<(), KafkaError>(())
@@ -174,12 +174,12 @@ impl RouteKeeper {
         let counts = self.cluster.partition_counts().await;
         match &counts {
             Ok(_) => {
-                self.trouble.end();
+                self.failures.succeeded();
             }
-            Err(error) if self.trouble.is_due(Instant::now()) => {
-                warn!(%error, "cannot look up the topics; trying again");
-            }
-            Err(_) => {}
+            Err(error) => self.failures.failed(
+                error,
+                |error| warn!(%error, "cannot look up the topics; trying again"),
+            ),
         }
         counts
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use domain::Slot;
-use service::{CancellationToken, LogThrottle, ReadinessIssues};
+use service::{CancellationToken, FailureReporter, ReadinessIssues};
 use storage::lease::Leases;
 use storage::outbox::{Destination, MoveFrom, UnavailableGroup, move_back, unavailable_groups};
 use storage::{DedicatedConnection, StorageError};
@@ -97,7 +97,7 @@ enum Kind {
 impl Recovery {
     /// Looks again and again until `stop`.
     pub(crate) async fn run(mut self, stop: &CancellationToken) {
-        let mut trouble = LogThrottle::default();
+        let mut reporter = FailureReporter::with(self.postgres.issue(TASK));
         let mut without_events = HashSet::new();
         let mut pause = LOOK_INTERVAL;
         while stop
@@ -121,15 +121,12 @@ impl Recovery {
             };
             match failed {
                 None => {
-                    trouble.end();
-                    self.postgres.clear(TASK);
+                    reporter.succeeded();
                 }
-                Some(error) => {
-                    if trouble.is_due(Instant::now()) {
-                        warn!(%error, "cannot move unavailable events back; trying again");
-                    }
-                    self.postgres.report(TASK, error);
-                }
+                Some(error) => reporter.failed(
+                    &error,
+                    |error| warn!(%error, "cannot move unavailable events back; trying again"),
+                ),
             }
         }
     }

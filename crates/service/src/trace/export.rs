@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::settings::Collector;
+use crate::retry::bounds;
 use crate::tasks::describe;
 use crate::{Backoff, LogThrottle};
 
@@ -182,7 +183,7 @@ impl Exporter {
         };
         let body = request.encode_to_vec();
         let give_up = Instant::now() + RETRY_FOR;
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
+        let mut backoff = Backoff::new(bounds::BESIDE);
         loop {
             let failure = match self.send(body.clone()).await {
                 Ok(rejected) => {
