@@ -9,7 +9,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
+use service::metrics::Registrar;
 use storage::pg::connection::Pool;
 
 /// Upper bounds in seconds: from a single fast commit to the deadline of a request.
@@ -28,12 +29,12 @@ pub struct Metrics {
     /// Orders cancelled.
     pub orders_cancelled: Counter,
     /// Wake-ups sent to the relay.
-    pub wake_ups: Counter,
+    pub outbox_wake_ups: Counter,
     /// Orders that wait for a writer.
-    pub waiting: Gauge,
-    batches: Histogram,
-    requests: Family<RequestLabels, Counter>,
-    durations: Family<RouteLabels, Histogram>,
+    pub orders_waiting: Gauge,
+    orders_per_commit: Histogram,
+    http_requests: Family<RequestLabels, Counter>,
+    http_request_duration_seconds: Family<RouteLabels, Histogram>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -52,51 +53,33 @@ struct RouteLabels {
 impl Metrics {
     /// Metrics that `registry` shows, together with the state of `pool`.
     pub fn register(registry: &mut Registry, pool: Pool) -> Self {
+        let mut to = Registrar::new(registry);
         let metrics = Self {
-            orders_placed: Counter::default(),
-            orders_cancelled: Counter::default(),
-            wake_ups: Counter::default(),
-            waiting: Gauge::default(),
-            batches: Histogram::new(BATCH_BUCKETS),
-            requests: Family::default(),
-            durations: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
+            orders_placed: to.add("orders_placed", "Orders committed and answered with 201"),
+            orders_cancelled: to.add(
+                "orders_cancelled",
+                "Orders cancelled; those that were before do not count",
+            ),
+            outbox_wake_ups: to.add("outbox_wake_ups", "Notifications sent to the relay"),
+            orders_waiting: to.add(
+                "orders_waiting",
+                "Orders that wait for a writer; 0 when group commit is off",
+            ),
+            orders_per_commit: to.histogram(
+                "orders_per_commit",
+                "Orders that shared a commit; nothing when group commit is off",
+                BATCH_BUCKETS,
+            ),
+            http_requests: to.add(
+                "http_requests",
+                "Requests answered, by method, route template and status",
+            ),
+            http_request_duration_seconds: to.histograms(
+                "http_request_duration_seconds",
+                "Time from a request's head to the head of its answer",
+                || Histogram::new(DURATION_BUCKETS),
+            ),
         };
-        registry.register(
-            "orders_placed",
-            "Orders committed and answered with 201",
-            metrics.orders_placed.clone(),
-        );
-        registry.register(
-            "orders_cancelled",
-            "Orders cancelled; those that were before do not count",
-            metrics.orders_cancelled.clone(),
-        );
-        registry.register(
-            "outbox_wake_ups",
-            "Notifications sent to the relay",
-            metrics.wake_ups.clone(),
-        );
-        registry.register(
-            "orders_waiting",
-            "Orders that wait for a writer; 0 when group commit is off",
-            metrics.waiting.clone(),
-        );
-        registry.register(
-            "orders_per_commit",
-            "Orders that shared a commit; nothing when group commit is off",
-            metrics.batches.clone(),
-        );
-        registry.register(
-            "http_requests",
-            "Requests answered, by method, route template and status",
-            metrics.requests.clone(),
-        );
-        registry.register_with_unit(
-            "http_request_duration",
-            "Time from a request's head to the head of its answer",
-            Unit::Seconds,
-            metrics.durations.clone(),
-        );
         registry.register_collector(Box::new(PoolState(pool)));
         metrics
     }
@@ -104,18 +87,18 @@ impl Metrics {
     /// Counts a commit that this many orders shared.
     pub fn committed(&self, orders: usize) {
         let orders = u32::try_from(orders).unwrap_or(u32::MAX);
-        self.batches.observe(f64::from(orders));
+        self.orders_per_commit.observe(f64::from(orders));
     }
 
     /// Counts an answered request. `route` is a template, never a path.
     pub fn answered(&self, method: &'static str, route: String, status: u16, took: Duration) {
-        self.durations
+        self.http_request_duration_seconds
             .get_or_create(&RouteLabels {
                 method,
                 route: route.clone(),
             })
             .observe(took.as_secs_f64());
-        self.requests
+        self.http_requests
             .get_or_create(&RequestLabels {
                 method,
                 route,

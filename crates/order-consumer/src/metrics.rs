@@ -1,7 +1,6 @@
 //! What the consumer counts, by topic. Every metric of a consumed topic exists from the start, at zero.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -9,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use service::metrics::{Registrar, SecondsCounter, SecondsGauge};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TopicLabel {
@@ -22,7 +22,7 @@ struct PartitionLabels {
 }
 
 type Counters = Family<TopicLabel, Counter>;
-type Histograms = Family<TopicLabel, Histogram, fn() -> Histogram>;
+type Histograms = Family<TopicLabel, Histogram>;
 
 /// The metrics of all topics. Clones count into the same ones.
 #[derive(Debug, Clone)]
@@ -34,10 +34,10 @@ pub struct Metrics {
     retries: Counters,
     fenced: Counters,
     cleaned: Counters,
-    throttled_seconds: Family<TopicLabel, Counter<f64, AtomicU64>>,
+    throttled_seconds: Family<TopicLabel, SecondsCounter>,
     partitions_owned: Family<TopicLabel, Gauge>,
     lag: Family<PartitionLabels, Gauge>,
-    lag_seconds: Family<PartitionLabels, Gauge<f64, AtomicU64>>,
+    lag_seconds: Family<PartitionLabels, SecondsGauge>,
     batch_records: Histograms,
     batch_seconds: Histograms,
     event_seconds: Histograms,
@@ -61,7 +61,7 @@ pub struct TopicMetrics {
     /// Inbox rows deleted after their retention.
     pub cleaned: Counter,
     /// For how long quotas of Kafka delayed fetches.
-    pub throttled_seconds: Counter<f64, AtomicU64>,
+    pub throttled_seconds: SecondsCounter,
     /// Partitions owned now.
     pub partitions_owned: Gauge,
     /// Records per batch.
@@ -72,36 +72,59 @@ pub struct TopicMetrics {
     pub event_seconds: Histogram,
     topic: Arc<str>,
     lag: Family<PartitionLabels, Gauge>,
-    lag_seconds: Family<PartitionLabels, Gauge<f64, AtomicU64>>,
+    lag_seconds: Family<PartitionLabels, SecondsGauge>,
 }
 
 impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            consumed: Family::default(),
-            duplicates: Family::default(),
-            dead: Family::default(),
-            blocked: Family::default(),
-            retries: Family::default(),
-            fenced: Family::default(),
-            cleaned: Family::default(),
-            throttled_seconds: Family::default(),
-            partitions_owned: Family::default(),
-            lag: Family::default(),
-            lag_seconds: Family::default(),
-            batch_records: Family::new_with_constructor(|| {
+        let mut to = Registrar::new(registry);
+        Self {
+            consumed: to.add("inbox_consumed", "Events whose effect happened"),
+            duplicates: to.add(
+                "inbox_duplicates",
+                "Records of events that had been applied before",
+            ),
+            dead: to.add("inbox_dead", "Records that can never be applied"),
+            blocked: to.add(
+                "inbox_blocked",
+                "Records blocked by a dead one of their key",
+            ),
+            retries: to.add(
+                "inbox_retries",
+                "Batches tried again because a handler failed",
+            ),
+            fenced: to.add(
+                "inbox_fenced",
+                "Batches dropped because the partition had another owner",
+            ),
+            cleaned: to.add("inbox_cleaned", "Inbox rows deleted after their retention"),
+            throttled_seconds: to.add(
+                "inbox_throttled_seconds",
+                "Time for which quotas of Kafka delayed fetches",
+            ),
+            partitions_owned: to.add("inbox_partitions_owned", "Partitions this process owns"),
+            lag: to.add(
+                "inbox_lag",
+                "Offsets still to be consumed, of each owned partition",
+            ),
+            lag_seconds: to.add(
+                "inbox_lag_seconds",
+                "Age of the oldest record known not to be applied, of each owned partition",
+            ),
+            batch_records: to.histograms("inbox_batch_records", "Records per batch", || {
                 Histogram::new(exponential_buckets(1.0, 2.0, 14))
             }),
-            batch_seconds: Family::new_with_constructor(|| {
-                Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
-            }),
-            event_seconds: Family::new_with_constructor(|| {
-                Histogram::new(exponential_buckets(0.001, 2.0, 20))
-            }),
-        };
-        metrics.register_counters(registry);
-        metrics.register_others(registry);
-        metrics
+            batch_seconds: to.histograms(
+                "inbox_batch_seconds",
+                "Time of a batch's transaction",
+                || Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
+            ),
+            event_seconds: to.histograms(
+                "inbox_event_seconds",
+                "From the creation of an event (ce_time) to the commit of its effect",
+                || Histogram::new(exponential_buckets(0.001, 2.0, 20)),
+            ),
+        }
     }
 
     /// The metrics of `topic`, which exist from here on.
@@ -126,90 +149,6 @@ impl Metrics {
             topic,
             lag: self.lag.clone(),
             lag_seconds: self.lag_seconds.clone(),
-        }
-    }
-
-    fn register_counters(&self, registry: &mut Registry) {
-        for (name, help, counters) in [
-            (
-                "inbox_consumed",
-                "Events whose effect happened",
-                &self.consumed,
-            ),
-            (
-                "inbox_duplicates",
-                "Records of events that had been applied before",
-                &self.duplicates,
-            ),
-            (
-                "inbox_dead",
-                "Records that can never be applied",
-                &self.dead,
-            ),
-            (
-                "inbox_blocked",
-                "Records blocked by a dead one of their key",
-                &self.blocked,
-            ),
-            (
-                "inbox_retries",
-                "Batches tried again because a handler failed",
-                &self.retries,
-            ),
-            (
-                "inbox_fenced",
-                "Batches dropped because the partition had another owner",
-                &self.fenced,
-            ),
-            (
-                "inbox_cleaned",
-                "Inbox rows deleted after their retention",
-                &self.cleaned,
-            ),
-        ] {
-            registry.register(name, help, counters.clone());
-        }
-    }
-
-    fn register_others(&self, registry: &mut Registry) {
-        registry.register(
-            "inbox_throttled_seconds",
-            "Time for which quotas of Kafka delayed fetches",
-            self.throttled_seconds.clone(),
-        );
-        registry.register(
-            "inbox_partitions_owned",
-            "Partitions this process owns",
-            self.partitions_owned.clone(),
-        );
-        registry.register(
-            "inbox_lag",
-            "Offsets still to be consumed, of each owned partition",
-            self.lag.clone(),
-        );
-        registry.register(
-            "inbox_lag_seconds",
-            "Age of the oldest record known not to be applied, of each owned partition",
-            self.lag_seconds.clone(),
-        );
-        for (name, help, histograms) in [
-            (
-                "inbox_batch_records",
-                "Records per batch",
-                &self.batch_records,
-            ),
-            (
-                "inbox_batch_seconds",
-                "Time of a batch's transaction",
-                &self.batch_seconds,
-            ),
-            (
-                "inbox_event_seconds",
-                "From the creation of an event (ce_time) to the commit of its effect",
-                &self.event_seconds,
-            ),
-        ] {
-            registry.register(name, help, histograms.clone());
         }
     }
 }

@@ -3,19 +3,13 @@
 //! Gauges about the database are filled by the observer: each relay shows the whole outbox, so an
 //! alert takes their maximum over the relays, never their sum.
 
-use std::fmt::Debug;
-use std::sync::atomic::AtomicU64;
-
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
+use service::metrics::{Registrar, SecondsGauge};
 use storage::outbox::HeldEvents;
-
-/// A gauge of seconds.
-pub type SecondsGauge = Gauge<f64, AtomicU64>;
 
 /// Clones count into the same metrics.
 #[derive(Debug, Clone)]
@@ -23,7 +17,7 @@ pub struct Metrics {
     /// Events moved to published.
     pub published: Counter,
     /// Produce requests that failed and were tried again.
-    pub produce_failures: Counter,
+    pub retried: Counter,
     /// Records sent again although the request that carried them may have got through.
     pub resent_after_unknown_outcome: Counter,
     /// Events moved to held.
@@ -43,11 +37,11 @@ pub struct Metrics {
     /// Pending events of the whole outbox, counted up to a bound.
     pub backlog: Gauge,
     /// Age of the oldest pending event of the whole outbox; 0 when nothing is pending.
-    pub oldest_pending_age: SecondsGauge,
+    pub oldest_pending_age_seconds: SecondsGauge,
     /// Events held now, counted up to a bound.
     pub held: ByCause<Gauge>,
     /// Age of the oldest snapshot that keeps deleted entries from being vacuumed; 0 when there is none.
-    pub snapshot_horizon_age: SecondsGauge,
+    pub snapshot_horizon_age_seconds: SecondsGauge,
     pub read_seconds: Histogram,
     pub produce_seconds: Histogram,
     pub settle_seconds: Histogram,
@@ -83,16 +77,28 @@ struct CauseLabel {
     cause: &'static str,
 }
 
+const fn label(cause: &'static str) -> CauseLabel {
+    CauseLabel { cause }
+}
+
+/// In the order of [`ByCause`].
+const CAUSES: [CauseLabel; 3] = [label("dead"), label("blocked"), label("unavailable")];
+
+/// Upper bounds of times: from half a millisecond to 16 s.
+fn seconds() -> impl Iterator<Item = f64> {
+    exponential_buckets(0.000_5, 2.0, 16)
+}
+
 impl Metrics {
     /// Metrics that `registry` shows.
     pub fn register(registry: &mut Registry) -> Self {
-        let mut to = Registrar(registry);
+        let mut to = Registrar::new(registry);
         Self {
             published: to.add(
                 "outbox_published",
                 "Events acknowledged by Kafka and recorded as published",
             ),
-            produce_failures: to.add(
+            retried: to.add(
                 "outbox_retried",
                 "Produce requests that failed and were tried again",
             ),
@@ -100,11 +106,7 @@ impl Metrics {
                 "outbox_resent_after_unknown_outcome",
                 "Records sent again although Kafka may have them: possible duplicates",
             ),
-            holds: ByCause::of(to.by_cause(
-                "outbox_holds",
-                "Events moved to held, by cause",
-                ["dead", "blocked", "unavailable"],
-            )),
+            holds: ByCause::of(to.each("outbox_holds", "Events moved to held, by cause", CAUSES)),
             orphans: to.add(
                 "outbox_orphans",
                 "Pending ids removed since their event does not exist",
@@ -113,14 +115,15 @@ impl Metrics {
                 "outbox_lease_losses",
                 "Slots lost without having been given up",
             ),
-            wake_ups: WakeUps::of(to.by_cause(
+            wake_ups: WakeUps::of(to.each(
                 "outbox_wake_ups",
                 "Reads of the outbox, by what started them",
-                ["notification", "poll", "settled", "lease"],
+                ["notification", "poll", "settled", "lease"].map(label),
             )),
             deleted: to.add(
                 "outbox_deleted",
-                "Published and discarded events deleted because they were older than OUTBOX_RETENTION",
+                "Published and discarded events deleted because they were older than \
+                 OUTBOX_RETENTION",
             ),
             slots_owned: to.add("outbox_slots_owned", "Slots this process owns"),
             in_flight: to.add("outbox_in_flight", "Events read and not yet settled"),
@@ -128,23 +131,39 @@ impl Metrics {
                 "outbox_backlog",
                 "Pending events of the whole outbox, counted up to 100,000",
             ),
-            oldest_pending_age: to.add(
+            oldest_pending_age_seconds: to.add(
                 "outbox_oldest_pending_age_seconds",
                 "Age of the oldest pending event of the whole outbox, 0 when nothing is pending",
             ),
-            held: ByCause::of(to.by_cause(
+            held: ByCause::of(to.each(
                 "outbox_held",
                 "Events held now, by cause, among the 100,000 oldest",
-                ["dead", "blocked", "unavailable"],
+                CAUSES,
             )),
-            snapshot_horizon_age: to.add(
+            snapshot_horizon_age_seconds: to.add(
                 "outbox_snapshot_horizon_age_seconds",
                 "Age of the oldest snapshot that keeps deleted entries from being vacuumed",
             ),
-            read_seconds: to.seconds("outbox_read_seconds", "Time of a read of pending events"),
-            produce_seconds: to.seconds("outbox_produce_seconds", "Time of a produce request"),
-            settle_seconds: to.seconds("outbox_settle_seconds", "Time of a settling statement"),
-            hold_seconds: to.seconds("outbox_hold_seconds", "Time of a holding transaction"),
+            read_seconds: to.histogram(
+                "outbox_read_seconds",
+                "Time of a read of pending events",
+                seconds(),
+            ),
+            produce_seconds: to.histogram(
+                "outbox_produce_seconds",
+                "Time of a produce request",
+                seconds(),
+            ),
+            settle_seconds: to.histogram(
+                "outbox_settle_seconds",
+                "Time of a settling statement",
+                seconds(),
+            ),
+            hold_seconds: to.histogram(
+                "outbox_hold_seconds",
+                "Time of a holding transaction",
+                seconds(),
+            ),
         }
     }
 
@@ -180,39 +199,6 @@ impl WakeUps {
             settled,
             lease,
         }
-    }
-}
-
-/// Makes metrics and registers them.
-struct Registrar<'a>(&'a mut Registry);
-
-impl Registrar<'_> {
-    fn add<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
-        let metric = M::default();
-        self.0.register(name, help, metric.clone());
-        metric
-    }
-
-    fn seconds(&mut self, name: &str, help: &str) -> Histogram {
-        let histogram = Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
-        self.0.register(name, help, histogram.clone());
-        histogram
-    }
-
-    /// One metric per cause, shown from the start.
-    fn by_cause<M, const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        causes: [&'static str; N],
-    ) -> [M; N]
-    where
-        M: Metric + Clone + Default + Debug,
-        Family<CauseLabel, M>: Metric,
-    {
-        let family = Family::<CauseLabel, M>::default();
-        self.0.register(name, help, family.clone());
-        causes.map(|cause| family.get_or_create_owned(&CauseLabel { cause }))
     }
 }
 

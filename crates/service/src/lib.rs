@@ -35,6 +35,7 @@ pub mod healthcheck;
 pub mod heartbeat;
 pub mod listener;
 pub mod log_throttle;
+pub mod metrics;
 pub mod open_files;
 pub mod ops;
 pub mod output;

@@ -4,16 +4,15 @@
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::heartbeat::Heartbeat;
+use crate::metrics::{Registrar, SecondsGauge};
 use crate::ops::{MAX_HEARTBEAT_AGE, OpsState};
 use crate::signals::Signals;
 use crate::tasks::{BoxError, Ending, Tasks, Work, describe};
@@ -46,14 +45,16 @@ impl Process {
     /// A process without tasks, called `name` in logs and metrics. Nothing runs before
     /// [`Process::run`].
     pub fn new(name: &'static str) -> Process {
+        let mut registry = Registry::default();
+        let spans = SpanCounts::register(&mut registry);
         Process {
             name,
             grace: GRACE,
             stop: CancellationToken::new(),
             readiness: Readiness::new(),
-            registry: Registry::default(),
+            registry,
             tasks: Vec::new(),
-            spans: SpanCounts::default(),
+            spans,
             exporter: None,
         }
     }
@@ -189,15 +190,12 @@ impl Process {
     }
 
     fn register_own_metrics(&mut self) {
-        self.spans.register(&mut self.registry);
-        let started = Gauge::<f64, AtomicU64>::default();
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-        started.set(since_epoch.unwrap_or_default().as_secs_f64());
-        self.registry.register(
+        let started: SecondsGauge = Registrar::new(&mut self.registry).add(
             "process_start_time_seconds",
             "When the process started, in seconds since 1970-01-01 UTC",
-            started,
         );
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        started.set(since_epoch.unwrap_or_default().as_secs_f64());
         self.registry.register(
             "build",
             "What is running",

@@ -97,7 +97,7 @@ impl Sender {
         let send = async |conn: &mut _| notify(conn, Channel::Outbox).await;
         self.connection.call(SEND_WITHIN, send).await?;
         self.pacing.sent(Instant::now());
-        self.metrics.wake_ups.inc();
+        self.metrics.outbox_wake_ups.inc();
         self.works();
         Ok(())
     }

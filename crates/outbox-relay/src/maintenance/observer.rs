@@ -79,7 +79,7 @@ impl Observer {
         let metrics = &self.metrics;
         metrics.backlog.set(backlog.pending);
         let oldest = backlog.oldest_seconds.unwrap_or_default();
-        metrics.oldest_pending_age.set(oldest.max(0.0));
+        metrics.oldest_pending_age_seconds.set(oldest.max(0.0));
         let ByCause {
             dead,
             blocked,
@@ -95,7 +95,9 @@ impl Observer {
         let look = async |conn: &mut _| horizon_holders(conn).await;
         let holders = self.connection.call(DEADLINE, look).await?;
         let (age, holder) = horizon.look(Instant::now(), &holders).unwrap_or_default();
-        self.metrics.snapshot_horizon_age.set(age.as_secs_f64());
+        self.metrics
+            .snapshot_horizon_age_seconds
+            .set(age.as_secs_f64());
         let seconds = age.as_secs();
         match horizon.judge(age) {
             Some(HorizonAlert::TooOld) => warn!(

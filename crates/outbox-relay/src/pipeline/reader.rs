@@ -93,7 +93,7 @@ impl Reader {
         most: i64,
         room: i64,
     ) -> Result<Option<Batch>, StorageError> {
-        let horizon_age = self.metrics.snapshot_horizon_age.get();
+        let horizon_age = self.metrics.snapshot_horizon_age_seconds.get();
         let per_slot = per_slot(self.limits, self.slow, horizon_age);
         let limits = BatchLimits {
             events: per_slot.events.min(most),

@@ -401,7 +401,7 @@ impl Delivery {
 
     fn count(&self, error: &KafkaError, events: usize) {
         let sender = &self.sender;
-        sender.metrics.produce_failures.inc();
+        sender.metrics.retried.inc();
         if error.outcome_is_unknown() {
             let resent = u64::try_from(events).unwrap_or(u64::MAX);
             sender.metrics.resent_after_unknown_outcome.inc_by(resent);

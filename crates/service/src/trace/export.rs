@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::settings::Collector;
+use crate::metrics::Registrar;
 use crate::retry::bounds;
 use crate::tasks::describe;
 use crate::{Backoff, LogThrottle};
@@ -43,22 +44,20 @@ const RETRY_FOR: Duration = Duration::from_secs(15);
 /// What became of the spans of a process. Clones count into the same metrics.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SpanCounts {
-    exported: Counter,
-    dropped: Counter,
+    spans_exported: Counter,
+    spans_dropped: Counter,
 }
 
 impl SpanCounts {
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "spans_exported",
-            "Spans that the collector took",
-            self.exported.clone(),
-        );
-        registry.register(
-            "spans_dropped",
-            "Spans that were given up: the collector was away, too slow, or refused them",
-            self.dropped.clone(),
-        );
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let mut to = Registrar::new(registry);
+        Self {
+            spans_exported: to.add("spans_exported", "Spans that the collector took"),
+            spans_dropped: to.add(
+                "spans_dropped",
+                "Spans that were given up: the collector was away, too slow, or refused them",
+            ),
+        }
     }
 }
 
@@ -75,7 +74,7 @@ impl SpanProcessor for Queue {
     fn on_end(&self, span: SpanData) {
         // Full, or the process is at its end.
         if self.spans.try_send(span).is_err() {
-            self.counts.dropped.inc();
+            self.counts.spans_dropped.inc();
         }
     }
 
@@ -188,8 +187,8 @@ impl Exporter {
             let failure = match self.send(body.clone()).await {
                 Ok(rejected) => {
                     let rejected = rejected.min(spans);
-                    self.counts.dropped.inc_by(rejected);
-                    self.counts.exported.inc_by(spans - rejected);
+                    self.counts.spans_dropped.inc_by(rejected);
+                    self.counts.spans_exported.inc_by(spans - rejected);
                     self.recovered(rejected);
                     return;
                 }
@@ -199,7 +198,7 @@ impl Exporter {
             let again =
                 failure.passing && !self.finish.is_cancelled() && Instant::now() + pause < give_up;
             if !again {
-                self.counts.dropped.inc_by(spans);
+                self.counts.spans_dropped.inc_by(spans);
             }
             self.complain(&failure.reason);
             if !again {
@@ -225,7 +224,7 @@ impl Exporter {
 
     fn complain(&mut self, reason: &str) {
         if self.trouble.is_due(Instant::now().into_std()) {
-            let dropped = self.counts.dropped.get();
+            let dropped = self.counts.spans_dropped.get();
             tracing::warn!(
                 collector = %self.traces, reason, dropped,
                 "spans cannot be sent; those that have to wait for too long are dropped"
@@ -237,7 +236,10 @@ impl Exporter {
         if rejected > 0 {
             self.complain("the collector rejected spans");
         } else if self.trouble.end() {
-            tracing::info!(dropped = self.counts.dropped.get(), "spans are sent again");
+            tracing::info!(
+                dropped = self.counts.spans_dropped.get(),
+                "spans are sent again"
+            );
         }
     }
 }

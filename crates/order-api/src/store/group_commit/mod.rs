@@ -95,7 +95,7 @@ impl Queue {
         self.orders
             .try_send(ticket)
             .map_err(|_| StoreError::Busy(TAKEN_WITHIN))?;
-        self.metrics.waiting.inc();
+        self.metrics.orders_waiting.inc();
         let waiter = turn.waiter();
         let outcome = match tokio::time::timeout(TAKEN_WITHIN, &mut answered).await {
             Ok(outcome) => Some(outcome),

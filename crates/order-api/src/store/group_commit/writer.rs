@@ -46,7 +46,7 @@ impl Writer {
         let mut batch = Vec::new();
         let taken = self.waiting.lock().await.recv_many(&mut batch, BATCH).await;
         self.metrics
-            .waiting
+            .orders_waiting
             .dec_by(taken.try_into().unwrap_or(i64::MAX));
         batch
     }
