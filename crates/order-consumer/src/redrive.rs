@@ -264,7 +264,7 @@ impl HeldKey<'_> {
         if let Some((place, reason)) = stuck {
             let (stored, position) = (&chunk[place], self.position(&chunk[place]));
             dead_letters::rejected(conn, self.group, &position, &reason).await?;
-            if stored.cause != Cause::Dead.as_str() {
+            if stored.cause != Cause::Dead {
                 let letter = letter(&records[place], Cause::Dead, reason.clone(), 1);
                 outbox::append(conn, &[dead_letter_event(self.group, &position, &letter)]).await?;
             }

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use service::metrics::{Registrar, SecondsGauge};
-use storage::outbox::HeldEvents;
+use storage::outbox::{HeldEvents, HoldCause};
 
 /// Clones count into the same metrics.
 #[derive(Debug, Clone)]
@@ -82,7 +82,11 @@ const fn label(cause: &'static str) -> CauseLabel {
 }
 
 /// In the order of [`ByCause`].
-const CAUSES: [CauseLabel; 3] = [label("dead"), label("blocked"), label("unavailable")];
+const CAUSES: [CauseLabel; 3] = [
+    label(HoldCause::Dead.as_str()),
+    label(HoldCause::Blocked.as_str()),
+    label(HoldCause::Unavailable.as_str()),
+];
 
 /// Upper bounds of times: from half a millisecond to 16 s.
 fn seconds() -> impl Iterator<Item = f64> {
@@ -170,11 +174,10 @@ impl Metrics {
     /// Counts events that were moved to held just now.
     pub fn held(&self, held: &[HeldEvents]) {
         for HeldEvents { cause, events } in held {
-            let counter = match cause.as_str() {
-                "dead" => &self.holds.dead,
-                "blocked" => &self.holds.blocked,
-                // The table's own check knows no other.
-                _ => &self.holds.unavailable,
+            let counter = match cause {
+                HoldCause::Dead => &self.holds.dead,
+                HoldCause::Blocked => &self.holds.blocked,
+                HoldCause::Unavailable => &self.holds.unavailable,
             };
             counter.inc_by(u64::try_from(*events).unwrap_or_default());
         }
@@ -246,7 +249,7 @@ mod tests {
         }
 
         metrics.held(&[HeldEvents {
-            cause: "blocked".to_owned(),
+            cause: HoldCause::Blocked,
             events: 3,
         }]);
         let text = shown(&registry);

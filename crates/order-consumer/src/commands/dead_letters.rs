@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use domain::Position;
 use serde::Serialize;
 use service::output::{print, print_json, printable, table};
-use storage::inbox::dead_letters::{self, Filter, Listed};
+use storage::inbox::dead_letters::{self, Ending, Filter, Listed};
 use storage::{Connection, Fault};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -98,14 +98,14 @@ struct Row {
     event_id: Option<Uuid>,
     key: Option<String>,
     value_bytes: Option<i32>,
-    cause: String,
+    cause: &'static str,
     reason: String,
     attempts: i32,
     #[serde(with = "time::serde::rfc3339")]
     held_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
     settled_at: Option<OffsetDateTime>,
-    settled_as: Option<String>,
+    settled_as: Option<&'static str>,
 }
 
 impl Row {
@@ -117,12 +117,12 @@ impl Row {
             event_id: listed.event_id,
             key: listed.key.as_deref().map(key_text),
             value_bytes: listed.value_bytes,
-            cause: listed.cause,
+            cause: listed.cause.as_str(),
             reason: listed.reason,
             attempts: listed.attempts,
             held_at: listed.held_at,
             settled_at: listed.settled_at,
-            settled_as: listed.settled_as,
+            settled_as: listed.settled_as.map(Ending::as_str),
         }
     }
 }
@@ -149,7 +149,7 @@ async fn list(
             .map(|row| {
                 [
                     format!("{}/{}/{}", row.topic, row.partition, row.offset),
-                    row.settled_as.unwrap_or(row.cause),
+                    row.settled_as.unwrap_or(row.cause).to_owned(),
                     row.key
                         .map_or("-".to_owned(), |key| printable(&key, LONGEST)),
                     row.event_id.map_or("-".to_owned(), |id| id.to_string()),

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
-use domain::EventId;
+use domain::{EventId, EventState};
 use service::{SettingsError, Source, exit_code_for_settings};
 use storage::migrations::{NotReady, connect_when_ready};
 use storage::notify::{Channel, notify};
@@ -51,10 +51,10 @@ enum CommandError {
     Interrupted { cause: StorageError, done: String },
     #[error("no held event has the id {0}")]
     NotHeld(EventId),
-    #[error("event {event} is not dead but {state}{explanation}")]
+    #[error("event {event} is not dead but {}{explanation}", .state.as_str())]
     NotDead {
         event: Uuid,
-        state: String,
+        state: EventState,
         explanation: &'static str,
     },
     #[error("cannot write the answer: {0}")]

@@ -1,15 +1,18 @@
 //! Looking at what is held, for whoever decides about it.
 
+use diesel::deserialize::{self, FromSql};
+use diesel::pg::{Pg, PgValue};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use domain::EventId;
+use domain::{EventId, EventState};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::redrive::TopicKey;
 use crate::pg::error::StorageError;
+use crate::pg::name::named;
 
 /// An event that is held, or was and is given up.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
@@ -22,9 +25,9 @@ pub struct HeldEvent {
     pub of: TopicKey,
     #[diesel(sql_type = Text)]
     pub event_type: String,
-    /// `dead`, `blocked`, `unavailable` or `discarded`.
-    #[diesel(sql_type = Text)]
-    pub state: String,
+    /// Dead, blocked, unavailable or discarded.
+    #[diesel(sql_type = Text, deserialize_as = HeldState)]
+    pub state: EventState,
     /// What Kafka or the client said.
     #[diesel(sql_type = Nullable<Text>)]
     pub error: Option<String>,
@@ -47,8 +50,24 @@ pub struct HeldEvent {
 pub struct HeldFilter {
     pub topic: Option<String>,
     pub key: Option<String>,
-    /// A [`HeldEvent::state`]; `None` is all but `discarded`.
-    pub state: Option<String>,
+    /// `None` is all but the discarded ones.
+    pub state: Option<EventState>,
+}
+
+/// A state that follows from `outbox_held.cause`.
+pub(super) struct HeldState(EventState);
+
+impl FromSql<Text, Pg> for HeldState {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        let states = &EventState::ALL;
+        named(value, "outbox_held.cause", states, EventState::as_str).map(Self)
+    }
+}
+
+impl From<HeldState> for EventState {
+    fn from(state: HeldState) -> Self {
+        state.0
+    }
 }
 
 macro_rules! select_from {
@@ -94,14 +113,17 @@ pub async fn held(
     filter: &HeldFilter,
     limit: i64,
 ) -> Result<Vec<HeldEvent>, StorageError> {
-    let statement = match filter.state.as_deref() {
-        Some("discarded") => DISCARDED,
-        _ => UNSETTLED,
+    let statement = match filter.state {
+        Some(EventState::Discarded) => DISCARDED,
+        None | Some(EventState::Dead | EventState::Blocked | EventState::Unavailable) => UNSETTLED,
+        Some(EventState::Pending | EventState::Published | EventState::Unqueued) => {
+            return Ok(Vec::new());
+        }
     };
     Ok(sql_query(statement)
         .bind::<Nullable<Text>, _>(filter.topic.as_deref())
         .bind::<Nullable<Text>, _>(filter.key.as_deref())
-        .bind::<Nullable<Text>, _>(filter.state.as_deref())
+        .bind::<Nullable<Text>, _>(filter.state.map(EventState::as_str))
         .bind::<BigInt, _>(limit)
         .load(conn)
         .await?)

@@ -4,6 +4,8 @@
 //! What turns out not to be so any more (the event was settled, discarded, replayed, the slot lost)
 //! just stays pending, and is read again.
 
+use diesel::deserialize::{self, FromSql};
+use diesel::pg::{Pg, PgValue};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, SmallInt, Text, Uuid as SqlUuid};
@@ -13,6 +15,7 @@ use domain::Slot;
 use super::key_lock::lock_keys;
 use crate::lease::MemberId;
 use crate::pg::error::StorageError;
+use crate::pg::name::named;
 use crate::pg::xid::{RowVersion, Xid, Xmin};
 
 /// Why an event is to be held.
@@ -24,6 +27,25 @@ pub enum HoldCause {
     Unavailable,
     /// An earlier event of its topic and key is dead; it follows that one.
     Blocked,
+}
+
+impl HoldCause {
+    const ALL: [Self; 3] = [Self::Dead, Self::Unavailable, Self::Blocked];
+
+    /// As `outbox_held.cause` has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Unavailable => "unavailable",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+impl FromSql<Text, Pg> for HoldCause {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        named(value, "outbox_held.cause", &Self::ALL, Self::as_str)
+    }
 }
 
 /// Where an event was routed: a partition, under the number of partitions that its topic had then.
@@ -61,11 +83,11 @@ pub struct Hold {
     pub attempts: i32,
 }
 
-/// A cause in the words of the table, and how many events are held for it now.
+/// A cause, and how many events are held for it now.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct HeldEvents {
     #[diesel(sql_type = Text)]
-    pub cause: String,
+    pub cause: HoldCause,
     #[diesel(sql_type = BigInt)]
     pub events: i64,
 }
@@ -182,11 +204,7 @@ async fn move_to_held(
     if holds.is_empty() {
         return Ok(Vec::new());
     }
-    let cause = |hold: &&Hold| match hold.cause {
-        HoldCause::Dead => "dead",
-        HoldCause::Unavailable => "unavailable",
-        HoldCause::Blocked => "blocked",
-    };
+    let causes: Vec<_> = holds.iter().map(|hold| hold.cause.as_str()).collect();
     let columns = Columns::of(holds);
     let errors: Vec<Option<&str>> = holds.iter().map(|h| h.error.as_deref()).collect();
     Ok(sql_query(HOLD)
@@ -202,7 +220,7 @@ async fn move_to_held(
         .bind::<Array<Text>, _>(columns.keys)
         .bind::<Array<Integer>, _>(columns.partition_counts)
         .bind::<Array<Integer>, _>(columns.partitions)
-        .bind::<Array<Text>, _>(holds.iter().map(cause).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(causes)
         .bind::<Array<Nullable<Text>>, _>(errors)
         .bind::<Array<Integer>, _>(holds.iter().map(|h| h.attempts).collect::<Vec<_>>())
         .load(conn)

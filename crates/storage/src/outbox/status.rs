@@ -6,9 +6,10 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Array, BigInt, Double, Nullable, SmallInt, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use domain::Slot;
+use domain::{EventState, Slot};
 use uuid::Uuid;
 
+use super::held::HeldState;
 use super::unavailable::slot_from;
 use crate::lease::MemberId;
 use crate::pg::error::StorageError;
@@ -269,9 +270,9 @@ pub async fn slots_to_watch(
 /// For how long the oldest event of a state has waited.
 #[derive(Debug, Clone, PartialEq, QueryableByName)]
 pub struct StateAge {
-    /// `pending`, `dead`, `blocked` or `unavailable`.
-    #[diesel(sql_type = Text)]
-    pub state: String,
+    /// Pending, dead, blocked or unavailable.
+    #[diesel(sql_type = Text, deserialize_as = HeldState)]
+    pub state: EventState,
     /// Since the event was written.
     #[diesel(sql_type = Double)]
     pub seconds: f64,

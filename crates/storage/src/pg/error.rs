@@ -9,7 +9,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 pub enum StorageError {
     /// Postgres refused or could not be asked.
     #[error("postgres: {0}")]
-    Query(#[from] DieselError),
+    Query(#[source] DieselError),
     /// No connection could be made.
     #[error("cannot connect to postgres at {address}: {reason}")]
     Connect {
@@ -29,6 +29,19 @@ pub enum StorageError {
         column: &'static str,
         reason: String,
     },
+}
+
+impl From<DieselError> for StorageError {
+    fn from(error: DieselError) -> Self {
+        match error {
+            // A column that names what it could not read.
+            DieselError::DeserializationError(error) => match error.downcast() {
+                Ok(unreadable) => *unreadable,
+                Err(error) => Self::Query(DieselError::DeserializationError(error)),
+            },
+            error => Self::Query(error),
+        }
+    }
 }
 
 impl StorageError {

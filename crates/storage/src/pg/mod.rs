@@ -5,4 +5,5 @@ pub mod connection;
 pub(crate) mod dedicated_connection;
 pub mod error;
 pub mod fault;
+pub(crate) mod name;
 pub(crate) mod xid;

@@ -1,5 +1,7 @@
 //! Letting held keys go: what moves, what stays, and who waits for whom.
 
+use domain::EventState;
+use storage::StorageError;
 use storage::outbox::{
     Discarded, HeldFilter, Redriven, TopicKey, append, dead_keys, discard, discardable, held,
     held_event, redrivable, redrive, verify,
@@ -148,12 +150,15 @@ async fn held_keys_and_events_are_found() {
         (1..=9).collect::<Vec<_>>()
     );
     assert_eq!(ids(&mut conn, all, 2).await, [1, 2]);
-    let of_state = |state: &str| HeldFilter {
-        state: Some(state.to_owned()),
+    let of_state = |state| HeldFilter {
+        state: Some(state),
         ..HeldFilter::default()
     };
-    assert_eq!(ids(&mut conn, of_state("dead"), 99).await, [1, 9]);
-    assert_eq!(ids(&mut conn, of_state("unavailable"), 99).await, [8]);
+    assert_eq!(ids(&mut conn, of_state(EventState::Dead), 99).await, [1, 9]);
+    assert_eq!(
+        ids(&mut conn, of_state(EventState::Unavailable), 99).await,
+        [8]
+    );
     let of_key = HeldFilter {
         topic: Some("t".to_owned()),
         key: Some("other".to_owned()),
@@ -162,15 +167,18 @@ async fn held_keys_and_events_are_found() {
     assert_eq!(ids(&mut conn, of_key, 99).await, [9]);
 
     discard(&mut conn, &[key("other")], None).await.unwrap();
-    assert_eq!(ids(&mut conn, of_state("dead"), 99).await, [1]);
-    assert_eq!(ids(&mut conn, of_state("discarded"), 99).await, [9]);
+    assert_eq!(ids(&mut conn, of_state(EventState::Dead), 99).await, [1]);
+    assert_eq!(
+        ids(&mut conn, of_state(EventState::Discarded), 99).await,
+        [9]
+    );
     let event_id: uuid::Uuid = fixture
         .text("select event_id::text from outbox_event where id = 9")
         .await
         .parse()
         .unwrap();
     let found = held_event(&mut conn, event_id.into()).await.unwrap();
-    assert_eq!(found.unwrap().state, "discarded");
+    assert_eq!(found.unwrap().state, EventState::Discarded);
     let unknown = held_event(&mut conn, domain::EventId::generate()).await;
     assert_eq!(unknown.unwrap(), None);
 }
@@ -178,9 +186,9 @@ async fn held_keys_and_events_are_found() {
 #[tokio::test]
 async fn of_several_held_events_with_one_event_id_the_one_to_decide_about_is_found() {
     for (causes, discarded, found) in [
-        ("dbbbdbbb", 1, (5, "dead")),
-        ("ubbbdbbb", 5, (1, "unavailable")),
-        ("ubbbdbbb", 0, (5, "dead")),
+        ("dbbbdbbb", 1, (5, EventState::Dead)),
+        ("ubbbdbbb", 5, (1, EventState::Unavailable)),
+        ("ubbbdbbb", 0, (5, EventState::Dead)),
     ] {
         let fixture = held_as(causes).await;
         let mut conn = fixture.connect().await;
@@ -198,8 +206,28 @@ async fn of_several_held_events_with_one_event_id_the_one_to_decide_about_is_fou
             .unwrap();
         let event = held_event(&mut conn, event_id.into()).await.unwrap();
         let event = event.unwrap();
-        assert_eq!((event.id, event.state.as_str()), found, "{causes}");
+        assert_eq!((event.id, event.state), found, "{causes}");
     }
+}
+
+#[tokio::test]
+async fn a_cause_that_nobody_writes_is_named_with_its_column() {
+    let fixture = held_as("dbbbbbbb").await;
+    let mut conn = fixture.connect().await;
+    fixture
+        .run(
+            "alter table outbox_held drop constraint outbox_held_cause;
+             update outbox_held set cause = 'tired' where id = 2",
+        )
+        .await;
+    let error = held(&mut conn, &HeldFilter::default(), 99)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, StorageError::Unreadable { column: "outbox_held.cause", reason }
+            if reason.starts_with(r#""tired" is none of "#)),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -170,7 +170,7 @@ async fn the_oldest_of_each_state_says_how_long_it_has_waited() {
         .await
         .unwrap()
         .into_iter()
-        .map(|age| format!("{}:{}", age.state, (age.seconds / 60.0).floor()))
+        .map(|age| format!("{}:{}", age.state.as_str(), (age.seconds / 60.0).floor()))
         .collect();
     minutes.sort();
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use clap::Args;
-use domain::EventId;
+use domain::{EventId, EventState};
 use serde_json::json;
 use service::output::{print, print_json};
 use storage::outbox::{
@@ -213,11 +213,16 @@ async fn targets(
     };
     let found = with_timeout(DEADLINE, held_event(conn, event)).await?;
     let found = found.ok_or(CommandError::NotHeld(event))?;
-    let explanation = match (found.state.as_str(), decision) {
-        ("dead", _) | ("blocked", Decision::Redrive) => None,
-        ("blocked", Decision::Discard) => Some(", waiting for a dead one: discard that"),
-        ("unavailable", _) => Some(": it goes out when its partition can be written again"),
-        (_, _) => Some(": it was given up"),
+    let explanation = match (found.state, decision) {
+        (EventState::Dead, _) | (EventState::Blocked, Decision::Redrive) => None,
+        (EventState::Blocked, Decision::Discard) => Some(", waiting for a dead one: discard that"),
+        (EventState::Unavailable, _) => {
+            Some(": it goes out when its partition can be written again")
+        }
+        (EventState::Discarded, _) => Some(": it was given up"),
+        (EventState::Pending | EventState::Published | EventState::Unqueued, _) => {
+            return Err(CommandError::NotHeld(event));
+        }
     };
     match explanation {
         Some(explanation) => Err(CommandError::NotDead {

@@ -1,6 +1,7 @@
 //! `dead-letters list`.
 
 use clap::{Args, ValueEnum};
+use domain::EventState;
 use serde::Serialize;
 use service::output::{print, print_json, printable, table, time};
 use storage::outbox::{HeldEvent, HeldFilter, held};
@@ -41,6 +42,17 @@ enum Cause {
     Discarded,
 }
 
+impl From<Cause> for EventState {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Dead => Self::Dead,
+            Cause::Blocked => Self::Blocked,
+            Cause::Unavailable => Self::Unavailable,
+            Cause::Discarded => Self::Discarded,
+        }
+    }
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Item {
@@ -49,7 +61,7 @@ struct Item {
     topic: String,
     key: String,
     event_type: String,
-    state: String,
+    state: EventState,
     error: Option<String>,
     attempts: Option<i32>,
     /// The id of the event it waits for.
@@ -82,15 +94,7 @@ pub(super) async fn list(conn: &mut Connection, args: ListArgs) -> Result<(), Co
     let filter = HeldFilter {
         topic: args.topic,
         key: args.key,
-        state: args.cause.map(|cause| {
-            match cause {
-                Cause::Dead => "dead",
-                Cause::Blocked => "blocked",
-                Cause::Unavailable => "unavailable",
-                Cause::Discarded => "discarded",
-            }
-            .to_owned()
-        }),
+        state: args.cause.map(Into::into),
     };
     let mut found = with_timeout(DEADLINE, held(conn, &filter, args.limit + 1)).await?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
@@ -117,7 +121,7 @@ pub(super) async fn list(conn: &mut Connection, args: ListArgs) -> Result<(), Co
             [
                 item.id.to_string(),
                 item.event_id.to_string(),
-                item.state,
+                item.state.as_str().to_owned(),
                 printable(&item.topic, 40),
                 printable(&item.key, 40),
                 item.held_at,

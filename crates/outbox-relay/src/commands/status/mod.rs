@@ -5,7 +5,7 @@ mod text;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use domain::Slot;
+use domain::{EventState, Slot};
 use serde::Serialize;
 use service::output::{print, print_json};
 use storage::outbox::{
@@ -164,15 +164,15 @@ impl Count {
 
 impl From<Vec<StateAge>> for OldestSeconds {
     fn from(ages: Vec<StateAge>) -> Self {
-        let of = |state: &str| {
+        let of = |state: EventState| {
             let age = ages.iter().find(|age| age.state == state);
             age.map(|age| age.seconds)
         };
         Self {
-            pending: of("pending"),
-            dead: of("dead"),
-            blocked: of("blocked"),
-            unavailable: of("unavailable"),
+            pending: of(EventState::Pending),
+            dead: of(EventState::Dead),
+            blocked: of(EventState::Blocked),
+            unavailable: of(EventState::Unavailable),
         }
     }
 }

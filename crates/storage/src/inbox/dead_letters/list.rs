@@ -9,6 +9,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::{Cause, Ending};
 use crate::pg::error::StorageError;
 
 /// A held record without its value.
@@ -26,7 +27,7 @@ pub struct Listed {
     #[diesel(sql_type = Nullable<Integer>)]
     pub value_bytes: Option<i32>,
     #[diesel(sql_type = Text)]
-    pub cause: String,
+    pub cause: Cause,
     #[diesel(sql_type = Text)]
     pub reason: String,
     #[diesel(sql_type = Integer)]
@@ -36,7 +37,7 @@ pub struct Listed {
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub settled_at: Option<OffsetDateTime>,
     #[diesel(sql_type = Nullable<Text>)]
-    pub settled_as: Option<String>,
+    pub settled_as: Option<Ending>,
 }
 
 /// Which ones to list.

@@ -10,7 +10,12 @@ mod lock;
 mod settle;
 mod stored;
 
+use diesel::deserialize::{self, FromSql};
+use diesel::pg::{Pg, PgValue};
+use diesel::sql_types::Text;
 use uuid::Uuid;
+
+use crate::pg::name::named;
 
 pub use held::{held_before, held_keys, hold};
 pub use list::{Counts, Filter, Listed, counts, list};
@@ -30,11 +35,20 @@ pub enum Cause {
 }
 
 impl Cause {
+    const ALL: [Self; 2] = [Self::Dead, Self::Blocked];
+
+    /// As `inbox_dead_letter.cause` has it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Dead => "dead",
             Self::Blocked => "blocked",
         }
+    }
+}
+
+impl FromSql<Text, Pg> for Cause {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        named(value, "inbox_dead_letter.cause", &Self::ALL, Self::as_str)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The command's side: reading what a key holds, and settling it. [`lock_key`] comes first.
 
+use diesel::deserialize::{self, FromSql};
+use diesel::pg::{Pg, PgValue};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text};
@@ -10,6 +12,7 @@ use super::lock::{By, lock};
 use super::storable;
 use super::stored::{Stored, columns};
 use crate::pg::error::StorageError;
+use crate::pg::name::named;
 
 /// How a held record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +24,25 @@ pub enum Ending {
 }
 
 impl Ending {
+    const ALL: [Self; 2] = [Self::Redriven, Self::Discarded];
+
+    /// As `inbox_dead_letter.settled_as` has it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Redriven => "redriven",
             Self::Discarded => "discarded",
         }
+    }
+}
+
+impl FromSql<Text, Pg> for Ending {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        named(
+            value,
+            "inbox_dead_letter.settled_as",
+            &Self::ALL,
+            Self::as_str,
+        )
     }
 }
 

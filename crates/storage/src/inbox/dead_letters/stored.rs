@@ -4,6 +4,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text, Timestamptz};
 use time::OffsetDateTime;
 
+use super::Cause;
+
 /// A record that is or was held, byte for byte unless it was too large.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct Stored {
@@ -21,9 +23,8 @@ pub struct Stored {
     pub header_values: Vec<Option<Vec<u8>>>,
     #[diesel(sql_type = Nullable<BigInt>)]
     pub omitted_bytes: Option<i64>,
-    /// `dead` or `blocked`.
     #[diesel(sql_type = Text)]
-    pub cause: String,
+    pub cause: Cause,
     #[diesel(sql_type = Timestamptz)]
     pub held_at: OffsetDateTime,
 }
