@@ -42,28 +42,28 @@ pub enum KeyState {
 /// Locks of other tables' keys are hashed with other seeds.
 const LOCK: &str = "\
 select k.key, pg_try_advisory_xact_lock(hashtextextended(k.key, 4893801)) as locked
-from unnest(?) as k(key)";
+from unnest($1) as k(key)";
 
 /// By primary key. A statement after the locks, so that it sees what their last holder committed.
 const KEPT: &str = "\
 select key, request_hash, status, response, order_id from idempotency_key
-where key = any(?) and created_at > now() - make_interval(secs => ?)";
+where key = any($1) and created_at > now() - make_interval(secs => $2)";
 
 /// A row that is in the way has outlived its lifetime and was not cleaned yet.
 const KEEP: &str = "\
 insert into idempotency_key as old (key, request_hash, status, response, order_id)
-select * from unnest(?, ?, ?, ?, ?)
+select * from unnest($1, $2, $3, $4, $5)
 on conflict (key) do update
 set request_hash = excluded.request_hash, status = excluded.status, response = excluded.response,
     order_id = excluded.order_id, created_at = excluded.created_at
-where old.created_at <= now() - make_interval(secs => ?)";
+where old.created_at <= now() - make_interval(secs => $6)";
 
 /// Plan: a walk along the index on `created_at`, then look-ups by key; as a join, the planner may
 /// prefer to walk all keys.
 const DELETE_EXPIRED: &str = "\
 delete from idempotency_key where key = any(array(
-    select key from idempotency_key where created_at <= now() - make_interval(secs => ?)
-    order by created_at limit ? for update skip locked))";
+    select key from idempotency_key where created_at <= now() - make_interval(secs => $1)
+    order by created_at limit $2 for update skip locked))";
 
 #[derive(QueryableByName)]
 struct Lock {

@@ -15,7 +15,7 @@ use crate::pg::error::StorageError;
 
 const INSERT: &str = "\
 insert into orders (id, product_id, quantity, created_at)
-select * from unnest(?, ?, ?, ?)";
+select * from unnest($1, $2, $3, $4)";
 
 /// Inserts orders, all or none.
 ///
@@ -96,10 +96,10 @@ impl TryFrom<OrderRow> for Order {
 }
 
 const FIND: &str = "\
-select id, product_id, quantity::bigint, created_at, cancelled_at from orders where id = ?";
+select id, product_id, quantity::bigint, created_at, cancelled_at from orders where id = $1";
 
 const LOCK: &str = "\
-select id, product_id, quantity::bigint, created_at, cancelled_at from orders where id = ? for update";
+select id, product_id, quantity::bigint, created_at, cancelled_at from orders where id = $1 for update";
 
 /// The order of this id, if there is one.
 ///
@@ -137,7 +137,7 @@ async fn one(
         .transpose()
 }
 
-const CANCEL: &str = "update orders set cancelled_at = ? where id = ?";
+const CANCEL: &str = "update orders set cancelled_at = $1 where id = $2";
 
 /// Stores that an order is cancelled. Its event belongs into the same transaction.
 ///
@@ -155,7 +155,7 @@ pub async fn cancel(conn: &mut AsyncPgConnection, order: &Order) -> Result<(), S
 /// By primary key, backwards: ids sort by the time of creation.
 const NEWEST: &str = "\
 select id, product_id, quantity::bigint, created_at, cancelled_at
-from orders where id < ? order by id desc limit ?";
+from orders where id < $1 order by id desc limit $2";
 
 /// Up to `limit` orders that are older than the order `after`, or the newest ones; newest first.
 /// `after` need not exist.

@@ -19,7 +19,7 @@ pub struct Sales {
 /// Rows are locked in the order of the products, so that two batches cannot deadlock.
 const ADD: &str = "\
 insert into product_sales (product_id, orders, units)
-select * from unnest(?, ?, ?) as n(product_id, orders, units) order by n.product_id
+select * from unnest($1, $2, $3) as n(product_id, orders, units) order by n.product_id
 on conflict (product_id) do update
 set orders = product_sales.orders + excluded.orders, units = product_sales.units + excluded.units";
 

@@ -23,11 +23,11 @@ select exists (select from inbox_dead_letter d
                  and d.settled_at is null and d.key is not null) as keys_held,
        exists (select from inbox_dead_letter d
                where d.consumer_group = o.consumer_group and d.topic = o.topic
-                 and d.partition = o.partition and d."offset" between ? and ?) as held_before
+                 and d.partition = o.partition and d."offset" between $1 and $2) as held_before
 from inbox_offset o
-join lease l on l.scope = ? and l.unit = o.partition
-where o.consumer_group = ? and o.topic = ? and o.partition = ? and o.next_offset = ?
-  and o.topic_id is not distinct from ? and l.owner = ? and l.epoch = ?
+join lease l on l.scope = $3 and l.unit = o.partition
+where o.consumer_group = $4 and o.topic = $5 and o.partition = $6 and o.next_offset = $1
+  and o.topic_id is not distinct from $7 and l.owner = $8 and l.epoch = $9
 for update of o for share of l"#;
 
 /// What there is to know before a batch is sorted.
@@ -62,7 +62,6 @@ pub async fn fence(
         .bind::<Text, _>(&stream.group)
         .bind::<Text, _>(&stream.topic)
         .bind::<Integer, _>(stream.partition)
-        .bind::<BigInt, _>(expected)
         .bind::<Nullable<SqlUuid>, _>(topic_id)
         .bind::<SqlUuid, _>(owner.as_uuid())
         .bind::<BigInt, _>(epoch)
@@ -75,14 +74,14 @@ pub async fn fence(
 /// same events cannot deadlock.
 const RECORD: &str = r#"
 insert into inbox (consumer_group, event_id, topic, partition, "offset")
-select ?, n.event_id, ?, ?, n.at from unnest(?, ?) n(event_id, at) order by n.event_id
+select $1, n.event_id, $2, $3, n.at from unnest($4, $5) n(event_id, at) order by n.event_id
 on conflict (consumer_group, event_id) do nothing
 returning event_id"#;
 
 /// The same where none of the events is there yet: without a look for each before it is inserted.
 const RECORD_UNMET: &str = r#"
 insert into inbox (consumer_group, event_id, topic, partition, "offset")
-select ?, n.event_id, ?, ?, n.at from unnest(?, ?) n(event_id, at) order by n.event_id"#;
+select $1, n.event_id, $2, $3, n.at from unnest($4, $5) n(event_id, at) order by n.event_id"#;
 
 /// Records events that the group has not met, which costs about half of what [`record`] does. False
 /// when it has met one: the transaction is broken then, and must be rolled back.
@@ -149,7 +148,7 @@ pub async fn record(
 /// in the order of event ids: two partitions that carry copies of the same events would deadlock.
 const FOLLOW: &str = r#"
 insert into inbox as i (consumer_group, event_id, topic, partition, "offset", redelivered_at)
-select ?, n.event_id, ?, ?, n.at, now() from unnest(?, ?) n(event_id, at) order by n.event_id
+select $1, n.event_id, $2, $3, n.at, now() from unnest($4, $5) n(event_id, at) order by n.event_id
 on conflict (consumer_group, event_id) do update
 set topic = excluded.topic, partition = excluded.partition,
     "offset" = case when (i.topic, i.partition) = (excluded.topic, excluded.partition)
@@ -191,8 +190,8 @@ pub async fn advance(
     progress: Progress,
 ) -> Result<(), StorageError> {
     cached(
-        "update inbox_offset set next_offset = ?, last_event_id = ?, updated_at = now() \
-         where consumer_group = ? and topic = ? and partition = ?",
+        "update inbox_offset set next_offset = $1, last_event_id = $2, updated_at = now() \
+         where consumer_group = $3 and topic = $4 and partition = $5",
     )
     .bind::<BigInt, _>(progress.next_offset)
     .bind::<Nullable<SqlUuid>, _>(progress.last_event_id.map(EventId::as_uuid))
@@ -204,7 +203,7 @@ pub async fn advance(
     Ok(())
 }
 
-const UNRECORD: &str = "delete from inbox where consumer_group = ? and event_id = any(?)";
+const UNRECORD: &str = "delete from inbox where consumer_group = $1 and event_id = any($2)";
 
 /// Takes back what [`record`] said in this transaction: the effect did not happen after all.
 ///

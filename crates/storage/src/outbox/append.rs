@@ -16,7 +16,7 @@ insert into outbox_event (event_id, topic, key, event_type, schema_version, sour
                           payload, payload_bytes, headers)
 select e.event_id, e.topic, e.key, e.event_type, e.schema_version, e.source, e.content_type,
        e.payload::json, e.payload_bytes, e.headers::jsonb
-from unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) with ordinality
+from unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) with ordinality
      as e(event_id, topic, key, event_type, schema_version, source, content_type, payload,
           payload_bytes, headers, position)
 order by e.position";

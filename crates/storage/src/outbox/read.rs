@@ -51,14 +51,14 @@ with n as materialized (
     select slot, id, bytes, writer, place
     from (select q.slot, q.id, q.bytes, q.writer, q.place,
                  sum(q.bytes) over (order by s.turn, q.id) as total
-          from unnest(?) with ordinality s(slot, turn)
+          from unnest($1) with ordinality s(slot, turn)
           cross join lateral (
               select q.*, sum(q.bytes) over (order by q.id) as total
               from (select p.slot, p.id, p.bytes, p.xmin as writer, p.ctid as place
                     from outbox_pending p
-                    where p.slot = s.slot order by p.slot, p.id limit ?) q) q
-          where q.total - q.bytes < ?) q
-    where total - bytes < ?)
+                    where p.slot = s.slot order by p.slot, p.id limit $2) q) q
+          where q.total - q.bytes < $3) q
+    where total - bytes < $4)
 select n.id, n.slot, n.bytes, n.writer, n.place,
        null::uuid, null::text, null::text, null::text, null::smallint, null::text, null::text,
        null::json, null::bytea, null::jsonb, null::timestamptz,
@@ -66,10 +66,10 @@ select n.id, n.slot, n.bytes, n.writer, n.place,
 from n
 union all
 select e.id, null, null, null, null,
-       e.event_id, e.topic, e.key, e.event_type, e.schema_version, coalesce(e.source, ?),
+       e.event_id, e.topic, e.key, e.event_type, e.schema_version, coalesce(e.source, $5),
        e.content_type, e.payload, e.payload_bytes, e.headers, e.created_at,
        null, null, null
-from outbox_event e where e.id = any(array(select id from n where bytes <= ?))
+from outbox_event e where e.id = any(array(select id from n where bytes <= $6))
 union all
 select e.id, null, null, null, null,
        null, null, null, null, null, null, null, null, null, null, null,
@@ -89,7 +89,7 @@ select g.id, t.slot, null, null, null,
 from (
     select distinct n.slot, e.topic from n join outbox_event e on e.id = n.id
     where n.slot = any(array(
-        select s.slot from unnest(?) s(slot)
+        select s.slot from unnest($1) s(slot)
         cross join lateral (
             select from outbox_held h where h.slot = s.slot and h.cause = 'unavailable'
             order by h.slot, h.topic limit 1) u))) t
@@ -183,13 +183,12 @@ pub async fn read_pending(
 ) -> Result<Batch, StorageError> {
     let slots: Vec<i16> = slots.iter().map(|slot| slot.number()).collect();
     let statement = cached_rows::<Columns>(READ_PENDING)
-        .bind::<Array<SmallInt>, _>(&slots)
+        .bind::<Array<SmallInt>, _>(slots)
         .bind::<BigInt, _>(limits.events)
         .bind::<BigInt, _>(limits.bytes)
         .bind::<BigInt, _>(limits.total_bytes)
         .bind::<Text, _>(default_source)
-        .bind::<BigInt, _>(limits.event_bytes)
-        .bind::<Array<SmallInt>, _>(&slots);
+        .bind::<BigInt, _>(limits.event_bytes);
     let (mut pending, mut events, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     let (mut blocked, mut too_large) = (HashMap::new(), Vec::new());
     // Taken as they arrive: all of them at once are several times as large as what they become.

@@ -26,7 +26,7 @@ pub struct Settled {
 pub const SETTLE: &str = "\
 with moved as (
     delete from outbox_pending p
-    using unnest(?, ?, ?, ?, ?) d(id, writer, place, kafka_partition, kafka_offset)
+    using unnest($1, $2, $3, $4, $5) d(id, writer, place, kafka_partition, kafka_offset)
     where p.ctid = d.place and p.id = d.id and p.xmin = d.writer
     returning p.id, d.kafka_partition, d.kafka_offset)
 insert into outbox_published (id, kafka_partition, kafka_offset)
@@ -38,7 +38,7 @@ select id, kafka_partition, kafka_offset from moved";
 pub const SETTLE_BY_ID: &str = "\
 with moved as (
     delete from outbox_pending p
-    using unnest(?, ?, ?, ?, ?) d(slot, id, writer, kafka_partition, kafka_offset)
+    using unnest($1, $2, $3, $4, $5) d(slot, id, writer, kafka_partition, kafka_offset)
     where p.slot = d.slot and p.id = d.id and p.xmin = d.writer
     returning p.id, d.kafka_partition, d.kafka_offset)
 insert into outbox_published (id, kafka_partition, kafka_offset)

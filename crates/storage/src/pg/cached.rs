@@ -12,7 +12,7 @@ use diesel::result::QueryResult;
 use diesel::serialize::ToSql;
 use diesel::sql_types::{HasSqlType, Untyped};
 
-/// A statement whose values are marked `?`, in the order in which they are bound.
+/// A statement whose values are numbered `$1`, `$2`, in the order in which they are bound.
 pub(crate) struct Cached<'a, Row = Untyped> {
     sql: &'static str,
     values: Vec<Box<dyn QueryFragment<Pg> + Send + 'a>>,
@@ -24,7 +24,7 @@ struct Value<SqlType, T> {
     sql_type: PhantomData<SqlType>,
 }
 
-/// A statement without values yet. It must not contain a `?` of another meaning.
+/// A statement without values yet.
 pub(crate) fn cached<'a>(sql: &'static str) -> Cached<'a> {
     cached_rows(sql)
 }
@@ -39,7 +39,7 @@ pub(crate) fn cached_rows<'a, Row>(sql: &'static str) -> Cached<'a, Row> {
 }
 
 impl<'a, Row> Cached<'a, Row> {
-    /// The value of the next `?`.
+    /// The value of the next number.
     pub(crate) fn bind<SqlType, T>(mut self, value: T) -> Self
     where
         Pg: HasSqlType<SqlType>,
@@ -60,21 +60,16 @@ where
     T: ToSql<SqlType, Pg>,
 {
     fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        pass.push_bind_param(&self.value)
+        pass.push_bind_param_value_only(&self.value)
     }
 }
 
 impl<Row> QueryFragment<Pg> for Cached<'_, Row> {
     fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let mut values = self.values.iter();
-        for (index, piece) in self.sql.split('?').enumerate() {
-            if index > 0 {
-                let value = values.next().expect("a value for every ? of the statement");
-                value.walk_ast(pass.reborrow())?;
-            }
-            pass.push_sql(piece);
-        }
-        Ok(())
+        pass.push_sql(self.sql);
+        self.values
+            .iter()
+            .try_for_each(|value| value.walk_ast(pass.reborrow()))
     }
 }
 

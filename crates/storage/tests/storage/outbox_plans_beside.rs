@@ -6,7 +6,7 @@ use storage::outbox::statements::{
     REPLAY_BY_KEY,
 };
 
-use crate::outbox_plans::{fill, filled_in, plan};
+use crate::outbox_plans::{fill, plan};
 use crate::support::Fixture;
 
 const REPLAY_BINDS: [&str; 7] = [
@@ -88,7 +88,7 @@ async fn nothing_beside_the_pipeline_walks_a_whole_table() {
         }
         let mut conn = fixture.connect().await;
         for (name, statement, binds, parts) in statements {
-            let plan = plan(&mut conn, &filled_in(statement, binds), &[]).await;
+            let plan = plan(&mut conn, statement, binds).await;
             let context = format!("{name}, analyzed {analyzed}\n{plan}");
             for part in parts {
                 assert!(plan.contains(part), "no {part} in {context}");
@@ -96,7 +96,7 @@ async fn nothing_beside_the_pipeline_walks_a_whole_table() {
             assert!(!plan.contains("Seq Scan"), "{context}");
         }
         // The walk is a range of the primary key that ends at its limit.
-        let walk = plan(&mut conn, &filled_in(CLEAN_PUBLISHED, &clean), &[]).await;
+        let walk = plan(&mut conn, CLEAN_PUBLISHED, &clean).await;
         let lines: Vec<&str> = walk.lines().map(str::trim).collect();
         assert!(
             lines.windows(3).any(|l| l[0].ends_with("Limit")

@@ -15,8 +15,8 @@ use crate::pg::error::StorageError;
 
 /// Relies on the index by hash, which has unsettled rows with a key only.
 const HELD_KEYS: &str = "\
-select distinct d.key from unnest(?) k(key) join inbox_dead_letter d
-  on d.consumer_group = ? and d.topic = ? and sha256(d.key) = sha256(k.key)
+select distinct d.key from unnest($1) k(key) join inbox_dead_letter d
+  on d.consumer_group = $2 and d.topic = $3 and sha256(d.key) = sha256(k.key)
  and d.settled_at is null and d.key is not null";
 
 /// Which of `keys` are held back: a record of theirs is held and not yet settled. They stay so until
@@ -69,7 +69,7 @@ const HELD_BEFORE: &str = concat!(
     "select ",
     columns!(),
     r#" from inbox_dead_letter
-where consumer_group = ? and topic = ? and partition = ? and "offset" between ? and ?"#
+where consumer_group = $1 and topic = $2 and partition = $3 and "offset" between $4 and $5"#
 );
 
 /// The records at the offsets `first..=last` of the partition that were held before, settled or not.
@@ -96,12 +96,12 @@ const HOLD: &str = r#"
 insert into inbox_dead_letter as d (consumer_group, topic, partition, "offset", event_id, key, value,
                                     header_names, header_values, omitted_bytes, cause, reason,
                                     attempts)
-select ?, ?, ?, l.at, l.event_id, l.key, l.value, coalesce(h.names, '{}'), coalesce(h.values, '{}'),
+select $1, $2, $3, l.at, l.event_id, l.key, l.value, coalesce(h.names, '{}'), coalesce(h.values, '{}'),
        l.omitted_bytes, l.cause, l.reason, l.attempts
-from unnest(?, ?, ?, ?, ?, ?, ?, ?)
+from unnest($4, $5, $6, $7, $8, $9, $10, $11)
      l(at, event_id, key, value, omitted_bytes, cause, reason, attempts)
 left join (select at, array_agg(name order by nth) as names, array_agg(value order by nth) as values
-           from unnest(?, ?, ?) with ordinality u(at, name, value, nth) group by at) h using (at)
+           from unnest($12, $13, $14) with ordinality u(at, name, value, nth) group by at) h using (at)
 order by l.at
 on conflict (consumer_group, topic, partition, "offset") do update
 set event_id = excluded.event_id, key = excluded.key, value = excluded.value,

@@ -10,9 +10,9 @@ use crate::pg::error::StorageError;
 /// what two keys share costs a short wait. Ascending, so that two transactions with several keys
 /// cannot deadlock. The number keeps these locks apart from everybody else's.
 const LOCK: &str = "\
-select case when ? then pg_advisory_xact_lock_shared(? + h.stripe) else pg_advisory_xact_lock(? + h.stripe) end
-from (select distinct hashtextextended(? || chr(31) || ? || chr(31) || encode(sha256(k.key), 'hex'), 11) & 63 as stripe
-      from unnest(?) k(key) order by 1) h";
+select case when $1 then pg_advisory_xact_lock_shared($2 + h.stripe) else pg_advisory_xact_lock($2 + h.stripe) end
+from (select distinct hashtextextended($3 || chr(31) || $4 || chr(31) || encode(sha256(k.key), 'hex'), 11) & 63 as stripe
+      from unnest($5) k(key) order by 1) h";
 
 /// `inboxkey` in hexadecimal, with room below for the stripe.
 const BASE: i64 = 0x696e_626f_786b_6500;
@@ -35,7 +35,6 @@ pub(super) async fn lock(
 ) -> Result<(), StorageError> {
     cached(LOCK)
         .bind::<Bool, _>(by == By::Owner)
-        .bind::<BigInt, _>(BASE)
         .bind::<BigInt, _>(BASE)
         .bind::<Text, _>(group)
         .bind::<Text, _>(topic)
