@@ -3,8 +3,9 @@
 use std::borrow::Borrow;
 
 use diesel::prelude::*;
+use diesel::result::Error as DieselError;
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use domain::{NewEvent, Order, OrderId, ProductId, Quantity};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -42,6 +43,30 @@ pub async fn insert_with_events(
     let (inserted, appended) = futures::join!(send(conn, orders), append::send(conn, events));
     // If both failed, the second did because the first had.
     inserted.and(appended)
+}
+
+/// Whether an order is committed, by this connection or by another one, which may be at it. Changes
+/// nothing.
+///
+/// Looking for the order would not do: its commit may still be under way. Inserting it again waits
+/// until it is not, and is then refused if it has happened.
+///
+/// # Errors
+/// When Postgres cannot be asked, or the other commit takes too long.
+pub async fn is_committed(
+    conn: &mut AsyncPgConnection,
+    order: &Order,
+) -> Result<bool, StorageError> {
+    let probe = conn.transaction(async |conn| {
+        insert(conn, &[order]).await?;
+        Err::<(), _>(StorageError::Query(DieselError::RollbackTransaction))
+    });
+    match probe.await {
+        Err(StorageError::Query(DieselError::RollbackTransaction)) => Ok(false),
+        Err(error) if error.is_duplicate() => Ok(true),
+        Err(error) => Err(error),
+        Ok(()) => unreachable!("the transaction above never commits"),
+    }
 }
 
 /// Through a shared connection statements follow each other without waiting for answers.

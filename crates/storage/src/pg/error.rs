@@ -49,15 +49,7 @@ impl StorageError {
     /// that the same call would fail again; all else is worth another try.
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::Query(DieselError::DatabaseError(kind, _)) => matches!(
-                kind,
-                DatabaseErrorKind::UniqueViolation
-                    | DatabaseErrorKind::ForeignKeyViolation
-                    | DatabaseErrorKind::NotNullViolation
-                    | DatabaseErrorKind::CheckViolation
-                    | DatabaseErrorKind::RestrictViolation
-                    | DatabaseErrorKind::ExclusionViolation
-            ),
+            Self::Query(DieselError::DatabaseError(kind, _)) => is_violation(*kind),
             Self::Query(
                 DieselError::DeserializationError(_) | DieselError::SerializationError(_),
             )
@@ -65,6 +57,19 @@ impl StorageError {
             Self::Query(_) | Self::Connect { .. } | Self::Deadline(_) => false,
         }
     }
+}
+
+/// Whether a statement was refused for what it wanted to store.
+pub(super) fn is_violation(kind: DatabaseErrorKind) -> bool {
+    matches!(
+        kind,
+        DatabaseErrorKind::UniqueViolation
+            | DatabaseErrorKind::ForeignKeyViolation
+            | DatabaseErrorKind::NotNullViolation
+            | DatabaseErrorKind::CheckViolation
+            | DatabaseErrorKind::RestrictViolation
+            | DatabaseErrorKind::ExclusionViolation
+    )
 }
 
 /// Runs one storage call under a deadline.

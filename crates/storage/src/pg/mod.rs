@@ -6,4 +6,5 @@ pub(crate) mod dedicated_connection;
 pub mod error;
 pub mod fault;
 pub(crate) mod name;
+pub mod outlook;
 pub(crate) mod xid;

@@ -14,6 +14,7 @@ mod lease_tenure;
 mod member;
 mod migrations;
 mod mute_hosts;
+mod orders;
 mod outbox_moves;
 mod outbox_plans;
 mod outbox_plans_beside;
