@@ -28,8 +28,11 @@ e2e: build ## check the whole system; LOCAL_STACK=native or compose says where
 	@$(BIN)/e2e check
 
 test: build ## run all tests, on the running stack or on one for the time of the tests
+	@# They wait for servers more than they compute, so there are more of them at once than cores.
+	@echo "Every test has a database and topics of its own on a real Postgres and a real Kafka."
+	@echo "Those of order-api, order-consumer and outbox-relay take minutes: they kill, freeze and cut off servers."
 	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
-	cargo test --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --workspace
 
 soak: build ## run the tests that take minutes: a million events, 10 GB of large ones, 20 million dead entries, thirty-two relays, three brokers that fail in turn, a promoted standby
 	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \

@@ -77,7 +77,8 @@ impl Order {
                 until: self.created_at.saturating_add(window),
             });
         }
-        self.cancelled_at = Some(whole_microseconds(now));
+        // Clocks differ between machines.
+        self.cancelled_at = Some(whole_microseconds(now).max(self.created_at));
         Ok(true)
     }
 }

@@ -27,7 +27,7 @@ LABEL = bytes.fromhex("0000000007000a0344484c")
 RIGHTS, SHIPMENT, BYTES, TOMBSTONE, WAKE_UP = (
     "create role",
     "create table shipment",
-    "payload_bytes",
+    "content_type, payload_bytes)",
     "null)",
     "pg_notify",
 )
@@ -142,17 +142,25 @@ class Check:
     def make_the_writer(self):
         """With the rights of the page, and that to make a table of its own."""
         self.outbox.roles.append(self.role)
-        self.owner.execute(re.sub(r"\bshipping\b", self.role, self.sql_block(RIGHTS)))
+        rights = re.sub(r"\bshipping\b", self.role, self.sql_block(RIGHTS))
+        self.owner.execute(rights)
+        (self.grant,) = re.findall(r"grant insert[^;]*;", rights)
         self.owner.execute(f"alter role {self.role} password 'shipping'")
         self.owner.execute(f"grant create on schema public to {self.role}")
         rights = self.owner.execute(
             """
-            select table_name, privilege_type from information_schema.role_table_grants
+            select table_name, privilege_type, string_agg(column_name, ' ' order by column_name)
+            from information_schema.column_privileges where grantee = %s
+            group by table_name, privilege_type
+            union all
+            select table_name, privilege_type, 'all' from information_schema.role_table_grants
             where grantee = %s
             """,
-            [self.role],
+            [self.role, self.role],
         ).fetchall()
-        expect("rights of the writer", rights, [("outbox_event", "INSERT")])
+        columns = "select string_agg(attname, ' ' order by attname) from pg_attribute"
+        columns += " where attrelid = 'outbox_event'::regclass and attnum > 0 and attname <> 'id'"
+        expect("rights of the writer", rights, [("outbox_event", "INSERT", self.one(columns))])
         return "insert on outbox_event and no other"
 
     def execute(self, mark):
@@ -217,7 +225,7 @@ class Check:
         else:
             raise Failure(f"{name} ended well although the event was refused")
         finally:
-            self.owner.execute(f"grant insert on outbox_event to {self.role}")
+            self.owner.execute(self.grant)
 
     def expect_created(self, event, shipment):
         self.expect_event(

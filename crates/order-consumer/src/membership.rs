@@ -51,7 +51,7 @@ pub(crate) struct Membership {
 enum Trouble {
     #[error(transparent)]
     Storage(#[from] StorageError),
-    #[error("they have run out and are not renewed: this process consumes nothing")]
+    #[error("they have run out and are not renewed: this process consumes nothing of the topic")]
     RunOut,
 }
 

@@ -40,7 +40,7 @@ pub struct Consumed {
     pub consumer_group: String,
     #[diesel(sql_type = Timestamptz)]
     pub at: OffsetDateTime,
-    /// Why it was dead-lettered, `None` when it was applied.
+    /// Why it was dead-lettered, and whether it was discarded since; `None` when it was applied.
     #[diesel(sql_type = Nullable<Text>)]
     pub dead_letter_reason: Option<String>,
 }
@@ -91,7 +91,10 @@ order by e.id";
 /// Plan: look-ups in the primary keys, for each group, of which there are few.
 const CONSUMED: &str = "\
 with groups as materialized (select distinct consumer_group from inbox_offset)
-select g.consumer_group, i.processed_at as at, null::text as dead_letter_reason
+select g.consumer_group, i.processed_at as at,
+       (select 'discarded: ' || d.reason from inbox_dead_letter d
+        where d.consumer_group = g.consumer_group and d.topic = $2 and d.partition = $3
+          and d.\"offset\" = $4 and d.settled_as = 'discarded') as dead_letter_reason
 from groups g
 cross join lateral (
     select processed_at from inbox

@@ -123,8 +123,9 @@ impl TryFrom<OrderRow> for Order {
 const FIND: &str = "\
 select id, product_id, quantity::bigint, created_at, cancelled_at from orders where id = $1";
 
-const LOCK: &str = "\
-select id, product_id, quantity::bigint, created_at, cancelled_at from orders where id = $1 for update";
+const TRY_LOCK: &str = "\
+select id, product_id, quantity::bigint, created_at, cancelled_at from orders
+where id = $1 for update skip locked";
 
 /// The order of this id, if there is one.
 ///
@@ -137,15 +138,15 @@ pub async fn find(
     one(conn, FIND, id).await
 }
 
-/// The same, locked until the transaction ends.
+/// The same, locked until the transaction ends; `None` also when another transaction has it locked.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
-pub async fn lock(
+pub async fn try_lock(
     conn: &mut AsyncPgConnection,
     id: OrderId,
 ) -> Result<Option<Order>, StorageError> {
-    one(conn, LOCK, id).await
+    one(conn, TRY_LOCK, id).await
 }
 
 async fn one(

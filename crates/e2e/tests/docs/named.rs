@@ -31,7 +31,7 @@ fn sources(folder: &Path, text: &mut String) {
 fn the_tests_and_files_that_are_named_exist() {
     let mut source = String::new();
     sources(&root().join("crates"), &mut source);
-    let schema = read("migrations/00000000000002_outbox/up.sql");
+    let schema = read("migrations/00000000000012_outbox/up.sql");
     let mut missing = String::new();
     for (path, text) in pages() {
         for span in spans(&text) {

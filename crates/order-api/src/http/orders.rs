@@ -201,6 +201,7 @@ pub(super) async fn cancel(
         Cancelled::Before(order) => Ok(Json(OrderView::from(&order))),
         Cancelled::TooLate(too_late) => Err(Problem::TooLateToCancel(too_late)),
         Cancelled::NoOrder => Err(none(&id)),
+        Cancelled::Locked => Err(Problem::Busy),
     }
 }
 

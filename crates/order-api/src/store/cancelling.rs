@@ -7,8 +7,13 @@ use diesel_async::AsyncConnection;
 use domain::{Order, OrderId, TooLateToCancel};
 use storage::{Connection, StorageError, orders, outbox, with_timeout};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
-use super::outcome::{WorkError, is_refusal};
+use super::outcome::WorkError;
+
+/// How long another transaction may keep an order locked: whoever waits for it keeps a connection.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What became of an order that was to be cancelled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub enum Cancelled {
     TooLate(TooLateToCancel),
     /// There is no such order.
     NoOrder,
+    /// Another transaction keeps it locked; nothing was done.
+    Locked,
 }
 
 /// An order to be cancelled.
@@ -44,8 +51,9 @@ pub(super) async fn cancel(
 ) -> Result<Cancelled, WorkError> {
     let mut committing = false;
     let transaction = conn.transaction(async |conn| {
-        let Some(mut order) = orders::lock(conn, cancellation.order).await? else {
-            return Ok(Cancelled::NoOrder);
+        let mut order = match lock(conn, cancellation.order).await? {
+            Ok(order) => order,
+            Err(instead) => return Ok(instead),
         };
         match order.cancel(cancellation.at, window) {
             Err(too_late) => return Ok(Cancelled::TooLate(too_late)),
@@ -63,9 +71,33 @@ pub(super) async fn cancel(
     });
     match with_timeout(limit, transaction).await {
         Ok(cancelled) => Ok(cancelled),
-        Err(error) if committing && !is_refusal(&error) => {
+        Err(error) if committing && !error.is_refusal() => {
             Err(WorkError::Unknown(error, Vec::new()))
         }
         Err(error) => Err(WorkError::RolledBack(error)),
+    }
+}
+
+/// Locks an order that can be cancelled, or says what there is instead.
+async fn lock(
+    conn: &mut Connection,
+    id: OrderId,
+) -> Result<Result<Order, Cancelled>, StorageError> {
+    let give_up_at = Instant::now() + LOCK_PATIENCE;
+    loop {
+        // One that is cancelled needs no lock.
+        let Some(order) = orders::find(conn, id).await? else {
+            return Ok(Err(Cancelled::NoOrder));
+        };
+        if order.cancelled_at.is_some() {
+            return Ok(Err(Cancelled::Before(order)));
+        }
+        if let Some(order) = orders::try_lock(conn, id).await? {
+            return Ok(Ok(order));
+        }
+        if Instant::now() >= give_up_at {
+            return Ok(Err(Cancelled::Locked));
+        }
+        tokio::time::sleep(LOCK_INTERVAL).await;
     }
 }

@@ -175,9 +175,14 @@ impl Store {
             }
             outcome
         };
-        self.with_connection(move |conn, limit| async move { work(conn, limit).await }.boxed())
+        let cancelled = self
+            .with_connection(move |conn, limit| async move { work(conn, limit).await }.boxed())
             .await
-            .map_err(StoreError::uncertain)
+            .map_err(StoreError::uncertain)?;
+        match cancelled {
+            Cancelled::Locked => Err(StoreError::Busy(cancelling::LOCK_PATIENCE)),
+            cancelled => Ok(cancelled),
+        }
     }
 
     /// The order of this id, if there is one.

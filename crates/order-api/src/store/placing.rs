@@ -9,14 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncConnection;
 use domain::{NewEvent, Order};
 use storage::idempotency::{self, KeptAnswer, KeyState};
 use storage::{Connection, StorageError, orders, with_timeout};
 
 use super::StoreError;
-use super::outcome::{Decision, Placed, WorkError, is_refusal};
+use super::outcome::{Decision, Placed, WorkError};
 
 /// An order and the event that announces it.
 #[derive(Debug, Clone)]
@@ -71,7 +70,7 @@ pub(super) async fn place(
     });
     match with_timeout(limit, transaction).await {
         Ok(()) => Ok(decided),
-        Err(error) if committing && !is_refusal(&error) => Err(WorkError::Unknown(error, decided)),
+        Err(error) if committing && !error.is_refusal() => Err(WorkError::Unknown(error, decided)),
         Err(error) => Err(WorkError::RolledBack(error)),
     }
 }
@@ -108,32 +107,4 @@ async fn decide(
         }
     };
     Ok(placements.iter().map(&mut decision).collect())
-}
-
-/// Whether the commit that `order` was part of has happened, after [`WorkError::Unknown`] and on
-/// another connection. Changes nothing.
-///
-/// Looking for the order would not do: the commit may still be under way. Inserting it again waits
-/// until it is not, and is then refused if it has happened.
-///
-/// # Errors
-/// It is still under way, or Postgres cannot be asked.
-pub(super) async fn has_happened(
-    conn: &mut Connection,
-    order: &Order,
-    limit: Duration,
-) -> Result<bool, StorageError> {
-    let probe = conn.transaction(async |conn| {
-        orders::insert(conn, &[order]).await?;
-        Err::<(), _>(StorageError::Query(DieselError::RollbackTransaction))
-    });
-    match with_timeout(limit, probe).await {
-        Err(StorageError::Query(DieselError::RollbackTransaction)) => Ok(false),
-        Err(StorageError::Query(DieselError::DatabaseError(
-            DatabaseErrorKind::UniqueViolation,
-            _,
-        ))) => Ok(true),
-        Err(error) => Err(error),
-        Ok(()) => unreachable!("the transaction above never commits"),
-    }
 }

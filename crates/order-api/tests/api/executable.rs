@@ -132,7 +132,7 @@ async fn migrate_says_what_it_did() {
         String::from_utf8(output.stdout).unwrap()
     };
     let first = said(migrate().await);
-    assert!(first.starts_with("applied 00000000000001, "), "{first}");
+    assert!(first.starts_with("applied 00000000000011, "), "{first}");
     let second = said(migrate().await);
     assert!(second.contains("up to date"), "{second}");
 }

@@ -21,7 +21,7 @@ async fn an_unmigrated_database_is_told_apart_and_migrating_it_is_enough() {
         reason.contains("not migrated").then_some(reason)
     })
     .await;
-    assert!(reason.contains("00000000000001") && reason.contains("order-api migrate"));
+    assert!(reason.contains("00000000000011") && reason.contains("order-api migrate"));
 
     let applied = migrate_within(&url.parse().unwrap(), Duration::ZERO).await;
     let all = "select count(*) from public.__diesel_schema_migrations";

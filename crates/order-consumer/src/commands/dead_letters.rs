@@ -169,6 +169,11 @@ async fn settle(context: &Context, decision: Decision, which: Which) -> anyhow::
     let topics = context.topics(&which.topics)?;
     let mut conn = context.connect().await?;
     let mut positions = which.positions;
+    // Before anything is done: a slip must not be taken for a record that another one took along.
+    for position in &positions {
+        let held = dead_letters::key_of(&mut conn, context.group(), position).await?;
+        held.ok_or_else(|| DecisionError::NothingHeld(position.clone()))?;
+    }
     if which.all {
         for topic in topics {
             let unsettled = dead_letters::unsettled_keys(&mut conn, context.group(), &topic);

@@ -100,11 +100,7 @@ pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
     let mut moves = Vec::new();
     for topic in topics {
         let Some(&count) = counts.get(&topic) else {
-            if reset.topics.all_topics {
-                eprintln!("there is no topic {topic}: nothing to reset there");
-                continue;
-            }
-            bail!("there is no topic {topic}");
+            bail!("topic {topic} does not exist, or this client may not describe it");
         };
         let partitions = if reset.partitions.is_empty() {
             (0..count).collect()

@@ -49,13 +49,25 @@ pub(crate) async fn run(context: Context, json: bool) -> anyhow::Result<ExitCode
     let cluster = context.cluster()?;
     let mut conn = context.connect().await?;
     let topics = cluster.partition_counts().await?;
-    let mut partitions = Vec::new();
+    let (mut partitions, mut missing) = (Vec::new(), Vec::new());
     for topic in context.topics(&[])? {
-        let count = topics.get(&topic).copied().unwrap_or(0);
-        partitions.extend(of_topic(&context, &cluster, &mut conn, &topic, count).await?);
+        match topics.get(&topic) {
+            Some(count) => {
+                let of_topic = of_topic(&context, &cluster, &mut conn, &topic, *count);
+                partitions.extend(of_topic.await?);
+            }
+            None => missing.push(topic),
+        }
     }
     print(&context, partitions, json)?;
-    Ok(ExitCode::SUCCESS)
+    for topic in &missing {
+        eprintln!("topic {topic} does not exist, or this client may not describe it");
+    }
+    Ok(if missing.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn of_topic(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use domain::{EventType, OrderCreated};
 use local_stack::testing::{Collector, Manners, Spawned, eventually};
 use messaging::{OutgoingRecord, partition_of};
+use order_consumer::handlers::registry;
 use uuid::Uuid;
 
 use crate::support::{Fixture, PATIENCE, order};
@@ -15,8 +16,9 @@ impl Fixture {
     pub(crate) async fn on_the_real_topic() -> Self {
         let mut fixture = Self::new().await;
         OrderCreated::TOPIC.clone_into(&mut fixture.topic);
-        let topic = &fixture.topic;
-        fixture.cluster.ensure_topic(topic, 6, 1).await.unwrap();
+        for topic in registry().topics() {
+            fixture.cluster.ensure_topic(&topic, 6, 1).await.unwrap();
+        }
         fixture
     }
 

@@ -117,12 +117,12 @@ async fn every_table_says_what_it_is_for() {
 async fn the_way_back_leaves_nothing() {
     let fixture = Fixture::new().await;
     for folder in [
-        "00000000000006_order_cancellation",
-        "00000000000005_product_sales",
-        "00000000000004_inbox",
-        "00000000000003_leases",
-        "00000000000002_outbox",
-        "00000000000001_orders",
+        "00000000000016_order_cancellation",
+        "00000000000015_product_sales",
+        "00000000000014_inbox",
+        "00000000000013_leases",
+        "00000000000012_outbox",
+        "00000000000011_orders",
     ] {
         let path = format!(
             "{}/../../migrations/{folder}/down.sql",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service::CancellationToken;
-use storage::{Connection, DedicatedConnection, StorageError, with_timeout};
+use storage::{Connection, DedicatedConnection, StorageError, orders, with_timeout};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
@@ -167,7 +167,7 @@ impl Writer {
         let written = decided.iter().position(|d| matches!(d, Ok(Placed::New)));
         let written = written.expect("nothing is committed when nothing is written");
         let order = &placements[written].order;
-        match placing::has_happened(&mut conn, order, left(give_up_at)).await {
+        match with_timeout(left(give_up_at), orders::is_committed(&mut conn, order)).await {
             Ok(happened) => {
                 self.connection.keep(conn);
                 if happened {

@@ -18,8 +18,8 @@ create table outbox_event (
     constraint outbox_event_key_fits_index check (octet_length(key) <= 2048),
     constraint outbox_event_topic_fits_kafka check (octet_length(topic) <= 249),
     constraint outbox_event_attributes_are_short check (
-        octet_length(event_type) <= 1024 and octet_length(source) <= 1024
-        and octet_length(content_type) <= 256),
+        octet_length(event_type) between 1 and 1024 and octet_length(source) between 1 and 1024
+        and octet_length(content_type) between 1 and 256),
     constraint outbox_event_headers_is_object check (jsonb_typeof(headers) = 'object'),
     constraint outbox_event_has_one_payload_or_is_tombstone check (
         num_nonnulls(payload, payload_bytes) = num_nonnulls(content_type)),
