@@ -21,7 +21,7 @@ pub struct Order {
     pub cancelled_at: Option<OffsetDateTime>,
 }
 
-/// Where an order stands.
+/// The state of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OrderState {
@@ -142,7 +142,7 @@ pub enum InvalidProductId {
     Empty,
     #[error("must be at most {} characters long", ProductId::MAX_LENGTH)]
     TooLong,
-    #[error("may hold letters, digits, '.', '_' and '-' only")]
+    #[error("may contain only letters, digits, '.', '_' and '-'")]
     ForbiddenCharacter,
 }
 

@@ -121,9 +121,9 @@ pub struct OutboxEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(i16);
 
-/// A number that names no [`Slot`].
+/// A number that is not a [`Slot`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is no slot; slots are numbered from 0 to {max}", max = Slot::COUNT - 1)]
+#[error("{0} is not a slot; slots are numbered from 0 to {max}", max = Slot::COUNT - 1)]
 pub struct InvalidSlot(i32);
 
 impl Slot {
@@ -166,7 +166,7 @@ pub enum EventState {
     Blocked,
     /// Held: its partition cannot be written.
     Unavailable,
-    /// Held once and given up by an operator.
+    /// A dead letter that an operator discarded.
     Discarded,
     /// In no queue: written by a session that switched triggers off.
     Unqueued,
@@ -198,7 +198,7 @@ impl EventState {
 
 /// A text that names no [`EventState`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no state of an event")]
+#[error("{0:?} is not a state of an event")]
 pub struct UnknownEventState(String);
 
 impl FromStr for EventState {

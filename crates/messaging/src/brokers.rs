@@ -33,23 +33,23 @@ pub struct InvalidBrokers {
 impl Address {
     fn parse(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() {
-            return Err("there is nothing between two commas");
+            return Err("a broker must not be empty");
         }
         if text.contains("://") {
-            return Err("leave out what precedes the host, with ://");
+            return Err("leave out the scheme, such as PLAINTEXT://");
         }
         if text.contains([';', ' ', '\t', '\n']) {
-            return Err("several brokers are separated by commas");
+            return Err("separate brokers with commas");
         }
         let (host, port) = text.rsplit_once(':').ok_or("the port is missing")?;
         let port = match port.parse() {
-            Ok(0) | Err(_) => return Err("the port is a number from 1 to 65535"),
+            Ok(0) | Err(_) => return Err("the port must be a number from 1 to 65535"),
             Ok(port) => port,
         };
         if host.starts_with('[') {
             // With its zone, where it has one.
             if text.parse::<SocketAddrV6>().is_err() {
-                return Err("an IPv6 address is expected in the brackets");
+                return Err("the brackets must contain an IPv6 address");
             }
             let host = host.trim_start_matches('[').trim_end_matches(']');
             return Ok(Self {
@@ -58,11 +58,11 @@ impl Address {
             });
         }
         if host.contains(':') {
-            return Err("an IPv6 address belongs in brackets, as in [::1]:9092");
+            return Err("an IPv6 address must be in brackets, as in [::1]:9092");
         }
         let of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         if host.is_empty() || !host.chars().all(of_a_name) {
-            return Err("the host is a name or an IP address");
+            return Err("the host must be a name or an IP address");
         }
         Ok(Self {
             host: host.to_owned(),
@@ -133,8 +133,8 @@ mod tests {
     #[test]
     fn what_is_no_list_of_brokers_is_refused_with_what_is_wrong_with_it() {
         for (wrong, reason) in [
-            ("", "nothing"),
-            ("a:9092,", "nothing"),
+            ("", "empty"),
+            ("a:9092,", "empty"),
             ("a", "port is missing"),
             ("a:", "a number"),
             ("a:x", "a number"),

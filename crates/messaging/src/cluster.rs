@@ -1,4 +1,4 @@
-//! The way into the cluster: made when first needed, made anew after it failed.
+//! The connection to the cluster: made when first needed, and again after it failed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,12 +31,12 @@ pub struct Cluster {
 #[derive(Default)]
 struct Shared {
     client: Mutex<Option<Arc<Client>>>,
-    /// All that the cluster has, as the broker said that was asked last.
+    /// All brokers of the cluster, as the last answer named them.
     learned: Mutex<Vec<Address>>,
     /// How often somebody began to look for a broker that answers.
     rounds: AtomicUsize,
-    /// Locked by whoever connects, for all who want to meanwhile; the latest failure, and when it
-    /// was.
+    /// Locked while a task connects, so that others wait for it. Holds the latest failure and its
+    /// time.
     connecting: tokio::sync::Mutex<Option<(Instant, KafkaError)>>,
 }
 
@@ -135,8 +135,8 @@ impl Cluster {
         }
     }
 
-    /// Lets the next request connect anew. Called after every failure: a connection to a mute
-    /// broker looks healthy, and metadata of before an outage is stale.
+    /// Makes the next request connect again. Called after every failure: a connection to a mute
+    /// broker looks healthy, and metadata from before an outage is stale.
     fn forget(&self, failed: &Arc<Client>) {
         let mut shared = self.shared.client();
         if shared
@@ -147,7 +147,7 @@ impl Cluster {
         }
     }
 
-    /// Like [`Self::forget`], for whoever found the broker mute on a connection of its own.
+    /// Like [`Self::forget`], after a broker was mute on a connection of the caller's own.
     pub(crate) fn reconnect_after(&self, error: &KafkaError) {
         if matches!(error, KafkaError::Deadline(_)) {
             *self.shared.client() = None;

@@ -16,7 +16,7 @@ pub(crate) fn unpacking(compression: i16, packed: &[u8]) -> io::Result<Box<dyn B
         2 => Box::new(BufReader::new(Snappy::new(packed)?)),
         3 => Box::new(BufReader::new(lz4::Decoder::new(packed)?)),
         4 => Box::new(BufReader::new(zstd::Decoder::with_buffer(packed)?)),
-        unknown => return Err(invalid(format!("compression {unknown} is unknown"))),
+        unknown => return Err(invalid(format!("unknown compression {unknown}"))),
     })
 }
 

@@ -1,9 +1,9 @@
-//! A connection to one broker, and the requests that carry no records. No deadlines here, but for
-//! finding somebody who answers; see [`crate::reader`].
+//! A connection to one broker, and the requests that carry no records. Only the search for a broker
+//! that answers has a deadline here; see [`crate::reader`].
 //!
-//! Where brokers know topics by their ids (Kafka 3.1) records are fetched by them, and a topic that
-//! was deleted and made again is another one. Elsewhere version 4 of Fetch and of Metadata is spoken:
-//! the oldest that know transactions, which every broker since Kafka 0.11 speaks.
+//! If brokers know topics by id (since Kafka 3.1), records are fetched by topic id, and a topic
+//! that was deleted and created again is another one. Otherwise version 4 of Fetch and of Metadata
+//! is used: the oldest that know transactions, which every broker since Kafka 0.11 has.
 
 use std::io;
 use std::time::Duration;

@@ -142,12 +142,12 @@ pub struct Envelope {
     pub time: OffsetDateTime,
 }
 
-/// Headers that make no [`Envelope`]. Permanent: the same record never reads otherwise.
+/// Headers that are not an [`Envelope`]. Permanent: the record never becomes readable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEnvelope {
     #[error("missing header {}", .0.join(", "))]
     Missing(Vec<&'static str>),
-    #[error("header {name} has the value {value:?}; expected is {expected}")]
+    #[error("header {name} is {value:?}, expected {expected}")]
     Value {
         name: &'static str,
         value: String,
@@ -182,7 +182,7 @@ pub fn decode(record: &IncomingRecord) -> Result<Envelope, InvalidEnvelope> {
     let time = match record.headers.contains_key(TIME).then(|| text(TIME)) {
         None => record.timestamp,
         Some(time) => OffsetDateTime::parse(&time, &Rfc3339)
-            .map_err(|_| wrong(TIME, time, "a time as in RFC 3339"))?,
+            .map_err(|_| wrong(TIME, time, "an RFC 3339 time"))?,
     };
     Ok(Envelope {
         event_id: id.parse().map_err(|_| wrong(ID, id, "a UUID"))?,

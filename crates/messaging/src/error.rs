@@ -1,10 +1,13 @@
-//! What can go wrong with a request, and what it means for whoever sent it.
+//! How a request can fail, and what a failure means for the caller.
 
 use std::time::Duration;
 
 use rskafka::client::error::{Error as ClientError, ProtocolError};
 
 use crate::topic_name::InvalidTopicName;
+
+/// The reason shown if a topic exists but this client may not describe it.
+pub const HIDDEN_TOPIC: &str = "the topic exists, but this client may not describe it";
 
 /// A request that failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -18,18 +21,18 @@ pub enum KafkaError {
     /// No usable answer: the connection could not be made, broke, or carried nonsense.
     #[error("kafka: {0}")]
     Connection(String),
-    /// The partition holds bytes at this offset that are no records. The next batch begins at `end`,
-    /// where that much can be read.
+    /// The bytes at this offset are not records. The next batch begins at `end`, if that is
+    /// readable.
     #[error("kafka: the record batch at offset {offset} cannot be read: {reason}")]
     Unreadable {
         offset: i64,
         end: Option<i64>,
         reason: String,
     },
-    /// Another record lies where one was read before: the topic was deleted and made again.
-    #[error("kafka: the record at offset {offset} is not the one that was there")]
+    /// Another record is where one was read before: the topic was deleted and created again.
+    #[error("kafka: the record at offset {offset} is not the one read before")]
     AnotherRecord { offset: i64 },
-    /// The topic was not even asked for.
+    /// No topic can have this name, so no request was sent.
     #[error(transparent)]
     TopicName(#[from] InvalidTopicName),
     /// No answer in time; whether the request took effect is unknown.
@@ -40,22 +43,22 @@ pub enum KafkaError {
 /// What a failure means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// Passes by itself: network, elections, slow replicas, clocks. To be tried again for ever.
+    /// Ends by itself: network, elections, slow replicas, clocks. Try again for ever.
     Transient,
-    /// Somebody must act: rights, a missing topic. To be tried again too, and to be reported.
+    /// An operator must act: rights, a missing topic. Try again too, and report it.
     Configuration,
     /// The record itself cannot be stored, now or later.
     Impossible,
-    /// The offset asked for is not there.
+    /// The partition does not have the requested offset.
     OutOfRange,
 }
 
 impl KafkaError {
-    /// Of a topic that need not be created and is not listed.
+    /// The error for a topic that exists but is not listed.
     pub fn hidden_topic() -> Self {
         Self::Broker {
             code: ProtocolError::UnknownTopicOrPartition,
-            detail: Some("it exists, and Kafka does not show it to this client".to_owned()),
+            detail: Some(HIDDEN_TOPIC.to_owned()),
         }
     }
 
@@ -108,7 +111,7 @@ impl KafkaError {
 }
 
 impl KafkaError {
-    /// Whether the request may have taken effect all the same: to repeat it may append it twice.
+    /// Whether the request may have taken effect: repeating it may append its records twice.
     pub fn outcome_is_unknown(&self) -> bool {
         match self {
             Self::Connection(_) | Self::Deadline(_) => true,
@@ -138,7 +141,7 @@ impl KafkaError {
         matches!(self, Self::Broker { .. })
     }
 
-    /// Whether it is what brokers say for a moment after a topic was made or a leader has changed.
+    /// Whether brokers answer this for a moment after a topic was created or a leader changed.
     pub fn is_about_the_leader(&self) -> bool {
         use ProtocolError as P;
         matches!(

@@ -44,7 +44,7 @@ pub struct Fetched {
 /// Reads one partition.
 ///
 /// Where brokers know topics by id (Kafka 3.1) all fetches of a reader are from the same topic: when
-/// it is deleted and made again, the next one fails. Where they do not, a reader that has paused
+/// it is deleted and created again, the next one fails. Where they do not, a reader that has paused
 /// makes sure that the last record it read is still there.
 pub struct PartitionReader {
     cluster: Cluster,
@@ -105,8 +105,8 @@ impl PartitionReader {
         }
     }
 
-    /// The id of the topic that is read: another one if it was deleted and made again. `None` where
-    /// brokers do not know topics by id.
+    /// The id of the topic that is read: another one if it was deleted and created again. `None`
+    /// where brokers do not know topics by id.
     ///
     /// # Errors
     /// When Kafka gives no answer.
@@ -129,7 +129,7 @@ impl PartitionReader {
     /// [`crate::ErrorKind::OutOfRange`] when the partition does not have `offset`.
     ///
     /// # Cancellation
-    /// Safe: nothing is lost, the next call connects anew.
+    /// Safe: nothing is lost, and the next call connects again.
     pub async fn fetch(
         &mut self,
         offset: i64,
@@ -210,7 +210,7 @@ impl PartitionReader {
         if *self.identity.get_or_insert(identity) != identity {
             return Err(KafkaError::Broker {
                 code: ProtocolError::UnknownTopicId,
-                detail: Some("the topic was made again".to_owned()),
+                detail: Some("the topic was created again".to_owned()),
             });
         }
         let answer: Answer = self.within(max_wait, leader.fetch(wanted)).await?;

@@ -19,13 +19,15 @@ const INTERNAL: [&str; 4] = [
 pub enum InvalidTopicName {
     #[error("the topic's name is empty")]
     Empty,
-    #[error("the topic's name has {0} characters; Kafka takes {LONGEST}")]
+    #[error("the topic's name has {0} characters; Kafka allows {LONGEST}")]
     TooLong(usize),
-    #[error("the topic's name contains {0:?}; Kafka takes ASCII letters, digits, '.', '_' and '-'")]
+    #[error(
+        "the topic's name contains {0:?}; Kafka allows ASCII letters, digits, '.', '_' and '-'"
+    )]
     Character(char),
     #[error("a topic cannot be named \".\" or \"..\"")]
     Dots,
-    #[error("the topic is one of those that Kafka keeps for itself")]
+    #[error("the topic is one of Kafka's own")]
     Internal,
 }
 

@@ -15,7 +15,7 @@ pub(crate) enum Malformed {
     Text,
 }
 
-/// Reads from the front. Never panics, never allocates by a length it was told.
+/// Reads from the front. Never panics, never allocates by a length that it reads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 

@@ -44,7 +44,7 @@ impl PartitionWriter {
     ///
     /// # Errors
     /// After [`KafkaError::Deadline`] and [`KafkaError::Connection`] the records may or may not
-    /// have been appended. The connection is made anew by the next call.
+    /// have been appended. The next call connects again.
     ///
     /// # Cancellation
     /// Dropped midway, the records may or may not be appended.
@@ -74,8 +74,8 @@ impl PartitionWriter {
         }
     }
 
-    /// Closes the connection as soon as it has been idle for a minute; waits for that, for ever where
-    /// there is none. The next [`Self::produce`] connects anew.
+    /// Closes the connection once it has been idle for a minute; waits for that, for ever if there
+    /// is no connection. The next [`Self::produce`] connects again.
     ///
     /// # Cancellation
     /// Dropped midway, nothing has happened; the minute counts from the latest request.

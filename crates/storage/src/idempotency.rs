@@ -1,8 +1,8 @@
-//! The table `idempotency_key`: which answers were given under a client's key.
+//! The table `idempotency_key`: the answers that were given under a client's key.
 //!
-//! Whoever places an order under a key first locks the key, without waiting: one that is locked is
-//! being placed at this moment, by this process or another. Nobody waits for anybody, so requests
-//! with several keys in one transaction cannot block, or deadlock with, each other.
+//! To place an order under a key, a transaction first locks the key without waiting. A locked key
+//! belongs to a request in progress, in this process or another. Nothing waits, so transactions
+//! with several keys cannot block each other or deadlock.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! An order's way through the system, for whoever asks where it is.
+//! An order's journey: its events and where they are.
 
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -67,7 +67,7 @@ struct EventRow {
     held_reason: Option<String>,
 }
 
-/// An order has few events; whoever writes more under one key gets the first of them. `state` is that
+/// An order has few events. If a key has more, only the first are read. `state` is that
 /// of the view `outbox`, which would be joined as a whole where statistics are missing or old. Plan:
 /// look-ups in the primary keys, for each event of one walk along `outbox_event_key`.
 const EVENTS: &str = "\
@@ -78,7 +78,7 @@ select e.event_id, e.event_type, e.topic, e.created_at,
             when q.id is not null then 'pending'
             else 'unqueued' end as state,
        p.processed_at, p.kafka_partition, p.kafka_offset,
-       coalesce(h.error, case when h.blocked_by is not null then 'waits for event ' || h.blocked_by end)
+       coalesce(h.error, case when h.blocked_by is not null then 'blocked by event ' || h.blocked_by end)
        as held_reason
 from (select * from outbox_event where key = $1 order by id limit 100) e
 left join lateral (select * from outbox_published where id = e.id limit 1) p on true

@@ -181,7 +181,7 @@ pub async fn is_read_only(conn: &mut AsyncPgConnection) -> Result<bool, StorageE
 pub enum NotReady {
     #[error(transparent)]
     Storage(#[from] StorageError),
-    #[error("the schema lacks migrations {}; run `order-api migrate`", .0.join(", "))]
+    #[error("migrations are missing: {}; run `order-api migrate`", .0.join(", "))]
     Schema(Vec<String>),
 }
 

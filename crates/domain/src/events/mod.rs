@@ -51,7 +51,7 @@ pub struct EncodedEvent<'a> {
     pub time: OffsetDateTime,
 }
 
-/// A record that is no event of its type.
+/// Why a record is not an event of its type.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     #[error("{event_type} has no schema version {version}; the newest is {newest}")]
@@ -60,16 +60,16 @@ pub enum DecodeError {
         version: i32,
         newest: i16,
     },
-    #[error("no {event_type} of version {version}: {source}")]
+    #[error("invalid {event_type}, version {version}: {source}")]
     Payload {
         event_type: &'static str,
         version: i32,
         source: serde_json::Error,
     },
-    #[error("a tombstone: the record has no value, and {event_type} needs one")]
+    #[error("tombstone: the record has no value, but {event_type} needs one")]
     Tombstone { event_type: &'static str },
     /// For event types with an encoding of their own.
-    #[error("no {event_type} of version {version}: {reason}")]
+    #[error("invalid {event_type}, version {version}: {reason}")]
     Encoding {
         event_type: &'static str,
         version: i32,
@@ -81,7 +81,7 @@ impl EncodedEvent<'_> {
     /// The payload of an `E`, from JSON.
     ///
     /// # Errors
-    /// When there is none, or it is no `T`.
+    /// If there is no payload, or it is not a `T`.
     pub fn json<E: EventType, T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
         let payload = self.payload.ok_or(DecodeError::Tombstone {
             event_type: E::TYPE,
@@ -93,7 +93,7 @@ impl EncodedEvent<'_> {
         })
     }
 
-    /// What [`EventType::decode`] says of a version that `E` does not have.
+    /// The error of [`EventType::decode`] for a version that `E` does not have.
     pub fn unknown_version<E: EventType>(&self) -> DecodeError {
         DecodeError::UnknownVersion {
             event_type: E::TYPE,
@@ -107,7 +107,7 @@ impl NewEvent {
     /// A JSON event of the newest version, with an id of its own.
     ///
     /// # Panics
-    /// When `event` has no JSON form, which is a defect of its type.
+    /// If `event` has no JSON form, which is a defect of its type.
     pub fn of<E: EventType + Serialize>(event: &E, key: String, source: &'static str) -> Self {
         let payload = serde_json::to_string(event).expect("event types serialize to JSON");
         Self {

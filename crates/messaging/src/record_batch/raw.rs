@@ -23,7 +23,7 @@ pub(crate) enum InvalidBatch {
     Checksum,
     #[error("its records are not in the order of their offsets")]
     Order,
-    #[error("it cannot be unpacked: {0}")]
+    #[error("it cannot be decompressed: {0}")]
     Unpacking(io::Error),
 }
 
@@ -193,7 +193,7 @@ fn varint(unpacked: &mut dyn BufRead) -> Result<i64, InvalidBatch> {
     }
 }
 
-/// Does not allocate by the length it was told: there may be less.
+/// Does not allocate by the length that it reads: there may be less.
 fn fill(buffer: &mut Vec<u8>, length: usize, from: &mut dyn BufRead) -> Result<(), InvalidBatch> {
     buffer.clear();
     let read = from.take(length as u64).read_to_end(buffer)?;

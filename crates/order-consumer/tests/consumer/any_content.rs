@@ -113,6 +113,6 @@ async fn bytes_and_tombstones_reach_the_handlers_that_take_them() {
     let dead = "select reason from inbox_dead_letter";
     assert_eq!(
         fixture.text(dead).await,
-        "no ProductPicture of version 1: a picture cannot be Some(\"text/plain\")"
+        "invalid ProductPicture, version 1: a picture cannot be Some(\"text/plain\")"
     );
 }

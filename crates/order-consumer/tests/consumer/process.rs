@@ -273,12 +273,9 @@ async fn wrong_settings_are_all_named_and_end_it_with_status_78() {
 #[tokio::test]
 async fn brokers_that_are_no_addresses_end_it_with_status_78_and_say_what_is_wrong() {
     for (brokers, reason) in [
-        (
-            "PLAINTEXT://127.0.0.1:9092",
-            "leave out what precedes the host",
-        ),
+        ("PLAINTEXT://127.0.0.1:9092", "leave out the scheme"),
         ("127.0.0.1:9092;127.0.0.1:9093", "separated by commas"),
-        ("::1:9092", "belongs in brackets"),
+        ("::1:9092", "must be in brackets"),
     ] {
         let settings = vec![
             ("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d".to_owned()),

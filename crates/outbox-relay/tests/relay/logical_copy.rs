@@ -125,7 +125,7 @@ async fn p9_a_logical_copy_publishes_what_was_pending_and_nothing_else() {
     // Its next event would get the id of the first one.
     let mut relay = Spawned::start(BINARY, &["run"], new.variables());
     assert_eq!(relay.exit_code(PATIENCE).await, Some(1));
-    let reason = "the identity of outbox_event stands at 0, below its highest id";
+    let reason = "the identity of outbox_event is 0, below its highest id";
     assert!(relay.log().contains(reason), "{}", relay.log());
     assert_eq!(new.whereabouts().await, before);
 

@@ -15,8 +15,8 @@ use crate::pg::cached::cached;
 use crate::pg::error::StorageError;
 
 /// Locks the offset's row against every other consumer, and the lease's against a new owner. What
-/// it says of dead letters may be as old as the statement's beginning; whoever changed them for this
-/// partition meanwhile has moved the offset too, and then there is no row.
+/// it says of dead letters may be as old as the statement's beginning. A transaction that changed
+/// them for this partition meanwhile has moved the offset too, and then there is no row.
 const FENCE: &str = r#"
 select exists (select from inbox_dead_letter d
                where d.consumer_group = o.consumer_group and d.topic = o.topic

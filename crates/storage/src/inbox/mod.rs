@@ -153,8 +153,8 @@ pub async fn identify(
     Ok(())
 }
 
-/// Puts the group elsewhere, whoever owns the partition: an owner that runs meets its fence and
-/// goes on from there.
+/// Sets the next offset, even if a process owns the partition: the owner meets its fence and
+/// continues from there.
 ///
 /// # Errors
 /// When Postgres cannot be asked.

@@ -1,4 +1,4 @@
-//! What to take and what to give up: a pure function of what the tables say.
+//! What to claim and what to release: a pure function of the contents of the tables.
 //!
 //! All members compute the same assignment from the same contents, so they do not race for the same
 //! units, and what they saw differently is sorted out by the epochs.

@@ -1,4 +1,5 @@
-//! Keeps one member's leases: beats, takes, gives up, and tells the workers what they own.
+//! Keeps one member's leases: sends heartbeats, claims and releases units, and publishes what the
+//! member owns.
 //!
 //! Runs as a task of its own with a connection of its own, so that no amount of work delays a beat.
 //! When beats fail it keeps trying; the workers stop by themselves when [`Ownership`] runs out.
@@ -94,7 +95,7 @@ impl Keeper {
             let pause = match self.beat().await {
                 Ok(pause) => {
                     if failing {
-                        info!(scope = self.scope, "leases are renewed again");
+                        info!(scope = self.scope, "renewing leases again");
                     }
                     failing = false;
                     pause
@@ -116,14 +117,14 @@ impl Keeper {
                 () = heard(self.connection.as_mut()) => {}
                 Some(request) = self.requests.recv() => {
                     if let Err(error) = self.answer(request).await {
-                        warn!(scope = self.scope, %error, "cannot hand a unit over; it will run out");
+                        warn!(scope = self.scope, %error, "cannot release a unit; its lease will expire");
                         self.connection = None;
                     }
                 }
             }
         }
         if let Err(error) = self.leave().await {
-            warn!(scope = self.scope, %error, "cannot give the leases back; they will run out");
+            warn!(scope = self.scope, %error, "cannot release the leases; they will expire");
         }
     }
 

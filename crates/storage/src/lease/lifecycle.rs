@@ -10,7 +10,7 @@ use super::Keeper;
 pub enum LeasedWorkError<E> {
     #[error(transparent)]
     Work(E),
-    #[error("the task that renews leases died: {0}")]
+    #[error("the task that renews leases ended unexpectedly: {0}")]
     Keeper(#[source] JoinError),
     #[error("the task that renews leases ended early")]
     KeeperLeft,

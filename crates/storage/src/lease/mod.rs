@@ -2,7 +2,7 @@
 //!
 //! A process shows that it lives by a heartbeat row; it owns the units whose row names it, each
 //! under an epoch that grows with every change of owner. [`decide`](decision::decide) says what to
-//! take and what to give up, from the contents of the two tables alone; [`Keeper`] acts on it.
+//! claim and what to release, from the contents of the two tables alone; [`Keeper`] acts on it.
 //! Leases keep processes out of each other's way. That no order breaks and no effect doubles rests
 //! on the statements that settle and fence, not on two processes never believing they own the same.
 
@@ -24,7 +24,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
-/// Names one run of one process. Drawn anew at every start, so that a restart is a new member.
+/// Identifies one run of one process. New at every start, so that a restart is a new member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(Uuid);
 

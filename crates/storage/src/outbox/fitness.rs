@@ -21,14 +21,14 @@ pub enum Unfit {
     )]
     TransactionPooler,
     #[error(
-        "the identity of outbox_event stands at {last_value}, below its highest id {highest}: \
-         events would get ids of the past; run \
+        "the identity of outbox_event is {last_value}, below its highest id {highest}: \
+         new events would get lower ids than older ones; run \
          select setval(pg_get_serial_sequence('outbox_event', 'id'), {highest})"
     )]
     SequenceBehind { last_value: i64, highest: i64 },
     #[error(
-        "hashtextextended gives other values here than where this schema was made; \
-         slots are numbered by it"
+        "hashtextextended gives other values here than where this schema was made; slot numbers \
+         depend on it"
     )]
     ForeignHash,
     #[error("outbox_sample_hash is empty; it is part of the data and must be copied with it")]

@@ -1,4 +1,4 @@
-//! Looking at what is held, for whoever decides about it.
+//! Lists held events, for the operator who decides on them.
 
 use diesel::deserialize::{self, FromSql};
 use diesel::pg::{Pg, PgValue};
@@ -14,7 +14,7 @@ use super::redrive::TopicKey;
 use crate::pg::error::StorageError;
 use crate::pg::name::named;
 
-/// An event that is held, or was and is given up.
+/// An event that is held or discarded.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct HeldEvent {
     #[diesel(sql_type = BigInt)]
@@ -129,7 +129,7 @@ pub async fn held(
         .await?)
 }
 
-/// The held event of this id, if it is held or given up. Nothing keeps a writer from using an id
+/// The event of this id, if it is held or discarded. Nothing keeps a writer from using an id
 /// twice: of several, the one that there is something to decide about comes first. Plan: a walk over
 /// what is held, since event ids have no index.
 ///

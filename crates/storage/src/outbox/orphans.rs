@@ -9,8 +9,8 @@ use super::batch::Orphan;
 use crate::pg::error::StorageError;
 use crate::pg::xid::Xid;
 
-/// An event and its pending row are written in one transaction, so whoever sees the row sees the
-/// event, or there is none. Looked at again all the same: what is gone from the queue is not sent.
+/// An event and its pending row are written in one transaction, so a reader of the row sees the
+/// event too, or there is none. The statement checks it again: what is removed here is never sent.
 const REMOVE: &str = "\
 delete from outbox_pending p using unnest($1, $2, $3) d(slot, id, version)
 where p.slot = d.slot and p.id = d.id and p.xmin = d.version

@@ -1,11 +1,11 @@
-//! Letting held keys go: re-driving dead events, and giving them up.
+//! Redrives and discards dead letters.
 //!
 //! Each is one transaction under the locks of its keys, at any moment, without a word to a relay:
 //! a relay that read an event as blocked looks again, under the same lock, before it holds it.
 //! What moves back is pending like any other event: if something before it is still held, the
 //! relay holds it again. So moving too much back is harmless, and leaving an event blocked by
 //! nothing is the one mistake to avoid. Unavailable events are the relay's own business. What is
-//! pending already, because somebody wrote a held id anew by hand, stays as it is.
+//! pending already, because somebody inserted a held id by hand, stays as it is.
 
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -15,7 +15,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use super::key_lock::lock_keys;
 use crate::pg::error::StorageError;
 
-/// A topic and a key: the unit that order is kept in, and that a held event holds back.
+/// A topic and a key: the unit of order, which a dead letter blocks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, QueryableByName)]
 pub struct TopicKey {
     #[diesel(sql_type = Text)]
@@ -24,7 +24,7 @@ pub struct TopicKey {
     pub key: String,
 }
 
-/// What a re-drive moved back to pending.
+/// What a redrive moved back to pending.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct Redriven {
     #[diesel(sql_type = BigInt)]
@@ -36,10 +36,10 @@ pub struct Redriven {
 /// What a discard did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct Discarded {
-    /// Dead events given up.
+    /// Dead letters discarded.
     #[diesel(sql_type = BigInt)]
     pub discarded: i64,
-    /// Events that waited behind them alone and are pending again.
+    /// Events that only they blocked, now pending again.
     #[diesel(sql_type = BigInt)]
     pub returned: i64,
 }
@@ -76,7 +76,7 @@ pub async fn dead_keys(
         .await?)
 }
 
-/// One statement: whoever reads sees all of a key held or all of it pending.
+/// One statement: a reader sees all of a key held or all of it pending.
 const REDRIVE: &str = concat!(
     "\
 with moved as (
@@ -145,8 +145,9 @@ where h.topic = k.topic and h.key = k.key and h.discarded_at is null
   and h.cause <> 'unavailable' and h.cause = 'dead' and ($3 is null or h.id = $3)"
 );
 
-/// A key may have several dead events (a later one was held before an earlier one committed, or a
-/// replayed one died). What has another dead one before it stays, and now waits for that one.
+/// A key may have several dead letters (a later one was held before an earlier one committed, or a
+/// replayed event became one). An event after another dead letter stays held, now blocked by that
+/// one.
 const RETURN: &str = concat!(
     "\
 with key as (
@@ -173,8 +174,8 @@ waiting as (
 select count(*) as returned, $3::bigint as discarded from moved"
 );
 
-/// Gives up the dead events of these keys, or of them the one with the id `only`. What waited
-/// behind them alone moves back to pending.
+/// Discards the dead letters of these keys, or only the one with the id `only`. Events that only
+/// they blocked move back to pending.
 ///
 /// # Errors
 /// When Postgres cannot be asked, or the lock of a key is not to be had within half a second;

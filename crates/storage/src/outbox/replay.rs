@@ -39,7 +39,7 @@ pub struct Window {
     /// Events within the bounds.
     #[diesel(sql_type = BigInt)]
     pub matching: i64,
-    /// The id to go on behind, `None` when there is nothing more to look at.
+    /// The id to continue after; `None` at the end.
     #[diesel(sql_type = Nullable<BigInt>)]
     pub last: Option<i64>,
 }

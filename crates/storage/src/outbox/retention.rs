@@ -17,7 +17,7 @@ use crate::pg::error::StorageError;
 pub enum Done {
     /// In `outbox_published`.
     Published,
-    /// In `outbox_held`, with the time it was given up at.
+    /// In `outbox_held`, with the time of the discard.
     Discarded,
 }
 
@@ -27,7 +27,7 @@ pub struct Cleaned {
     /// Events deleted.
     #[diesel(sql_type = BigInt)]
     pub deleted: i64,
-    /// The id to go on behind; `None` at the end, where the next pass starts from the lowest id.
+    /// The id to continue after; `None` at the end, where the next pass starts from the lowest id.
     #[diesel(sql_type = Nullable<BigInt>)]
     pub last: Option<i64>,
 }

@@ -83,7 +83,7 @@ pub(super) fn slot_from(slot: i16, column: &'static str) -> Result<Slot, Storage
 }
 
 /// Only under the lease: the row of the unit is locked before anything moves. What is pending
-/// already, because somebody wrote the id anew by hand, stays as it is. Plan: a walk along
+/// already, because somebody inserted the id by hand, stays as it is. Plan: a walk along
 /// `outbox_held_unavailable` for each destination, as far as the limit, and the rows from their places,
 /// where a row that changed meanwhile no longer lies; no event is read.
 pub const MOVE_BACK: &str = "\

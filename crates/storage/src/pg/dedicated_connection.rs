@@ -18,8 +18,8 @@ const CHECK_WITHIN: Duration = Duration::from_secs(2);
 /// How long asking Postgres to cancel a statement may take.
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);
 
-/// Made when it is first used, and anew after a call that failed, ran out of time or was dropped
-/// midway: nobody knows what such a connection would answer next.
+/// Made when it is first used, and again after a call that failed, ran out of time or was dropped
+/// midway: the next answer of such a connection would be unreliable.
 pub struct DedicatedConnection {
     database: Database,
     session: Session,
@@ -91,7 +91,7 @@ impl DedicatedConnection {
         if self.checked_at.elapsed() >= CHECK_EVERY {
             let checked = with_timeout(CHECK_WITHIN, self.database.check(&mut conn)).await;
             if let Err(error) = checked {
-                tracing::debug!(%error, "a connection is given up");
+                tracing::debug!(%error, "dropping a connection");
                 return None;
             }
             self.checked_at = Instant::now();

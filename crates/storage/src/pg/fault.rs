@@ -8,12 +8,12 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::pg::error::StorageError;
 
-/// What a failure means for whoever decides to try again.
+/// What a failure means for a retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The statement and its values: the same call fails again, in any weather.
+    /// The statement and its values: the same call always fails again.
     Statement,
-    /// Most likely the statement (bad data, an error raised by a trigger). Told from trouble by the
+    /// Most likely the statement (bad data, an error raised by a trigger). Recognized by the
     /// server's message, because diesel keeps no SQLSTATE of these; sure only where
     /// [`messages_are_english`].
     LikelyStatement,

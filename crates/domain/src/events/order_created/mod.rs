@@ -141,7 +141,7 @@ mod tests {
         );
         assert!(error(2, &zero).contains("from 1 to 10000"));
         let tombstone = OrderCreated::decode(&compatibility::encoded(2, None));
-        assert!(tombstone.unwrap_err().to_string().contains("a tombstone"));
+        assert!(tombstone.unwrap_err().to_string().contains("tombstone: "));
     }
 
     #[test]

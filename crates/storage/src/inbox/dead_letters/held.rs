@@ -91,7 +91,7 @@ pub async fn held_before(
         .await?)
 }
 
-/// A settled row gives way: it speaks of another record, of a topic that was made anew since.
+/// A settled row is replaced: it is about another record, of a topic that was created again since.
 const HOLD: &str = r#"
 insert into inbox_dead_letter as d (consumer_group, topic, partition, "offset", event_id, key, value,
                                     header_names, header_values, omitted_bytes, cause, reason,

@@ -1,4 +1,4 @@
-//! The table `inbox_dead_letter`: records that could not be applied, and those waiting behind them.
+//! The table `inbox_dead_letter`: records that could not be applied, and the records they block.
 //!
 //! [`held`] is the side of the partition's owner, [`settle`] that of an operator's command. The two
 //! meet on one key at a time, under a lock on it; see [`held_keys`] for why nothing is lost between
@@ -64,7 +64,7 @@ pub struct DeadLetter {
     /// Size of a record that was too large: then value and headers are missing.
     pub omitted_bytes: Option<i64>,
     pub cause: Cause,
-    /// For whoever decides what to do with it.
+    /// Why it cannot be applied, for the operator.
     pub reason: String,
     /// How often it was tried.
     pub attempts: i32,

@@ -19,7 +19,7 @@ use crate::pg::name::named;
 pub enum Ending {
     /// Its effect happened.
     Redriven,
-    /// It was given up.
+    /// It was discarded.
     Discarded,
 }
 

@@ -8,15 +8,15 @@ pub enum InvalidDatabaseUrl {
     #[error("must begin with postgres:// or postgresql://")]
     Scheme,
     #[error(
-        "cannot be read without doubt: percent-encode special characters of the user, the password \
+        "is ambiguous: percent-encode special characters of the user, the password \
          and the database (/ is %2F, ? is %3F, @ is %40, % is %25)"
     )]
     Encoding,
-    #[error("holds a NUL (%00)")]
+    #[error("contains a NUL (%00)")]
     Nul,
-    #[error("names no host, or an empty one among several")]
+    #[error("names no host, or an empty host in a list")]
     NoHost,
-    #[error("an IPv6 address must stand between [ and ]")]
+    #[error("an IPv6 address must be in brackets, as in [::1]")]
     Ipv6,
     #[error(
         "a port must be a number from 1 to 65535; percent-encode a password with special characters"
@@ -37,10 +37,12 @@ pub enum InvalidDatabaseUrl {
         name: &'static str,
         expected: &'static str,
     },
-    #[error("does not know the parameter{}", .0.as_ref().map(|n| format!(" {n}")).unwrap_or_default())]
+    #[error("has an unknown parameter{}", .0.as_ref().map(|n| format!(" {n}")).unwrap_or_default())]
     Unknown(Option<String>),
-    #[error("asks for TLS ({0}), which this build does not speak")]
+    #[error("asks for TLS ({0}), which is not supported")]
     Tls(&'static str),
-    #[error("schema must be the name of one schema, 1 to 63 bytes long, and none of Postgres' own")]
+    #[error(
+        "schema must be the name of one schema, 1 to 63 bytes long, and not one of Postgres' own"
+    )]
     Schema,
 }
