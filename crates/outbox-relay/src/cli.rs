@@ -24,7 +24,7 @@ pub struct Cli {
 enum Command {
     /// Relay until stopped (the default)
     Run,
-    /// Ask the process with these settings on this machine whether it is ready: exit status 0 or 1
+    /// Check whether the process on this machine is ready; exits with 0 or 1
     Healthcheck,
     #[command(flatten)]
     Operation(Operation),

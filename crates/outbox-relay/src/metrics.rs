@@ -18,19 +18,19 @@ pub struct Metrics {
     pub published: Counter,
     /// Produce requests that failed and were tried again.
     pub retried: Counter,
-    /// Records sent again although the request that carried them may have got through.
+    /// Records sent again although Kafka may have them.
     pub resent_after_unknown_outcome: Counter,
     /// Events moved to held.
     pub holds: ByCause<Counter>,
-    /// Pending ids whose event is gone.
+    /// Pending ids removed because their event does not exist.
     pub orphans: Counter,
-    /// Slots lost without having been given up.
+    /// Slots lost without being given up.
     pub lease_losses: Counter,
     /// Reads, by what started them.
     pub wake_ups: WakeUps,
     /// Events that retention deleted.
     pub deleted: Counter,
-    /// Slots owned now.
+    /// Slots this process owns.
     pub slots_owned: Gauge,
     /// Events read and not yet settled.
     pub in_flight: Gauge,
@@ -48,23 +48,23 @@ pub struct Metrics {
     pub hold_seconds: Histogram,
 }
 
-/// One of each cause that an event is held for.
+/// One metric for each cause of a hold.
 #[derive(Debug, Clone)]
 pub struct ByCause<M> {
-    /// It can never be produced.
+    /// The event is a dead letter.
     pub dead: M,
-    /// It waits for a dead one of its key.
+    /// A dead letter of its key blocks it.
     pub blocked: M,
     /// Its partition cannot be written.
     pub unavailable: M,
 }
 
-/// What ended a pause between two reads.
+/// Reads, by what started them.
 #[derive(Debug, Clone)]
 pub struct WakeUps {
-    /// A writer said that it committed.
+    /// A writer notified the relays of its commit.
     pub notification: Counter,
-    /// The time to look anyway had come.
+    /// The poll interval ended.
     pub poll: Counter,
     /// A slot is idle again.
     pub settled: Counter,
@@ -113,12 +113,9 @@ impl Metrics {
             holds: ByCause::of(to.each("outbox_holds", "Events moved to held, by cause", CAUSES)),
             orphans: to.add(
                 "outbox_orphans",
-                "Pending ids removed since their event does not exist",
+                "Pending ids removed because their event does not exist",
             ),
-            lease_losses: to.add(
-                "outbox_lease_losses",
-                "Slots lost without having been given up",
-            ),
+            lease_losses: to.add("outbox_lease_losses", "Slots lost without being given up"),
             wake_ups: WakeUps::of(to.each(
                 "outbox_wake_ups",
                 "Reads of the outbox, by what started them",

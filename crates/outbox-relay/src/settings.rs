@@ -15,7 +15,7 @@ use crate::oversized::LARGEST_RECORD_BYTES;
 const RETENTION_RANGE: RangeInclusive<Duration> =
     Duration::from_mins(1)..=Duration::from_hours(24 * 3650);
 
-/// Everything `outbox-relay run` is told.
+/// The settings of `outbox-relay run`.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub database: Database,

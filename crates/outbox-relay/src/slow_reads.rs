@@ -55,7 +55,7 @@ impl SlowReads {
     /// Runs one read of so many slots.
     ///
     /// # Errors
-    /// When Postgres cannot be asked; the next call connects anew.
+    /// When Postgres cannot be asked; the next call connects again.
     pub(crate) async fn read<T>(
         &mut self,
         slots: usize,

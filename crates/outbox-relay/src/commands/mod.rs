@@ -1,8 +1,8 @@
-//! What an operator asks and decides: `status`, `dead-letters`, `replay`.
+//! The commands for an operator: `status`, `dead-letters`, `replay`.
 //!
 //! A command needs Postgres and nothing else, takes no lease, and waits for nothing: it works beside
-//! any number of relays, or none. What it prints on standard output is its answer, as a table or as
-//! JSON; what went wrong is one line on standard error.
+//! any number of relays, or none. It prints its answer on standard output, as a table or as JSON,
+//! and an error as one line on standard error.
 
 mod dead_letters;
 mod replay;
@@ -21,21 +21,21 @@ use uuid::Uuid;
 
 use crate::app::NAME;
 
-/// The longest a statement may take; a key may have a million events behind its dead one.
+/// The longest a statement may take; a dead letter may block a million events.
 const DEADLINE: Duration = Duration::from_mins(10);
-/// A lock that a relay holds for a moment is tried for again this often.
+/// How often a lock that a relay holds for a moment is tried again.
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The commands beside `run`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Operation {
-    /// Show who owns the slots, what waits, since when, and what is held
+    /// Show slot owners, pending and held events, and how long they have waited
     Status(status::StatusArgs),
-    /// Look at events that cannot be published, send them again, or give them up
+    /// List, redrive or discard events that cannot be published
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLetters),
-    /// Publish again what was published: at least one bound is required, all given must hold
+    /// Publish events again. Give at least one bound; all given bounds must hold
     Replay(replay::ReplayArgs),
 }
 
@@ -62,7 +62,7 @@ enum CommandError {
 }
 
 impl Operation {
-    /// What is wrong with the arguments taken together.
+    /// Checks the arguments taken together.
     pub(crate) fn check(&self) -> Result<(), String> {
         match self {
             Self::Status(_) | Self::DeadLetters(_) => Ok(()),
@@ -125,9 +125,9 @@ async fn retry_on_lock<T>(
     }
 }
 
-/// Tells relays that something is pending, to spare them the time until they look.
+/// Notifies the relays that events are pending, so that they do not wait for their next poll.
 async fn wake_relays(conn: &mut Connection) {
-    // They look anyway, within a second or two.
+    // They poll anyway, within a second or two.
     let _ = with_timeout(Duration::from_secs(1), notify(conn, Channel::Outbox)).await;
 }
 

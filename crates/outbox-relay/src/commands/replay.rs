@@ -1,4 +1,4 @@
-//! `replay`: publishing again what was published.
+//! `replay`: publishes published events again.
 
 use std::process::ExitCode;
 
@@ -21,7 +21,7 @@ const WINDOW: i64 = 5_000;
 pub(crate) struct ReplayArgs {
     #[command(flatten)]
     bounds: Bounds,
-    /// Say how many it would be and change nothing
+    /// Show what would happen and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Print JSON
@@ -32,16 +32,16 @@ pub(crate) struct ReplayArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 struct Bounds {
-    /// Published at this time or later, such as 2025-01-31T12:00:00Z
+    /// Only events published at this time or later, such as 2025-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     from: Option<OffsetDateTime>,
-    /// Published before this time; without it, before now
+    /// Only events published before this time. Default: now
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     to: Option<OffsetDateTime>,
-    /// Of this key
+    /// Only events of this key
     #[arg(long)]
     key: Option<String>,
-    /// For this topic
+    /// Only events of this topic
     #[arg(long)]
     topic: Option<String>,
     /// The lowest id (not event id)
@@ -58,7 +58,7 @@ fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
 }
 
 impl ReplayArgs {
-    /// Bounds that nothing can be within are a slip.
+    /// Refuses bounds that no event can be within.
     pub(super) fn check(&self) -> Result<(), String> {
         let Bounds {
             from,
@@ -87,7 +87,7 @@ pub(super) async fn run(database: &Database, args: ReplayArgs) -> Result<ExitCod
         from_id,
         to_id,
     } = args.bounds;
-    // What relays publish again meanwhile must not be met again.
+    // Events that relays publish again meanwhile must not be replayed twice.
     let now = with_timeout(DEADLINE, database_time(&mut conn)).await?;
     let bounds = ReplayBounds {
         from,

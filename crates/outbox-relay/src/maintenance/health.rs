@@ -1,12 +1,12 @@
-//! What stands in the way, told to the readiness endpoint: the failing partitions, what Postgres
-//! refuses, and a pipeline that does nothing although something waits.
+//! What the readiness endpoint reports: failing partitions, failing Postgres calls, and a pipeline
+//! that makes no progress although an event waits.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use service::{Check, Readiness, ReadinessIssues};
 
-/// An event that was first of its partition for this long is stuck.
+/// An event that has been the first of its partition for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// Shared by all tasks of the pipeline.
@@ -37,9 +37,9 @@ impl Health {
         &self.kafka
     }
 
-    /// Tells whether the work goes on: `waiting` is the event that has been the first of its partition
-    /// for longest, and for how long it was seen to be. Nobody knows why it waits unless a partition or
-    /// Postgres fails.
+    /// Reports whether the pipeline makes progress. `waiting` is the event that has been the first
+    /// of its partition for longest, and how long it has been seen there. The reason is known only
+    /// if a partition or a Postgres call fails.
     pub(crate) fn tell_progress(&self, waiting: Option<(Duration, impl Display)>) {
         let Some((waited, event)) = waiting.filter(|(waited, _)| *waited >= STUCK_AFTER) else {
             self.progress.ready();
@@ -49,7 +49,7 @@ impl Health {
         let fails = [self.failing.summary(), self.postgres.summary()];
         let mut why = fails.into_iter().flatten().collect::<Vec<_>>().join("; ");
         if why.is_empty() {
-            "neither a partition nor Postgres fails".clone_into(&mut why);
+            "no partition and no Postgres call is failing".clone_into(&mut why);
         }
         self.progress
             .not_ready(format!("{event} has waited for {seconds} s; {why}"));

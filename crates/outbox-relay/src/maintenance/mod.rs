@@ -1,5 +1,5 @@
-//! What goes on beside the pipeline: it observes the outbox, judges whether work goes on, and deletes
-//! what is old. Nothing here moves an event.
+//! What runs beside the pipeline: it observes the outbox, reports whether the pipeline makes
+//! progress, and deletes old events. Nothing here moves an event.
 
 mod first_waiting;
 pub(crate) mod health;

@@ -1,5 +1,6 @@
-//! Looks at the outbox from beside the pipeline: fills the gauges about the database, and tells
-//! whether the work goes on. On a connection of its own, so that it sees a pipeline that hangs.
+//! Observes the outbox from beside the pipeline: fills the gauges about the database, and reports
+//! whether the pipeline makes progress. It has a connection of its own, so that it sees a pipeline
+//! that hangs.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ impl Observer {
             if let Some(error) = looks.into_iter().find_map(Result::err) {
                 reporter.failed(
                     &error,
-                    |error| warn!(%error, "cannot look at the backlog; its metrics stand still"),
+                    |error| warn!(%error, "cannot read the backlog; its metrics are stale"),
                 );
             } else {
                 reporter.succeeded();
@@ -58,13 +59,13 @@ impl Observer {
         }
     }
 
-    /// Tells the readiness endpoint which event has waited for longest, if any has.
+    /// Reports to the readiness endpoint which event has waited longest, if any has.
     async fn refresh_waiting_partitions(&mut self, first: &mut FirstWaiting) {
         let member = self.leases.member();
         let look = async |conn: &mut _| first.look(conn, member).await;
         if let Err(error) = self.connection.call(DEADLINE * 2, look).await {
             // What was seen to wait is believed to wait until a look says otherwise.
-            debug!(%error, "cannot look at who waits");
+            debug!(%error, "cannot read the waiting partitions");
         }
         let longest = first.longest(Instant::now(), &self.topics.borrow());
         self.health.tell_progress(longest);

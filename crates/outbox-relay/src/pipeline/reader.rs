@@ -69,7 +69,7 @@ impl Reader {
     /// is found only when there is nothing behind them either. `None` when the read ran into its limit.
     ///
     /// # Errors
-    /// When Postgres cannot be asked; the next call connects anew.
+    /// When Postgres cannot be asked; the next call connects again.
     pub(crate) async fn read(
         &mut self,
         slots: &[Slot],
@@ -127,7 +127,7 @@ impl Reader {
             let (slot, id) = (first.slot.number(), first.id);
             error!(
                 slot,
-                id, removed, "outbox_pending named events that do not exist; removed them"
+                id, removed, "removed pending ids whose events do not exist"
             );
         }
         Ok(removed)

@@ -54,10 +54,10 @@ pub enum Step {
     NothingOwned,
 }
 
-/// Why a relay cannot go on.
+/// Why a relay ends.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    #[error("a task of the pipeline died: {0}")]
+    #[error("a task of the pipeline ended unexpectedly: {0}")]
     TaskDied(#[from] JoinError),
 }
 
@@ -130,7 +130,7 @@ impl Relay {
     /// Runs until `stop`, then finishes what is in flight.
     ///
     /// # Errors
-    /// When a task of the pipeline died. An outage of Postgres or Kafka is waited out.
+    /// When a task of the pipeline ends unexpectedly. Outages of Postgres and Kafka are waited out.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RelayError> {
         let mut interval = PollInterval::new();
         // Without an issue of its own: leases that have run out are reported here too.
@@ -149,7 +149,7 @@ impl Relay {
                     self.postgres.report(
                         TASK,
                         format!(
-                            "the leases have run out and are not renewed{}",
+                            "the leases expired and are not renewed{}",
                             why.unwrap_or_default()
                         ),
                     );
@@ -204,7 +204,7 @@ impl Relay {
     /// slots and hands what it found to the senders.
     ///
     /// # Errors
-    /// When Postgres cannot be read; nothing is lost, the connection is made anew by the next step.
+    /// When Postgres cannot be read. Nothing is lost, and the next step connects again.
     pub async fn step(&mut self) -> Result<Step, StorageError> {
         while let Ok(returned) = self.returned.try_recv() {
             self.take_back(&returned);
@@ -350,7 +350,7 @@ impl Relay {
             let events = self.slots.total();
             warn!(
                 events,
-                "stopping with requests unanswered; their events may be sent again"
+                "stopping with unanswered requests; their events may be sent again"
             );
         }
         self.tasks.shutdown().await;

@@ -125,7 +125,7 @@ impl Router {
                     let trace_id = trace_id(&event.event);
                     error!(
                         topic,
-                        key, id, %error, trace_id, "dead letter: there can be no such topic"
+                        key, id, %error, trace_id, "dead letter: no topic can have this name"
                     );
                     let error = Some(error.into_owned());
                     holds.push(event.to_hold(HoldCause::Dead, error, 0));

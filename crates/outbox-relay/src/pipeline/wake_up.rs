@@ -13,12 +13,12 @@ use tracing::warn;
 pub(crate) struct Listener {
     pub(crate) database: Database,
     pub(crate) session: Session,
-    /// Told that events were committed.
+    /// Notified that events were committed.
     pub(crate) wake: Arc<Notify>,
 }
 
 impl Listener {
-    /// Listens until `stop`, connecting anew whenever the connection breaks.
+    /// Listens until `stop`, and connects again whenever the connection breaks.
     pub(crate) async fn run(self, stop: &CancellationToken) {
         let mut retry = RetryLoop::new(bounds::HINTS);
         let log = |error: &_| warn!(%error, "wake-ups are lost; polling until they are back");

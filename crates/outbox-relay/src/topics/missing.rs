@@ -4,18 +4,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use messaging::ErrorKind;
+use messaging::{ErrorKind, HIDDEN_TOPIC};
 use service::LogThrottle;
 
 /// A refusal is not asked for again sooner, and later each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Whoever mends what creation was refused for must not wait long.
+/// The longest pause: once the cause of a refusal is gone, the topic must soon be created.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
-/// Why a topic is missing that is there.
-pub(crate) const HIDDEN: &str =
-    "the topic exists, but Kafka does not show it: this client may not describe it";
-
-/// As many are tried at once: what they bring is told, and what else is wanted noted, before more.
+/// How many are tried before the results are published and new requests are read.
 const AT_ONCE: usize = 16;
 
 #[derive(Debug, Default)]
@@ -34,7 +30,7 @@ struct Attempts {
     /// Since the latest refusal.
     pause: Duration,
     log_throttle: LogThrottle,
-    /// Why the topic misses all the same.
+    /// Why the topic is still missing.
     reason: Option<String>,
 }
 
@@ -127,7 +123,7 @@ impl Missing {
             attempts.next = Some(now);
             return false;
         }
-        self.failed(topic, HIDDEN, ErrorKind::Configuration, now)
+        self.failed(topic, HIDDEN_TOPIC, ErrorKind::Configuration, now)
     }
 
     /// Why each still misses, as far as Kafka said.
@@ -199,7 +195,7 @@ mod tests {
         assert!(missing.refusals().is_empty());
         assert_eq!(missing.due(start), ["t"]);
         assert!(missing.hidden("t", start));
-        assert_eq!(missing.refusals()["t"], HIDDEN);
+        assert_eq!(missing.refusals()["t"], HIDDEN_TOPIC);
         assert!(missing.due(start).is_empty());
         assert!(!missing.hidden("t", start + FIRST_PAUSE), "was logged");
     }

@@ -5,14 +5,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use messaging::{Cluster, ErrorKind, KafkaError};
+use messaging::{Cluster, ErrorKind, HIDDEN_TOPIC, KafkaError};
 use service::retry::bounds;
 use service::{CancellationToken, Check, FailureReporter, WorkerSettings};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
-use crate::topics::missing::{HIDDEN, Missing};
+use crate::topics::missing::Missing;
 use crate::topics::rejected::RejectedTopics;
 use crate::topics::routing_table::Topics;
 
@@ -123,7 +123,7 @@ impl RouteKeeper {
         let mut counts = match self.look_up().await {
             Ok(counts) => counts,
             Err(error) => {
-                missing.all_failed(&format!("whether the topic exists is not known: {error}"));
+                missing.all_failed(&format!("unknown whether the topic exists: {error}"));
                 self.topics
                     .send_if_modified(|topics| topics.refuse(missing.refusals()));
                 return Learned::NoAnswer;
@@ -143,9 +143,9 @@ impl RouteKeeper {
                     let reason =
                         format!("the topic does not exist and could not be created: {error}");
                     if missing.failed(&topic, reason, error.kind(), Instant::now()) {
-                        warn!(topic, %error, "cannot create a topic that is missing; trying again");
+                        warn!(topic, %error, "cannot create a missing topic; trying again");
                     } else {
-                        debug!(topic, %error, "still cannot create a topic");
+                        debug!(topic, %error, "still cannot create a missing topic");
                     }
                     // The others would wait for nothing, one deadline after the other.
                     if matches!(error, KafkaError::Connection(_) | KafkaError::Deadline(_)) {
@@ -161,7 +161,7 @@ impl RouteKeeper {
             counts = now;
             for topic in &existing {
                 if !counts.contains_key(topic) && missing.hidden(topic, Instant::now()) {
-                    warn!(topic, "{HIDDEN}; looking again");
+                    warn!(topic, "{HIDDEN_TOPIC}; trying again");
                 }
             }
         }
@@ -235,7 +235,10 @@ mod tests {
         assert_eq!(learned, Learned::NoAnswer);
         let topics = routes.topics.borrow();
         let reason = topics.refusal("t").expect("a reason");
-        assert!(reason.starts_with("whether the topic exists"), "{reason}");
+        assert!(
+            reason.starts_with("unknown whether the topic exists"),
+            "{reason}"
+        );
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
-//! Topics that Kafka said there can never be. Pure bookkeeping.
+//! Topics that Kafka says can never exist. Pure bookkeeping.
 //!
 //! It may be wrong about "never": a name that collides with another topic's (`a_b` with `a.b`) is
-//! free once that one is deleted. So an answer is believed for a while, and then asked for anew by the
-//! next event that needs the topic.
+//! free once that one is deleted. So an answer counts for a while, and then the next event that
+//! needs the topic asks again.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -53,7 +53,7 @@ impl Topics {
         self.0.looked_up
     }
 
-    /// Only why topics miss is known anew; returns whether that is a change.
+    /// Updates only why topics are missing; returns whether that is a change.
     pub(crate) fn refuse(&mut self, refused: HashMap<String, String>) -> bool {
         let changed = self.0.refused != refused;
         if changed {

@@ -76,7 +76,7 @@ impl Unroutable {
             let missing = waits && !topics.knows(topic);
             // One that was just created is known in a moment.
             if missing && now.duration_since(wait.since) >= PATIENCE {
-                let unknown = "whether the topic exists is not known yet";
+                let unknown = "unknown yet whether the topic exists";
                 let reason = topics.refusal(topic).unwrap_or(unknown);
                 news.push((topic.clone(), Some(reason)));
             } else if !missing {
@@ -154,7 +154,10 @@ mod tests {
         assert!(unroutable.is_due(A, due));
         assert!(!unroutable.is_due(A, start + PATIENCE * 4 / 5));
         let summary = failing.summary().expect("a problem");
-        assert!(summary.contains("a: whether the topic exists"), "{summary}");
+        assert!(
+            summary.contains("a: unknown yet whether the topic exists"),
+            "{summary}"
+        );
 
         unroutable.read(&slots(&[0, 1]), met(&[]), due);
         unroutable.tell(|_| true, &none, &topics, &failing, due);

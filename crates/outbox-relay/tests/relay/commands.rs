@@ -113,7 +113,7 @@ async fn p8_dead_letters_are_listed_redriven_and_discarded() {
     assert_eq!(states(&fixture).await, "pe di pe pe pe pe pu");
     let (code, text) = discard(&format!("--event {dead}")).await;
     assert_eq!(code, 1);
-    assert!(text.contains("given up"), "{text}");
+    assert!(text.contains("nothing left to decide"), "{text}");
     let (code, text) = discard("--event 0190aaaa-0000-7000-8000-000000000000").await;
     assert_eq!(code, 1);
     assert!(text.contains("no held event"), "{text}");

@@ -195,7 +195,7 @@ async fn p7_while_nothing_may_be_written_it_waits_and_tells_where_why_and_since_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p3_p7_p8_a_topic_that_may_not_be_created_is_set_aside_until_it_may_be() {
-    const MESSAGE: &str = "cannot create a topic that is missing; trying again";
+    const MESSAGE: &str = "cannot create a missing topic; trying again";
     let kafka = OwnKafka::with_rights().await;
     let mut fixture = Fixture::on(&kafka.brokers).await;
     let refused = topic_that_may_not_be_created(&kafka).await;
@@ -254,7 +254,7 @@ async fn p7_a_topic_that_may_not_be_seen_is_waited_for_and_told() {
     let told = lines_about(
         &relay,
         &fixture.topic,
-        "the topic exists, but Kafka does not show it: this client may not describe it; looking again",
+        "the topic exists, but this client may not describe it; trying again",
     );
     assert_eq!(told.len(), 1, "{}", relay.log());
 

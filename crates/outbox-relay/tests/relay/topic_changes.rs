@@ -173,7 +173,9 @@ async fn a_topic_that_kafka_refuses_to_make_is_asked_for_less_and_less_often() {
     // After 0, 1, 3 and 7 seconds.
     eventually("the fourth attempt", PATIENCE, async || {
         let log = relay.log();
-        let refusals = log.lines().filter(|l| l.contains("cannot create a topic"));
+        let refusals = log
+            .lines()
+            .filter(|l| l.contains("cannot create a missing topic"));
         (refusals.filter(|l| l.contains(&missing)).count() >= 4).then_some(())
     })
     .await;

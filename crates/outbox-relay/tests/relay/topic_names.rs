@@ -81,7 +81,7 @@ async fn p8_topics_that_kafka_keeps_for_itself_are_never_made_and_their_events_a
         assert!(exists(&kafka.brokers, &other).await, "{other}");
     }
     let told = "select count(*) from outbox_held where cause = 'dead'
-                and error like '%Kafka keeps for itself%'";
+                and error like '%one of Kafka''s own%'";
     assert_eq!(fixture.number(told).await, 4);
 }
 

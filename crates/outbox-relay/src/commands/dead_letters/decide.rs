@@ -21,7 +21,7 @@ const KEYS_PER_STEP: i64 = 100;
 pub(crate) struct DecisionArgs {
     #[command(flatten)]
     selection: Selection,
-    /// Say what would happen and change nothing
+    /// Show what would happen and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Print JSON
@@ -32,13 +32,13 @@ pub(crate) struct DecisionArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 struct Selection {
-    /// The events of a key in this topic
+    /// Topic of the key
     #[arg(long, requires = "key")]
     topic: Option<String>,
-    /// The events of this key in a topic
+    /// Key whose events to decide on
     #[arg(long, requires = "topic")]
     key: Option<String>,
-    /// One event, by its id (ce_id). To redrive it is to redrive its key: order is kept
+    /// One event, by its id (ce_id). Redrives its whole key, to keep the order
     #[arg(long, value_name = "ID", conflicts_with_all = ["topic", "key"])]
     event: Option<EventId>,
     /// All events of all keys
@@ -59,7 +59,7 @@ struct Tally {
     decision: Decision,
     dry_run: bool,
     keys: usize,
-    /// Dead events re-driven or given up.
+    /// Dead letters redriven or discarded.
     dead: i64,
     /// Events that they blocked.
     blocked: i64,
@@ -215,11 +215,13 @@ async fn targets(
     let found = found.ok_or(CommandError::NotHeld(event))?;
     let explanation = match (found.state, decision) {
         (EventState::Dead, _) | (EventState::Blocked, Decision::Redrive) => None,
-        (EventState::Blocked, Decision::Discard) => Some(", waiting for a dead one: discard that"),
+        (EventState::Blocked, Decision::Discard) => {
+            Some(": a dead letter blocks it; discard that one")
+        }
         (EventState::Unavailable, _) => {
             Some(": it goes out when its partition can be written again")
         }
-        (EventState::Discarded, _) => Some(": it was given up"),
+        (EventState::Discarded, _) => Some(": there is nothing left to decide"),
         (EventState::Pending | EventState::Published | EventState::Unqueued, _) => {
             return Err(CommandError::NotHeld(event));
         }

@@ -18,10 +18,10 @@ pub(crate) struct ListArgs {
     /// Only events of this key
     #[arg(long)]
     key: Option<String>,
-    /// Only events held for this cause; without it, all but those given up
+    /// Only events held for this cause. Default: all but discarded events
     #[arg(long, value_enum)]
     cause: Option<Cause>,
-    /// At most so many
+    /// List at most this many
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
     limit: i64,
     /// Print JSON
@@ -29,16 +29,16 @@ pub(crate) struct ListArgs {
     json: bool,
 }
 
-/// What an event is held for.
+/// Why an event is held.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Cause {
-    /// It can never be produced
+    /// It can never be published
     Dead,
-    /// It waits for a dead one of its key
+    /// A dead letter of its key blocks it
     Blocked,
     /// Its partition cannot be written
     Unavailable,
-    /// It was dead and is given up
+    /// It was a dead letter and was discarded
     Discarded,
 }
 

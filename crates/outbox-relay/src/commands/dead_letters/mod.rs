@@ -1,4 +1,4 @@
-//! `dead-letters`: looking at what cannot go out, sending it again, giving it up.
+//! `dead-letters`: lists, redrives or discards events that cannot go out.
 
 mod decide;
 mod list;
@@ -14,11 +14,11 @@ use super::{CommandError, connect, working};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLetters {
-    /// List held events by topic, key and order within it
+    /// List held events by topic and key, in the order of the key
     List(ListArgs),
-    /// Publish dead events after all, and those that wait behind them, in order
+    /// Send dead letters again, then the events they block, in order
     Redrive(DecisionArgs),
-    /// Give dead events up, and publish what waits behind them
+    /// Give dead letters up and publish the events they block
     Discard(DecisionArgs),
 }
 

@@ -1,4 +1,4 @@
-//! `status`: who owns the slots, what waits, since when, and what is held.
+//! `status`: slot owners, pending and held events, and how long they have waited.
 
 mod text;
 
@@ -19,17 +19,17 @@ use super::{CommandError, DEADLINE, connect, working};
 use crate::app::NAME;
 use crate::lease::LEASE_SCOPE;
 
-/// Counts go no further, so that they cost the same however much there is.
+/// Counts end here, so that their cost does not grow with the outbox.
 const BOUND: i64 = 1_000_000;
 const LOOK_DEADLINE: Duration = Duration::from_secs(30);
-/// Offenders that are named.
+/// How many offenders are named.
 const NAMED: i64 = 100;
 
 /// What to look at.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct StatusArgs {
-    /// Look at every event too, and prove that each is in exactly one of pending, published and
-    /// held; exit status 1 when one is not. Takes seconds per million events
+    /// Also check that every event is in exactly one of pending, published and held; exits with 1
+    /// if one is not. Takes seconds per million events
     #[arg(long)]
     verify: bool,
     /// Print JSON
@@ -41,11 +41,11 @@ pub(crate) struct StatusArgs {
 #[serde(rename_all = "camelCase")]
 struct Answer {
     pending: Count,
-    /// For how long the oldest event of each state has waited.
+    /// How long the oldest event of each state has waited.
     oldest_seconds: OldestSeconds,
     published: Count,
     held: Held,
-    /// Who holds the snapshot horizon back furthest.
+    /// Who holds the snapshot horizon back the most.
     horizon: Option<Horizon>,
     slots: Vec<SlotAnswer>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,7 +80,7 @@ struct Held {
 #[derive(Serialize)]
 struct Horizon {
     holder: String,
-    /// `null` when Postgres does not tell.
+    /// `null` if Postgres does not say.
     seconds: Option<f64>,
 }
 
@@ -113,7 +113,7 @@ pub(super) async fn run(database: &Database, args: StatusArgs) -> Result<ExitCod
     let mut conn = connect(database, working()).await?;
     let mut answer = with_timeout(LOOK_DEADLINE, look(&mut conn)).await?;
     if args.verify {
-        // Walks whole tables: planned as Postgres likes it.
+        // It walks whole tables, so Postgres chooses the plan.
         let mut conn = connect(database, Session::long_running(NAME)).await?;
         let verified = with_timeout(DEADLINE, verify(&mut conn, NAMED + 1)).await?;
         answer.verified = Some(verified.into());

@@ -1,4 +1,4 @@
-//! The answer of `status` for people.
+//! The answer of `status` as text.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ impl Count {
 }
 
 impl OldestSeconds {
-    /// For how long the oldest event of each state has waited.
+    /// How long the oldest event of each state has waited.
     fn text(self) -> String {
         let states = [
             ("pending", self.pending),
@@ -29,7 +29,7 @@ impl OldestSeconds {
             .filter_map(|(state, seconds)| Some(format!("{state} {:.1} s", seconds?)))
             .collect();
         if waits.is_empty() {
-            "nothing waits".to_owned()
+            "no event waits".to_owned()
         } else {
             waits.join(", ")
         }
@@ -122,7 +122,7 @@ impl VerifiedAnswer {
             .collect();
         let more = if self.more { "and more\n" } else { "" };
         format!(
-            "NOT verified: of {looked_at} these are not where they should be\n{}{more}",
+            "NOT verified: of {looked_at}, these are not in exactly one of pending, published and held\n{}{more}",
             table(["ID", "EVENT", "STATE"], &rows)
         )
     }
