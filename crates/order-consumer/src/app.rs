@@ -19,7 +19,7 @@ use crate::topic::{NAME, TopicConsumer, TopicError};
 enum AppError {
     #[error("{topic}: {source}")]
     Topic { topic: String, source: TopicError },
-    #[error("the consumer of a topic died: {0}")]
+    #[error("the consumer of a topic ended unexpectedly: {0}")]
     Died(JoinError),
 }
 

@@ -23,19 +23,19 @@ pub struct Cli {
 enum Command {
     /// Consume until stopped (the default)
     Run,
-    /// Show where the group stands in each partition
+    /// Show the group's offset, lag and owner in each partition
     Status {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// See and settle records that could not be applied
+    /// List, redrive or discard records that could not be applied
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
-    /// Say where the group goes on
+    /// Set where the group continues
     #[command(subcommand)]
     Offsets(offsets::Command),
-    /// Ask the process with these settings on this machine whether it is ready: exit status 0 or 1
+    /// Check whether the process on this machine is ready; exits with 0 or 1
     Healthcheck,
 }
 

@@ -1,6 +1,6 @@
-//! Watches that this process is a living member of its group, and that the members share all of the
-//! work. One that is no member owns no partition, and with nothing to do it would be ready while
-//! nothing is consumed; so would all where none of them gets hold of a partition.
+//! Watches that this process is a live member of its group, and that the members own all
+//! partitions. Without this check a process that owns nothing would be ready although nothing is
+//! consumed.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -51,7 +51,7 @@ pub(crate) struct Membership {
 enum Trouble {
     #[error(transparent)]
     Storage(#[from] StorageError),
-    #[error("they have run out and are not renewed: this process consumes nothing of the topic")]
+    #[error("expired and not renewed; this process consumes nothing of the topic")]
     RunOut,
 }
 
@@ -93,12 +93,10 @@ impl Membership {
 
 fn reason(waits: Duration) -> String {
     let seconds = waits.as_secs();
-    format!(
-        "no process of the group consumes it for {seconds} s; see the log for what keeps leases"
-    )
+    format!("no process of the group has owned it for {seconds} s; the log says why leases fail")
 }
 
-/// Since when partitions have had no living owner.
+/// Since when partitions have had no live owner.
 #[derive(Debug, Default)]
 struct Ownerless(HashMap<i32, Instant>);
 
@@ -141,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_without_a_living_owner_is_told_after_a_while() {
+    fn a_partition_without_a_live_owner_is_reported_after_a_while() {
         let (alive, dead) = (MemberId::generate(), MemberId::generate());
         let snapshot = |owners: [Option<MemberId>; 3]| Snapshot {
             members: vec![Member {

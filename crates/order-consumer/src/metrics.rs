@@ -1,4 +1,5 @@
-//! What the consumer counts, by topic. Every metric of a consumed topic exists from the start, at zero.
+//! The consumer's metrics, by topic. The counters of each consumed topic begin at zero, once the
+//! consumer has found Postgres and the schema.
 
 use std::sync::Arc;
 
@@ -50,19 +51,20 @@ pub struct TopicMetrics {
     pub consumed: Counter,
     /// Records of events that had been applied before.
     pub duplicates: Counter,
-    /// Records that can never be applied.
+    /// Records that became dead letters.
     pub dead: Counter,
-    /// Records blocked by a dead one.
+    /// Records blocked by a dead letter of their key.
     pub blocked: Counter,
     /// Batches tried again because a handler failed.
     pub retries: Counter,
-    /// Batches that came too late: the partition had another owner.
+    /// Batches dropped because the offset was moved or another owner came first, and partitions
+    /// lost without being handed over.
     pub fenced: Counter,
     /// Inbox rows deleted after their retention.
     pub cleaned: Counter,
-    /// For how long quotas of Kafka delayed fetches.
+    /// How long Kafka's quotas delayed fetches.
     pub throttled_seconds: SecondsCounter,
-    /// Partitions owned now.
+    /// Partitions this process owns.
     pub partitions_owned: Gauge,
     /// Records per batch.
     pub batch_records: Histogram,
@@ -84,10 +86,10 @@ impl Metrics {
                 "inbox_duplicates",
                 "Records of events that had been applied before",
             ),
-            dead: to.add("inbox_dead", "Records that can never be applied"),
+            dead: to.add("inbox_dead", "Records that became dead letters"),
             blocked: to.add(
                 "inbox_blocked",
-                "Records blocked by a dead one of their key",
+                "Records blocked by a dead letter of their key",
             ),
             retries: to.add(
                 "inbox_retries",
@@ -95,12 +97,13 @@ impl Metrics {
             ),
             fenced: to.add(
                 "inbox_fenced",
-                "Batches dropped because the partition had another owner",
+                "Batches dropped because the offset was moved or another owner came first, and \
+                 partitions lost without being handed over",
             ),
             cleaned: to.add("inbox_cleaned", "Inbox rows deleted after their retention"),
             throttled_seconds: to.add(
                 "inbox_throttled_seconds",
-                "Time for which quotas of Kafka delayed fetches",
+                "How long Kafka's quotas delayed fetches",
             ),
             partitions_owned: to.add("inbox_partitions_owned", "Partitions this process owns"),
             lag: to.add(
@@ -127,7 +130,7 @@ impl Metrics {
         }
     }
 
-    /// The metrics of `topic`, which exist from here on.
+    /// The metrics of `topic`, which exist from this call on.
     pub fn of(&self, topic: &str) -> TopicMetrics {
         let topic: Arc<str> = topic.into();
         let label = TopicLabel {
@@ -162,7 +165,7 @@ impl TopicMetrics {
         self.lag_seconds.get_or_create(&labels).set(seconds);
     }
 
-    /// The partition is owned no more.
+    /// Removes the lag of a partition that is no longer owned.
     pub fn remove_lag(&self, partition: i32) {
         let labels = self.labels(partition);
         self.lag.remove(&labels);

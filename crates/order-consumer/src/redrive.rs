@@ -1,4 +1,4 @@
-//! An operator's decision on dead letters: apply them after all, or give them up.
+//! An operator's decision on dead letters: redrive or discard them.
 //!
 //! Each decision is one transaction of its own, made beside whatever process owns the partition. The
 //! two are kept apart by a lock on the key, see [`dead_letters::held_keys`]; that no effect happens
@@ -29,9 +29,9 @@ const CHUNK: Amount = Amount {
 /// What to do with a held record, and with those of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Apply all of its key, in order, as far as they can be applied.
+    /// Apply the held records of its key, in order, as far as possible.
     Redrive,
-    /// Give the dead one up, and apply those behind it.
+    /// Give the dead letter up and apply the records it blocks.
     Discard,
 }
 
@@ -42,9 +42,9 @@ pub struct Decided {
     pub applied: usize,
     /// Events that had been applied before.
     pub duplicates: usize,
-    /// Records given up.
+    /// Records discarded.
     pub discarded: usize,
-    /// The record that still cannot be applied, and why; it and those behind it stay.
+    /// The record that still cannot be applied, and why; it and the records it blocks stay held.
     pub stuck: Option<(Position, String)>,
 }
 
@@ -53,7 +53,7 @@ pub struct Decided {
 pub enum DecisionError {
     #[error("no record is held at {0}")]
     NothingHeld(Position),
-    #[error("{position} waits behind {first}: only that one can be discarded")]
+    #[error("{position} is blocked by {first}; discard that record first")]
     NotFirst { position: Position, first: Position },
     #[error(transparent)]
     Effect(#[from] EffectError),

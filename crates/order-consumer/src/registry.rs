@@ -1,7 +1,7 @@
-//! Which event types are consumed, how each is read, and what happens because of it.
+//! The event types that are consumed, with the decoder and the handlers of each.
 //!
-//! [`crate::handlers::registry`] fills it: one line per event type. Everything else follows from it,
-//! the topics to consume among them.
+//! [`crate::handlers::registry`] fills it, one line per event type. Everything else follows from
+//! it, such as the topics to consume.
 
 use std::any::Any;
 use std::fmt;
@@ -44,27 +44,26 @@ impl fmt::Debug for Event {
 }
 
 impl Event {
-    /// The event, when it is an `E`.
+    /// The event, if it is an `E`.
     pub fn get<E: EventType>(&self) -> Option<&E> {
         self.value.downcast_ref()
     }
 }
 
 impl Registry {
-    /// The same, with `E`: its events are read from its topic, and `handlers` are applied to them in
-    /// this order.
+    /// Registers event type `E` on its own topic. `handlers` apply its events, in this order.
     ///
     /// # Panics
-    /// When the topic has an event type of this name already.
+    /// If the topic already has an event type of this name.
     #[must_use]
     pub fn register<E: EventType>(self, handlers: Vec<Box<dyn Handler<E>>>) -> Self {
         self.register_on(E::TOPIC, handlers)
     }
 
-    /// The same, for events of type `E` on a topic of another name.
+    /// Like [`Self::register`], on a topic of another name.
     ///
     /// # Panics
-    /// When the topic has an event type of this name already.
+    /// If the topic already has an event type of this name.
     #[must_use]
     pub fn register_on<E: EventType>(
         mut self,
@@ -73,7 +72,7 @@ impl Registry {
     ) -> Self {
         assert!(
             self.find(topic, E::TYPE).is_none(),
-            "{} is registered for {topic} already",
+            "{} is already registered for {topic}",
             E::TYPE,
         );
         Arc::make_mut(&mut self.0).push(Registered {
@@ -85,7 +84,7 @@ impl Registry {
         self
     }
 
-    /// The topics of the registered types, each once, in the order in which they were registered.
+    /// The topics of the registered types, each once, in the order of registration.
     pub fn topics(&self) -> Vec<String> {
         let mut topics: Vec<String> = Vec::new();
         for registered in self.0.iter() {
@@ -99,7 +98,8 @@ impl Registry {
     /// Reads an event of `topic`.
     ///
     /// # Errors
-    /// Says why it can never be applied: its type is not registered, or it is not of its type.
+    /// The reason why it can never be applied: its type is not registered, or its decoder refuses
+    /// it.
     pub fn decode(
         &self,
         topic: &str,
@@ -131,7 +131,7 @@ fn decode<E: EventType>(event: &EncodedEvent<'_>) -> Result<Value, String> {
 /// together.
 ///
 /// # Errors
-/// Of the first handler that fails.
+/// That of the first handler that fails.
 pub(crate) async fn apply(
     conn: &mut Connection,
     events: &[Received<Event>],
@@ -143,7 +143,7 @@ pub(crate) async fn apply(
     Ok(())
 }
 
-/// All handlers of one event type, whatever it is.
+/// All handlers of one event type, whichever it is.
 trait ApplyAll: Send + Sync {
     fn apply<'a>(
         &'a self,
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "OrderCreated is registered for order.created already")]
+    #[should_panic(expected = "OrderCreated is already registered for order.created")]
     fn a_type_is_registered_once() {
         let _ = Registry::default()
             .register::<OrderCreated>(Vec::new())

@@ -60,7 +60,7 @@ pub struct Cleaner {
     pub pass: Pass,
 }
 
-/// How far a pass over all rows has come. Starts anew with each.
+/// How far a pass over all rows has come.
 #[derive(Default)]
 pub struct Pass {
     after: Option<Uuid>,
@@ -93,7 +93,7 @@ impl Cleaner {
                 Err(error) => {
                     reporter.failed(
                         &error,
-                        |error| warn!(%error, "cannot clean the inbox; trying again later"),
+                        |error| warn!(%error, "cannot clean the inbox; trying again"),
                     );
                     self.pass = Pass::default();
                     between_passes.max(Duration::from_secs(5))
@@ -120,7 +120,7 @@ impl Cleaner {
         if with_timeout(DEADLINE, unpublished_older_than(&mut conn, limit)).await? {
             info!(
                 topic = self.topic,
-                "events are unpublished for long: the inbox is not cleaned"
+                "not cleaning the inbox: an event has been unpublished too long"
             );
             self.pass = Pass::default();
             return Ok(Cleaning::Waiting);
@@ -132,7 +132,7 @@ impl Cleaner {
         let Some(look) = look else {
             info!(
                 topic = self.topic,
-                "records are not consumed for long: the inbox is not cleaned"
+                "not cleaning the inbox: a record has been unconsumed too long"
             );
             self.pass = Pass::default();
             return Ok(Cleaning::Waiting);

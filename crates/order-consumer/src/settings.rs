@@ -8,7 +8,7 @@ use service::{
 };
 use storage::Database;
 
-/// Everything `order-consumer run` is told.
+/// The settings of `order-consumer run`.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub database: Database,
@@ -72,7 +72,7 @@ fn inbox_retention(reader: &mut Reader<'_>) -> Duration {
     inbox
 }
 
-/// What the commands are told: where things are, and whose.
+/// The settings of the commands.
 #[derive(Debug, Clone)]
 pub(crate) struct CommandSettings {
     pub(crate) database: Database,

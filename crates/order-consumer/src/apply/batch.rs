@@ -1,5 +1,5 @@
-//! Tells the records of a batch apart: events to apply, copies, dead ones, and those that wait.
-//! Pure: what the database knows is handed in.
+//! Sorts the records of a batch into events to apply, copies, dead letters and blocked records.
+//! Pure: the caller passes in what the database knows.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,9 +12,9 @@ use crate::apply::effects::Candidate;
 use crate::registry::Event;
 
 /// Why a record that is not at fault itself is held.
-pub(crate) const WAITS: &str = "waits for a dead record of its key";
+pub(crate) const WAITS: &str = "blocked by a dead letter of its key";
 
-/// A batch, told apart. Places are those in the batch.
+/// A sorted batch. Indexes are those in the batch.
 #[derive(Debug, Default)]
 pub(crate) struct Sorted {
     /// Good ones, copies included, in order.

@@ -9,13 +9,14 @@ use crate::handlers::HandlerError;
 pub enum EffectError {
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// An event was applied before, which was not looked for; the transaction is broken.
-    #[error("an event of the batch is in the inbox already")]
+    /// An event is already in the inbox, which the optimistic insert did not expect; the
+    /// transaction has failed.
+    #[error("an event of the batch is already in the inbox")]
     MetBefore,
-    /// Another record is held at this offset and nobody has decided on it: the topic was made anew.
+    /// Another record at this offset is an unsettled dead letter: the topic was created again.
     #[error(
-        "another record is held as a dead letter of offset {0} and not settled: the topic was made \
-         anew; discard that one first"
+        "an unsettled dead letter has the position of offset {0}: the topic was created again; \
+         redrive or discard that dead letter first"
     )]
     PlaceTaken(i64),
     /// `handler` did not apply them.

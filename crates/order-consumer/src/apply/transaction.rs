@@ -51,15 +51,15 @@ pub enum Outcome {
 pub struct Applied {
     /// Events whose effect happened.
     pub new: usize,
-    /// Where those lie.
+    /// Their offsets.
     pub offsets: Vec<i64>,
-    /// When those were created.
+    /// When they were created.
     pub created: Vec<OffsetDateTime>,
     /// Events that had been applied before, with the offsets of their copies.
     pub duplicates: Vec<(EventId, i64)>,
-    /// Records that can never be applied, by offset, and why.
+    /// Records that become dead letters, by offset, and why.
     pub dead: Vec<(i64, String)>,
-    /// Records that wait behind a dead one of their key.
+    /// Records blocked by a dead letter of their key.
     pub blocked: usize,
     /// Records that came again after they had been held.
     pub settled: usize,

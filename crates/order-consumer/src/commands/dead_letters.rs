@@ -18,48 +18,48 @@ use crate::apply::error::EffectError;
 use crate::redrive::{Decided, Decision, DecisionError, decide};
 use crate::registry::Registry;
 
-/// A decision that met a deadlock or a full lock table is made again.
+/// How often a decision is tried when it meets a deadlock or a full lock table.
 const TRIES: u32 = 5;
 
-/// Characters of a key or a reason that people are shown; `--json` has all.
+/// Characters of a key or a reason in a table; `--json` has all.
 const LONGEST: usize = 120;
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
-    /// Show the records that could not be applied, and those waiting behind them
+    /// List dead letters and the records they block
     List {
-        /// Only of this topic; may be given several times
+        /// Only records of this topic; may be given several times
         #[arg(long = "topic", value_name = "TOPIC")]
         topics: Vec<String>,
-        /// Show settled ones too
+        /// Include settled records
         #[arg(long)]
         settled: bool,
-        /// Show this many at most
+        /// List at most this many
         #[arg(long, default_value_t = 1_000)]
         limit: i64,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Apply held records after all: each with all of its key, in order
+    /// Try dead letters again, then the records they block, in order
     Redrive(Which),
-    /// Give dead records up, and apply those that wait behind them
+    /// Give dead letters up and apply the records they block
     Discard(Which),
 }
 
 #[derive(Debug, Clone, Args)]
 #[group(id = "which", required = true, multiple = true)]
 pub(crate) struct Which {
-    /// Where the records are: TOPIC/PARTITION/OFFSET
-    #[arg(group = "which", conflicts_with = "all", value_name = "POSITION", value_parser = position)]
+    /// Positions of held records
+    #[arg(group = "which", conflicts_with = "all", value_name = "TOPIC/PARTITION/OFFSET", value_parser = position)]
     positions: Vec<Position>,
-    /// All that are held
+    /// All held records
     #[arg(long, group = "which")]
     all: bool,
-    /// With --all: only of this topic; may be given several times
+    /// With --all: only records of this topic; may be given several times
     #[arg(long = "topic", value_name = "TOPIC", requires = "all")]
     topics: Vec<String>,
-    /// Only say what would be done
+    /// Show what would happen and change nothing
     #[arg(long)]
     dry_run: bool,
 }

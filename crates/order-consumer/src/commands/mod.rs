@@ -1,5 +1,4 @@
-//! The commands beside `run`: what an operator asks and decides. Each ends with status 0 only when
-//! all it was asked to do is done.
+//! The commands for an operator. Each ends with status 0 only if it did all it was asked to do.
 
 pub(crate) mod dead_letters;
 pub(crate) mod offsets;
@@ -16,6 +15,7 @@ use crate::registry::Registry;
 use crate::settings::CommandSettings;
 
 const NAME: &str = "order-consumer-command";
+
 /// What every command works with.
 pub(crate) struct Context {
     settings: CommandSettings,
@@ -28,12 +28,12 @@ impl Context {
         Ok(self.settings.database.connect(&session).await?)
     }
 
-    /// The topics that are asked for, or all whose events the consumer applies.
+    /// The topics in `only`, or all consumed topics if it is empty.
     fn topics(&self, only: &[String]) -> anyhow::Result<Vec<String>> {
         let consumed = self.registry.topics();
         if let Some(unknown) = only.iter().find(|topic| !consumed.contains(topic)) {
             anyhow::bail!(
-                "the consumer does not read the topic {unknown}, it reads {}",
+                "topic {unknown} is not consumed; consumed topics: {}",
                 consumed.join(", ")
             );
         }
@@ -56,7 +56,7 @@ impl Context {
     }
 }
 
-/// Runs a command: what it prints goes to standard output, what is wrong to standard error.
+/// Runs a command. Its answer goes to standard output, errors go to standard error.
 pub(crate) fn run<F>(source: &Source, command: impl FnOnce(Context) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
@@ -77,7 +77,7 @@ where
     })
 }
 
-/// A key for people: as text where it is text, else in base64 behind `base64:`.
+/// A key as text, or as `base64:` and base64 if it is not text.
 fn key_text(key: &[u8]) -> String {
     use base64::Engine;
     match std::str::from_utf8(key) {

@@ -1,4 +1,4 @@
-//! `offsets reset`: says where a group goes on.
+//! `offsets reset`: sets where a group continues.
 
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -18,27 +18,27 @@ use super::Context;
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
-    /// Put the group elsewhere. Records it meets again have no second effect; those it passes over
-    /// have none
+    /// Set the next offset. Records read again have no second effect; skipped records have none
     Reset(Reset),
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Reset {
-    /// Where to go on: earliest, latest, an offset, or the first record since a time such as
-    /// 2026-01-31T12:00:00Z
-    #[arg(long, value_name = "POSITION")]
+    /// The next offset: earliest, latest, a number, or that of the first record since a time such
+    /// as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "OFFSET")]
     to: Target,
     #[command(flatten)]
     topics: Topics,
-    /// Only this partition of the one topic; may be given several times. All of them when left out
+    /// Only this partition; needs exactly one --topic; may be given several times. Default: all
+    /// partitions
     #[arg(
         long = "partition",
         value_name = "NUMBER",
         conflicts_with = "all_topics"
     )]
     partitions: Vec<i32>,
-    /// Only say what would be done
+    /// Show what would happen and change nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -49,12 +49,12 @@ struct Topics {
     /// This topic; may be given several times
     #[arg(long = "topic", value_name = "TOPIC")]
     topics: Vec<String>,
-    /// All topics that the consumer reads
+    /// All consumed topics
     #[arg(long)]
     all_topics: bool,
 }
 
-/// Where to go on.
+/// Where the group continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     Earliest,
@@ -77,11 +77,11 @@ impl FromStr for Target {
         }
         OffsetDateTime::parse(text, &Rfc3339)
             .map(Self::Since)
-            .map_err(|_| "must be earliest, latest, an offset or a time as in RFC 3339")
+            .map_err(|_| "must be earliest, latest, an offset or an RFC 3339 time")
     }
 }
 
-/// Where a partition's group goes.
+/// The next offset of a partition.
 struct Move {
     stream: Stream,
     next_offset: i64,
@@ -109,7 +109,9 @@ pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         };
         for partition in partitions {
             if !(0..count).contains(&partition) {
-                bail!("{topic} has no partition {partition}, it has {count}");
+                bail!(
+                    "topic {topic} has no partition {partition}; it has {count} partitions, from 0"
+                );
             }
             let mut reader = PartitionReader::new(cluster.clone(), &topic, partition);
             let look = async {
@@ -169,7 +171,7 @@ async fn offset_of(reader: &mut PartitionReader, target: Target) -> anyhow::Resu
         Target::Since(time) => reader.first_since(time).await?,
         Target::Offset(offset) if (earliest..=latest).contains(&offset) => offset,
         Target::Offset(offset) => {
-            bail!("offset {offset} is not there: the partition has {earliest} to {latest}")
+            bail!("offset {offset} is out of range: the partition has {earliest} to {latest}")
         }
     })
 }

@@ -1,4 +1,4 @@
-//! `status`: where the group stands in each partition of each topic.
+//! `status`: the group's offset, lag and owner in each partition of each topic.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -29,17 +29,16 @@ struct Status<'a> {
 struct PartitionStatus {
     topic: String,
     partition: i32,
-    /// The offset to consume next; absent when the group was never here.
+    /// The offset to consume next; absent if the group has never consumed the partition.
     next_offset: Option<i64>,
     log_start: i64,
     log_end: i64,
-    /// Offsets still to be consumed; absent where the partition does not have the next one: it stands
-    /// still until somebody says where to go on.
+    /// Offsets still to be consumed; absent if the partition does not have the next one: it stands
+    /// still until you reset it.
     lag: Option<i64>,
-    /// For how long the oldest record that is not consumed has been in Kafka; absent where none is to
-    /// be had.
+    /// How long the oldest record that is not consumed has been in Kafka; absent if there is none.
     lag_seconds: Option<f64>,
-    /// The process that consumes it, while it lives.
+    /// The live process that consumes it.
     owner: Option<Uuid>,
     dead: i64,
     blocked: i64,
@@ -120,19 +119,19 @@ async fn of_topic(
     Ok(partitions)
 }
 
-/// For how long the first record from `offset` on has waited.
+/// How long the first record from `offset` on has been in Kafka.
 async fn waits(
     reader: &mut PartitionReader,
     offset: i64,
     log_end: i64,
 ) -> anyhow::Result<Option<f64>> {
     let mut next = offset;
-    // What is no record is passed by; a transaction that is open keeps what is behind it.
+    // Offsets without a record are skipped. Records after an open transaction are not visible.
     while next < log_end {
         let fetched = match reader.fetch(next, 1, Duration::ZERO).await {
             Ok(fetched) => fetched,
             Err(error) => match error.kind() {
-                // Nothing is to be had from here on before somebody decides.
+                // The partition stands still here.
                 ErrorKind::OutOfRange | ErrorKind::Configuration => return Ok(None),
                 _ => return Err(error.into()),
             },
@@ -189,7 +188,7 @@ fn print(context: &Context, partitions: Vec<PartitionStatus>, json: bool) -> any
         "START",
         "END",
         "LAG",
-        "WAITS",
+        "OLDEST",
         "OWNER",
         "DEAD",
         "BLOCKED",

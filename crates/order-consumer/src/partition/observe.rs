@@ -64,7 +64,7 @@ pub(crate) fn observe(
         let trace_id = trace_id(batch, *offset);
         warn!(
             %event_id, topic, partition, offset, trace_id,
-            "duplicate event, its effect has happened already"
+            "duplicate event, its effect has already happened"
         );
     }
     for (offset, reason) in &applied.dead {

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unreadable_batch_is_told_with_the_way_around_it() {
+    fn an_unreadable_batch_is_reported_with_the_way_around_it() {
         let stream = Stream {
             group: "g".to_owned(),
             topic: "t".to_owned(),
@@ -171,8 +171,8 @@ mod tests {
         assert_eq!(
             said(Some(12)),
             "the record batch at offset 7 of t/3 cannot be read: damaged; nothing is skipped, the \
-             partition stands still until `order-consumer offsets reset`, to 12 if the batch is to \
-             be passed over"
+             partition stands still until `order-consumer offsets reset`, with --to 12 to skip the \
+             batch"
         );
         assert!(said(None).ends_with("until `order-consumer offsets reset`"));
         let other = KafkaError::Connection("closed".to_owned());

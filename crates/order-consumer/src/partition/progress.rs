@@ -146,7 +146,7 @@ fn reason(watched: &Watched, now: Instant) -> String {
         }
         None => String::new(),
     };
-    format!("{lag} behind and no step from offset {next_offset} for {seconds} s{why}")
+    format!("lag {lag}, no progress from offset {next_offset} for {seconds} s{why}")
 }
 
 /// Keeps metrics and readiness up to date until it is dropped.
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(topic_progress.stalled(after(29), STALL), []);
         topic_progress.trouble(1, "the handler fails".to_owned());
         let stalled = topic_progress.stalled(after(30), STALL);
-        let reason = "4 behind and no step from offset 5 for 30 s: the handler fails";
+        let reason = "lag 4, no progress from offset 5 for 30 s: the handler fails";
         assert_eq!(stalled, [(1, reason.to_owned())]);
         // Lag that has just appeared, and a step.
         topic_progress.update(0, at(5, 6), after(30));

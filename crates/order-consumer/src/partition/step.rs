@@ -18,31 +18,32 @@ pub enum Step {
     Fenced,
 }
 
-/// Why a step failed. All of it is tried again.
+/// Why a step failed. Every failed step is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
     Kafka(#[from] KafkaError),
-    /// Nothing is skipped: the partition stands still until somebody says where to go on.
+    /// Nothing is skipped: the partition stands still until it is reset.
     #[error(transparent)]
     Position(#[from] PositionError),
-    /// An event may be to blame: it is held once the batch has failed too often.
+    /// An event may be to blame. It is held once the batch has failed too often.
     #[error("attempt {attempt}: {source}")]
     Handler { attempt: i32, source: EffectError },
-    /// Nobody's outage and no event's fault: the partition stands still until somebody decides.
+    /// Neither an outage nor an event is to blame: the partition stands still until an operator
+    /// decides.
     #[error(transparent)]
     Undecided(EffectError),
 }
 
-/// The place where the group stands is not to be found. Nothing is skipped: the partition stands
-/// still until `order-consumer offsets reset` says where to go on.
+/// The group's position is not in the partition. Nothing is skipped: the partition stands still
+/// until `order-consumer offsets reset`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PositionError {
     #[error(
-        "offset {next_offset} of {topic}/{partition} is not there (the partition has {earliest} to \
-         {latest}): data was deleted before it was consumed, or the topic was made again; \
+        "offset {next_offset} of {topic}/{partition} is out of range (the partition has {earliest} to \
+         {latest}): records were deleted before they were consumed, or the topic was created again; \
          nothing is skipped, the partition stands still until `order-consumer offsets reset`"
     )]
     OutOfRange {
@@ -54,7 +55,7 @@ pub enum PositionError {
     },
     #[error(
         "{topic}/{partition} was consumed up to offset {next_offset} of another topic of this name \
-         (id {expected}, now {found}): it was deleted and made again; nothing is skipped, the \
+         (id {expected}, now {found}): it was deleted and created again; nothing is skipped, the \
          partition stands still until `order-consumer offsets reset`"
     )]
     AnotherTopic {
@@ -66,7 +67,7 @@ pub enum PositionError {
     },
     #[error(
         "the record at offset {offset} of {topic}/{partition} is not the one consumed there{}: the \
-         topic was deleted and made again, or Kafka has lost records; nothing is skipped, the \
+         topic was deleted and created again, or Kafka lost records; nothing is skipped, the \
          partition stands still until `order-consumer offsets reset`",
         events.as_ref().map(|(expected, found)| format!(" (event {found} instead of {expected})"))
             .unwrap_or_default()
@@ -75,19 +76,19 @@ pub enum PositionError {
         topic: String,
         partition: i32,
         offset: i64,
-        /// The one that was consumed and the one that is there, if that is known.
+        /// The event that was consumed and the one found there, if known.
         events: Option<(EventId, String)>,
     },
     #[error(
         "the record batch at offset {offset} of {topic}/{partition} cannot be read: {reason}; \
          nothing is skipped, the partition stands still until `order-consumer offsets \
-         reset`{}", end.map(|end| format!(", to {end} if the batch is to be passed over")).unwrap_or_default()
+         reset`{}", end.map(|end| format!(", with --to {end} to skip the batch")).unwrap_or_default()
     )]
     Unreadable {
         topic: String,
         partition: i32,
         offset: i64,
-        /// Where the next batch begins, if that is known.
+        /// Where the next batch begins, if known.
         end: Option<i64>,
         reason: String,
     },

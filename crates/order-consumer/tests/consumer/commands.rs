@@ -156,7 +156,7 @@ async fn an_operator_sees_what_is_held_and_what_waits_behind_it() {
     assert_eq!(rows[0]["eventId"], event_id(&held.broken));
     assert_eq!(rows[0]["valueBytes"], 1);
     assert!(rows[0]["reason"].as_str().unwrap().contains("version 2"));
-    assert_eq!(rows[1]["reason"], "waits for a dead record of its key");
+    assert_eq!(rows[1]["reason"], "blocked by a dead letter of its key");
 
     let table = fixture.told(&["dead-letters", "list"]).await;
     let heads = table.lines().next().unwrap().split_whitespace();
@@ -223,7 +223,7 @@ async fn shows_its_status(held: &Held) {
             "START",
             "END",
             "LAG",
-            "WAITS",
+            "OLDEST",
             "OWNER",
             "DEAD",
             "BLOCKED",
@@ -248,7 +248,7 @@ async fn an_operator_gives_a_dead_letter_up_and_the_next_of_its_key_go_on() {
     let waits = fixture
         .refused(&["dead-letters", "discard", &held.place(1)])
         .await;
-    assert!(waits.contains("only that one can be discarded"), "{waits}");
+    assert!(waits.contains("discard that record first"), "{waits}");
     let nothing = format!("{TOPIC}/{}/999999999", held.partition);
     let nothing = fixture
         .refused(&["dead-letters", "discard", &nothing])

@@ -133,5 +133,5 @@ async fn status_tells_for_how_long_the_oldest_record_has_waited() {
     assert!((least..PATIENCE.as_secs_f64()).contains(&waits), "{status}");
     let table = fixture.told(&["status"]).await;
     let heads = table.lines().nth(1).unwrap();
-    assert!(heads.contains("LAG  WAITS"), "{table}");
+    assert!(heads.contains("LAG  OLDEST"), "{table}");
 }

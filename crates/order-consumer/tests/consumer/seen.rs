@@ -69,8 +69,8 @@ async fn a_partition_that_stands_still_makes_it_not_ready_until_an_operator_deci
     ops.until_ready().await;
     let parts = [
         format!("{TOPIC}/{partition}: "),
-        format!(" behind and no step from offset {offset} for "),
-        format!("another record is held as a dead letter of offset {offset}"),
+        format!(", no progress from offset {offset} for "),
+        format!("an unsettled dead letter has the position of offset {offset}"),
     ];
     until_stalled(ops, &parts.each_ref().map(String::as_str)).await;
     // The other partitions go on.
@@ -99,7 +99,7 @@ async fn a_transaction_that_another_producer_leaves_open_is_told_as_a_stall() {
     let client = client.await.unwrap();
     ops.until("inbox_lag{partition=\"1\"}", 1.0).await;
     let parts = [
-        &format!("{TOPIC}/1: 1 behind and no step from offset 0 for "),
+        &format!("{TOPIC}/1: lag 1, no progress from offset 0 for "),
         "a transaction of another producer is open there",
     ];
     until_stalled(ops, &parts).await;
