@@ -1,22 +1,22 @@
-//! The command line. What its commands do is elsewhere.
+//! The command line.
 
 use clap::{Parser, Subcommand};
 use service::CommonArgs;
 
 /// Takes orders over HTTP and commits each with its event.
 ///
-/// Settings come from .env, the environment and --config; DATABASE_URL is the one that must be set.
+/// Settings come from .env, the environment and --config. Only DATABASE_URL must be set.
 #[derive(Debug, Parser)]
 #[command(name = "order-api", version)]
 pub struct Arguments {
-    /// What to do; serve when nothing is given
+    /// What to do. Default: serve
     #[command(subcommand)]
     pub command: Option<Command>,
     #[command(flatten)]
     pub common: CommonArgs,
 }
 
-/// What the executable can do.
+/// The commands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Serve the API until SIGTERM or SIGINT (the default)
@@ -24,6 +24,6 @@ pub enum Command {
     Serve,
     /// Bring the database's schema up to date and exit
     Migrate,
-    /// Ask the process with these settings on this machine whether it is ready: exit status 0 or 1
+    /// Check whether the process on this machine is ready; exits with 0 or 1
     Healthcheck,
 }

@@ -28,7 +28,7 @@ pub async fn clean(store: Store, stop: CancellationToken) {
                 Ok(Progress::More) => continue,
                 Ok(Progress::Done) => {}
                 // The readiness check reports an outage; rows that stay cost only space.
-                Err(error) => tracing::debug!(%error, "could not delete expired idempotency keys"),
+                Err(error) => tracing::debug!(%error, "cannot delete expired idempotency keys"),
             }
             tokio::time::sleep(interval).await;
         }

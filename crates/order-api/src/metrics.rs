@@ -28,7 +28,7 @@ pub struct Metrics {
     pub orders_placed: Counter,
     /// Orders cancelled.
     pub orders_cancelled: Counter,
-    /// Wake-ups sent to the relay.
+    /// Wake-ups sent to the relays.
     pub outbox_wake_ups: Counter,
     /// Orders that wait for a writer.
     pub orders_waiting: Gauge,
@@ -58,9 +58,9 @@ impl Metrics {
             orders_placed: to.add("orders_placed", "Orders committed and answered with 201"),
             orders_cancelled: to.add(
                 "orders_cancelled",
-                "Orders cancelled; those that were before do not count",
+                "Orders cancelled; repeated cancellations do not count",
             ),
-            outbox_wake_ups: to.add("outbox_wake_ups", "Notifications sent to the relay"),
+            outbox_wake_ups: to.add("outbox_wake_ups", "Notifications sent to the relays"),
             orders_waiting: to.add(
                 "orders_waiting",
                 "Orders that wait for a writer; 0 when group commit is off",
@@ -108,7 +108,7 @@ impl Metrics {
     }
 }
 
-/// Reads the pool when somebody looks, so that the numbers are of that moment.
+/// Reads the pool on each scrape, so that the numbers are current.
 struct PoolState(Pool);
 
 impl std::fmt::Debug for PoolState {
@@ -123,7 +123,7 @@ impl Collector for PoolState {
         let numbers = [
             (
                 "database_pool_connections_in_use",
-                "Connections lent at this moment",
+                "Connections in use now",
                 status.size.saturating_sub(status.available),
             ),
             (

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub async fn run(settings: MigrateSettings) -> ExitCode {
     match migrate_within(&settings.database, PATIENCE).await {
         Ok(applied) if applied.is_empty() => {
-            println!("the schema is up to date, nothing to apply");
+            println!("the schema is up to date");
             ExitCode::SUCCESS
         }
         Ok(applied) => {
@@ -27,7 +27,7 @@ pub async fn run(settings: MigrateSettings) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("migrating failed: {error}");
+            eprintln!("migration failed: {error}");
             ExitCode::FAILURE
         }
     }

@@ -30,7 +30,7 @@ impl Finding {
         match self {
             Self::Ready => None,
             Self::SchemaIncomplete(missing) => Some(format!(
-                "schema is not migrated: missing {}; run order-api migrate",
+                "migrations are missing: {}; run order-api migrate",
                 missing.join(", ")
             )),
             Self::ReadOnly => Some(

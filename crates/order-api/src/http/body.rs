@@ -41,7 +41,7 @@ async fn collect(mut payload: Payload) -> Result<Vec<u8>, Problem> {
     let mut body = Vec::new();
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|error| Problem::MalformedJson {
-            reason: format!("the body broke off: {error}"),
+            reason: format!("the body ended early: {error}"),
         })?;
         if body.len() + chunk.len() > MAX_BODY {
             return Err(Problem::BodyTooLarge);

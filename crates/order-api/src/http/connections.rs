@@ -34,7 +34,7 @@ impl Connections {
             tracing::warn!(
                 files,
                 connections = total,
-                "few files may be open, so fewer connections than usual are served"
+                "the limit of open files is low; serving fewer connections than usual"
             );
         }
         connections

@@ -36,7 +36,9 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         )));
     }
     if !key.iter().all(u8::is_ascii_graphic) {
-        return Err(refused("may hold visible ASCII characters only".to_owned()));
+        return Err(refused(
+            "may contain only visible ASCII characters".to_owned(),
+        ));
     }
     Ok(Some(String::from_utf8_lossy(key).into_owned()))
 }

@@ -98,7 +98,7 @@ impl Drop for Line {
                 seconds = self.received.elapsed().as_secs_f64(),
                 request_id = self.request_id,
                 trace_id = self.trace_id,
-                "the client has gone"
+                "client disconnected"
             );
         }
     }

@@ -12,9 +12,9 @@ use super::problem::Body;
 #[openapi(
     info(
         title = "Order API",
-        description = "Places orders. An order is announced to the world if and only if it is stored.\n\n\
-            `GET /openapi.json` is this document and `GET /docs` a page that shows it. Any other \
-            path is refused with 404 `/problems/not-found`."
+        description = "Places orders. An order exists if and only if its event does.\n\n\
+            `GET /openapi.json` is this document, and `GET /docs` is a page for it. Any other \
+            path answers 404 `/problems/not-found`."
     ),
     paths(orders::place, orders::list, orders::show, orders::cancel, orders::journey),
     components(schemas(Body)),
@@ -32,7 +32,7 @@ pub(super) async fn json() -> HttpResponse {
     HttpResponse::Ok().json(document())
 }
 
-/// `GET /docs`: needs nothing but the document.
+/// `GET /docs`: a page that needs nothing but the document.
 pub(super) async fn page() -> HttpResponse {
     HttpResponse::Ok()
         .content_type(ContentType::html())
@@ -50,6 +50,6 @@ impl Modify for OtherMethods {
     }
 }
 
-/// What is true of every path; there is no operation to say it of.
-const OTHER_METHODS: &str = "HEAD is answered as GET is, without the body. Any other method that \
-    is not described is refused with 405 `/problems/method-not-allowed`.";
+/// What is true of every path.
+const OTHER_METHODS: &str = "HEAD answers like GET, without the body. Any other method that is not \
+    described answers 405 `/problems/method-not-allowed`.";

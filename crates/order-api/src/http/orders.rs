@@ -21,17 +21,17 @@ use crate::store::{Cancellation, Cancelled, KeptAnswer, Placed, Placement};
 
 /// Place an order
 ///
-/// Answered once the order and its event are committed.
+/// Answers once the order and its event are committed.
 #[utoipa::path(
     post,
     path = "/orders",
     params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
         pattern = "^[!-~]+$", description = "Makes the request safe to repeat: the same key and \
-        body get the answer that was given first")),
+        body get the first answer again")),
     request_body = PlaceOrderBody,
     responses((status = 201, description = "The order is placed", body = OrderView, headers(
-        ("Location" = String, description = "Where the order is"),
-        ("Idempotent-Replayed" = Option<String>, description = "true when this is the answer to \
+        ("Location" = String, description = "Path of the order"),
+        ("Idempotent-Replayed" = Option<String>, description = "true if this is the answer to \
             an earlier request with this key"))), Refused<Placing>)
 )]
 pub(super) async fn place(
@@ -116,9 +116,9 @@ fn created(id: OrderId) -> HttpResponseBuilder {
     path = "/orders",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100,
-            description = "Orders on the page; 20 if not given"),
+            description = "Maximum orders on the page. Default: 20"),
         ("after" = Option<String>, Query, format = "uuid",
-            description = "The `next` of the page before")),
+            description = "`next` of the previous page")),
     responses((status = 200, description = "A page of orders", body = OrderPage), Refused<Listing>)
 )]
 pub(super) async fn list(
@@ -140,7 +140,7 @@ impl Refusals for Listing {
     }
 }
 
-/// Look at an order
+/// Get an order
 #[utoipa::path(
     get,
     path = "/orders/{id}",
@@ -168,8 +168,8 @@ impl Refusals for OfOneOrder {
 
 /// Cancel an order
 ///
-/// Answered once the order's state and its event are committed. To repeat it is harmless: an order
-/// that is cancelled stays as it is.
+/// Answers once the order's new state and its event are committed. You can repeat it: a cancelled
+/// order stays as it is.
 #[utoipa::path(
     post,
     path = "/orders/{id}/cancel",
@@ -219,7 +219,7 @@ impl Refusals for Cancelling {
     }
 }
 
-/// Ask where an order is
+/// Get the journey of an order
 ///
 /// When and where its events were written, delivered and consumed, or why they are held.
 #[utoipa::path(
@@ -227,7 +227,7 @@ impl Refusals for Cancelling {
     path = "/orders/{id}/journey",
     params(("id" = String, Path, description = "The order's id, a UUID")),
     responses(
-        (status = 200, description = "The order's way so far", body = JourneyView),
+        (status = 200, description = "The order's events and where they are", body = JourneyView),
         Refused<OfOneOrder>)
 )]
 pub(super) async fn journey(

@@ -45,7 +45,7 @@ impl Page {
                 }
                 "after" => {
                     let after = value.parse().map_err(|_| {
-                        invalid(Some("after"), "must be the `next` of the page before")
+                        invalid(Some("after"), "must be the `next` of the previous page")
                     })?;
                     page.after = Some(after);
                 }

@@ -1,5 +1,5 @@
-//! Every way in which a request can be refused, as RFC 9457 has it: the one place that knows
-//! statuses, types and titles. Nothing internal is shown; what an operator needs is logged here.
+//! Every reason to refuse a request, in the form of RFC 9457: the one place that knows statuses,
+//! types and titles. Clients see nothing internal; what an operator needs is logged here.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER};
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::limits::{MAX_BODY, MAX_HEADERS, MAX_URI};
 use crate::store::StoreError;
 
-/// Seconds after which a client may try again what failed for the moment.
+/// Seconds after which a client may repeat a request that failed temporarily.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// Why a request is refused. The text is the problem's `detail`.
@@ -38,54 +38,54 @@ pub(super) enum Problem {
     NotFound,
     #[error("there is no order {id}")]
     OrderNotFound { id: String },
-    #[error("this path knows {allow} only")]
+    #[error("this path allows {allow} only")]
     MethodNotAllowed { allow: &'static str },
-    #[error("too many requests are under way")]
+    #[error("too many requests are in progress")]
     Busy,
-    #[error("the database cannot be used at the moment")]
+    #[error("the database cannot be used now")]
     DatabaseUnavailable,
-    #[error("the database is not set up yet")]
+    #[error("the database schema is incomplete")]
     SchemaIncomplete,
     #[error(
-        "the order may or may not have been stored; GET /orders/{order} tells, ask it before \
-         placing the order again"
+        "the order may or may not have been stored; check GET /orders/{order} before you place the \
+         order again"
     )]
     OutcomeUnknown { order: OrderId, has_key: bool },
-    #[error("the order may or may not be cancelled; send the request again to be sure")]
+    #[error("the order may or may not be cancelled; repeat the request")]
     CancellationUnknown { order: OrderId },
     #[error("{0}")]
     TooLateToCancel(TooLateToCancel),
-    #[error("a request with this Idempotency-Key is being answered at the moment")]
+    #[error("a request with this Idempotency-Key is in progress")]
     KeyInFlight,
     #[error("this Idempotency-Key was used for a request with another body")]
     KeyReused,
-    #[error("something went wrong that should not have")]
+    #[error("internal error; the log has the cause")]
     Internal,
 }
 
-/// What is the same for every problem of one kind.
+/// What all problems of one kind share.
 pub(super) struct Kind {
     pub(super) status: StatusCode,
-    /// Stable: clients compare it.
+    /// Stable; clients compare it.
     pub(super) name: &'static str,
     pub(super) title: &'static str,
 }
 
-/// A refusal, as RFC 9457 has it.
+/// A refusal, in the form of RFC 9457.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(super) struct Body {
-    /// Stable, to be compared; a name, not an address.
+    /// A stable name to compare, not an address.
     r#type: String,
     title: &'static str,
     status: u16,
-    /// For people; may change.
+    /// Text for people; may change.
     detail: String,
-    /// The field, parameter or header to blame.
+    /// The field, parameter or header that is to blame.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     field: Option<&'static str>,
-    /// Of the order that may have been stored or cancelled.
+    /// The order that may have been stored or cancelled.
     #[serde(rename = "orderId", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, format = "uuid", required = false)]
     order_id: Option<OrderId>,
@@ -114,7 +114,7 @@ impl Problem {
         }
     }
 
-    /// What a failure of the store means for a client. Logs what the client is not told.
+    /// What a failure of the store means for a client. Logs what the client does not see.
     pub(super) fn from_store(error: StoreError) -> Self {
         match error {
             // How long, and why, is known to the readiness check and the metrics; a line for each
@@ -147,19 +147,19 @@ impl Problem {
             Self::MethodNotAllowed { .. } => kind(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
             Self::BodyTooSlow => kind(StatusCode::REQUEST_TIMEOUT, "body-too-slow", "The body did not arrive in time"),
             Self::BodyTooLarge => kind(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
-            Self::KeyInFlight => kind(StatusCode::CONFLICT, "key-in-flight", "The key is in use"),
-            Self::KeyReused => kind(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", "The key was used for another request"),
-            Self::UnsupportedMediaType { .. } => kind(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is of an unsupported kind"),
+            Self::KeyInFlight => kind(StatusCode::CONFLICT, "key-in-flight", "The idempotency key is in use"),
+            Self::KeyReused => kind(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", "The idempotency key was used for another request"),
+            Self::UnsupportedMediaType { .. } => kind(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type"),
             Self::UriTooLong => kind(StatusCode::URI_TOO_LONG, "uri-too-long", "The path is too long"),
             Self::HeadersTooLarge => kind(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", "The headers are too large"),
             Self::InvalidValue { .. } => kind(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", "A value is missing or invalid"),
             Self::Internal => kind(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", "Internal error"),
             Self::Busy => kind(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too busy"),
             Self::DatabaseUnavailable => kind(StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "The database is unavailable"),
-            Self::SchemaIncomplete => kind(StatusCode::SERVICE_UNAVAILABLE, "schema-incomplete", "The database is not set up"),
-            Self::OutcomeUnknown { .. } => kind(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", "Nobody knows whether the order was stored"),
-            Self::CancellationUnknown { .. } => kind(StatusCode::SERVICE_UNAVAILABLE, "cancellation-unknown", "Nobody knows whether the order was cancelled"),
-            Self::TooLateToCancel(_) => kind(StatusCode::CONFLICT, "too-late-to-cancel", "The order can be cancelled no more"),
+            Self::SchemaIncomplete => kind(StatusCode::SERVICE_UNAVAILABLE, "schema-incomplete", "The database schema is incomplete"),
+            Self::OutcomeUnknown { .. } => kind(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", "Outcome of the order unknown"),
+            Self::CancellationUnknown { .. } => kind(StatusCode::SERVICE_UNAVAILABLE, "cancellation-unknown", "Outcome of the cancellation unknown"),
+            Self::TooLateToCancel(_) => kind(StatusCode::CONFLICT, "too-late-to-cancel", "It is too late to cancel the order"),
         }
     }
 

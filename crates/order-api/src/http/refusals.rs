@@ -9,13 +9,13 @@ use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
 
 use super::problem::{Kind, Problem};
 
-/// How an operation can be refused, beside what is true of every one. Declared at its handler.
+/// The problems of an operation, beside those of every operation. Declared at its handler.
 pub(super) trait Refusals {
     /// One of each kind; the values do not matter.
     fn problems() -> Vec<Problem>;
 }
 
-/// The responses of an operation that is refused in these ways.
+/// The responses of an operation with these problems.
 pub(super) struct Refused<R>(PhantomData<R>);
 
 impl<R: Refusals> IntoResponses for Refused<R> {

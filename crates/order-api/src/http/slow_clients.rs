@@ -44,7 +44,7 @@ pub(super) fn watch(connection: &dyn Any, data: &mut Extensions) {
     let stream = connection.downcast_ref::<TcpStream>();
     let handle = stream.and_then(|stream| stream.as_fd().try_clone_to_owned().ok());
     let Some(handle) = handle else {
-        tracing::warn!("a connection is not watched: there is no second handle for it");
+        tracing::warn!("cannot watch a connection: it cannot be duplicated");
         return;
     };
     let activity = Rc::new(Activity {
@@ -99,7 +99,7 @@ async fn hang_up(handle: Handle, activity: Rc<Activity>, mut closed: oneshot::Re
             () = sleep_until(activity.due()) => {}
         }
         if activity.due() <= Instant::now() {
-            tracing::debug!("hanging up on a client that is too slow");
+            tracing::debug!("closing the connection of a slow client");
             // Fails when the client has hung up itself.
             let _ = handle.shutdown(Shutdown::Both);
             return;

@@ -21,10 +21,10 @@ pub(super) struct OrderView {
     #[serde(with = "rfc3339")]
     #[schema(value_type = String, format = "date-time")]
     created_at: OffsetDateTime,
-    /// placed or cancelled
+    /// `placed` or `cancelled`.
     #[schema(value_type = String)]
     state: OrderState,
-    /// `null` unless it is cancelled.
+    /// `null` while the order is placed.
     #[serde(with = "rfc3339::option")]
     #[schema(value_type = Option<String>, format = "date-time", required = true)]
     cancelled_at: Option<OffsetDateTime>,
@@ -48,7 +48,7 @@ impl From<&Order> for OrderView {
 #[schema(as = OrderPage)]
 pub(super) struct OrderPage {
     items: Vec<OrderView>,
-    /// Give it as `after` for the next page; `null` on the last one.
+    /// Pass it as `after` to get the next page; `null` on the last page.
     #[schema(value_type = Option<String>, format = "uuid", required = true)]
     next: Option<OrderId>,
 }
@@ -68,7 +68,7 @@ impl OrderPage {
     }
 }
 
-/// An order's way through the system.
+/// An order's events and where they are.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Journey)]
@@ -78,7 +78,7 @@ pub(super) struct JourneyView {
     #[serde(with = "rfc3339")]
     #[schema(value_type = String, format = "date-time")]
     created_at: OffsetDateTime,
-    /// placed or cancelled
+    /// `placed` or `cancelled`.
     #[schema(value_type = String)]
     state: OrderState,
     events: Vec<EventView>,
@@ -96,13 +96,13 @@ struct EventView {
     #[serde(with = "rfc3339")]
     #[schema(value_type = String, format = "date-time")]
     written_at: OffsetDateTime,
-    /// pending, published, dead, blocked, unavailable, discarded or unqueued
+    /// `pending`, `published`, `dead`, `blocked`, `unavailable`, `discarded` or `unqueued`.
     #[schema(value_type = String)]
     state: EventState,
     /// `null` until Kafka has it.
     #[schema(required = true)]
     delivered: Option<DeliveredView>,
-    /// `null` unless it is held.
+    /// Why the event is held; `null` if it is not.
     #[schema(required = true)]
     held_reason: Option<String>,
     consumed: Vec<ConsumedView>,
@@ -126,7 +126,7 @@ struct ConsumedView {
     #[serde(with = "rfc3339")]
     #[schema(value_type = String, format = "date-time")]
     at: OffsetDateTime,
-    /// `null` when it was applied.
+    /// Why the record is a dead letter; `null` if it was applied.
     #[schema(required = true)]
     dead_letter_reason: Option<String>,
 }

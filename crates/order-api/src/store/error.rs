@@ -9,29 +9,28 @@ use storage::StorageError;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// Every connection, or writer, was busy for as long as this. Nothing was done.
-    #[error("none had time for it within {0:?}")]
+    #[error("no connection or writer was free within {0:?}")]
     Busy(Duration),
     /// Postgres is away, not answering, or not to be written to. Nothing was done.
     #[error("{0}")]
     Unavailable(String),
     /// These migrations are missing. Nothing was done.
-    #[error("the schema lacks {}", .0.join(", "))]
+    #[error("migrations are missing: {}", .0.join(", "))]
     SchemaIncomplete(Vec<String>),
-    /// The change may have been stored, or not: its commit was under way when the answer failed to
-    /// come.
+    /// The change may or may not have been stored: the answer to its commit is missing.
     #[error("the outcome of the commit is unknown: {reason}")]
     OutcomeUnknown { reason: String },
     /// The statement itself was at fault. Nothing was done.
     #[error("{0}")]
     Failed(Arc<StorageError>),
-    /// Another request with this key is being answered at the moment. Nothing was done.
+    /// Another request with this key is in progress. Nothing was done.
     #[error("the key is in use")]
     KeyInFlight,
     /// The key was used for another request. Nothing was done.
     #[error("the key was used for another request")]
     KeyReused,
     /// The work died, or the main runtime is stuck.
-    #[error("the work gave no answer")]
+    #[error("the task gave no answer")]
     NoAnswer,
 }
 

@@ -9,7 +9,7 @@
 //! therefore bounded by the server's connections and the pool's size. Orders are handed over to the
 //! writers of [`group_commit`] instead, unless that is switched off.
 //!
-//! It never decides what a client is told; that is `http`'s.
+//! It never decides what a client is answered; `http` does.
 
 mod cancelling;
 mod diagnosis;

@@ -1,5 +1,5 @@
-//! Placing orders: the one transaction of this service. After it each order is there together with
-//! its event, or none of them is, or, told apart from that, nobody knows.
+//! Placing orders: one transaction. After it, each order is stored together with its event, or none
+//! of them is, or the outcome is unknown, which is a result of its own.
 //!
 //! Three round trips to Postgres, however many orders: `begin`, the two inserts sent together,
 //! `commit`; two more when there are idempotency keys, to look at them and to keep the answers.
@@ -22,7 +22,7 @@ use super::outcome::{Decision, Placed, WorkError};
 pub struct Placement {
     pub order: Order,
     pub event: NewEvent,
-    /// What to answer from now on to whoever uses the same key; `None` when there is no key.
+    /// The answer to keep for requests with the same key; `None` without a key.
     pub answer: Option<KeptAnswer>,
 }
 

@@ -104,11 +104,11 @@ impl Sender {
 
     fn works(&mut self) {
         if self.retry.succeeded() {
-            tracing::info!("wake-ups are sent again");
+            tracing::info!("sending wake-ups again");
         }
     }
 }
 
 fn log_failure(error: &StorageError) {
-    tracing::warn!(%error, "wake-ups cannot be sent, the relay finds orders by looking");
+    tracing::warn!(%error, "cannot send wake-ups; the relay polls");
 }

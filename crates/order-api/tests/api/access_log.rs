@@ -184,7 +184,7 @@ async fn a_request_whose_client_goes_away_leaves_a_line_too() {
     client.0.write_all(request.as_bytes()).await.unwrap();
     crate::store::until_stuck(&database.connect().await).await;
     drop(client);
-    let line = api.line("the client has gone").await;
+    let line = api.line("client disconnected").await;
     assert_eq!(line["method"], "POST", "{line}");
     assert_eq!(line["path"], "/orders", "{line}");
     assert_eq!(line["request_id"], "gone-1", "{line}");

@@ -148,7 +148,7 @@ async fn a_failed_migration_says_why_in_one_line_and_ends_with_status_1() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
-        said.starts_with("migrating failed: ") && said.contains("orders"),
+        said.starts_with("migration failed: ") && said.contains("orders"),
         "{said}"
     );
     assert_eq!(said.trim_end().lines().count(), 1, "{said}");
@@ -165,7 +165,7 @@ async fn migrate_does_not_wait_for_what_will_not_come() {
         let output = run(&["migrate"], &[("DATABASE_URL", &url)]).await;
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.starts_with("migrating failed: "), "{said}");
+        assert!(said.starts_with("migration failed: "), "{said}");
         assert!(said.contains(reason) && !said.contains("S3cret"), "{said}");
         assert_eq!(said.trim_end().lines().count(), 1, "{said}");
         let took = begun.elapsed();

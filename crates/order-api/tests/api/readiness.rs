@@ -18,7 +18,7 @@ async fn an_unmigrated_database_is_told_apart_and_migrating_it_is_enough() {
     let reason = eventually("the reason", DEADLINE, async || {
         let (ready, reason) = fresh.readiness().await;
         assert!(!ready);
-        reason.contains("not migrated").then_some(reason)
+        reason.contains("migrations are missing").then_some(reason)
     })
     .await;
     assert!(reason.contains("00000000000011") && reason.contains("order-api migrate"));

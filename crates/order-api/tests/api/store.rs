@@ -128,7 +128,7 @@ async fn an_order_whose_client_hung_up_before_a_writer_took_it_is_not_placed() {
     })
     .await;
     drop(waiting);
-    api.line("the client has gone").await;
+    api.line("client disconnected").await;
     lock.batch_execute("commit").await.unwrap();
     // Taken after the one that has gone, and so it shows what became of that.
     let last = reqwest::Client::new().post(api.url("/orders"));

@@ -1,5 +1,5 @@
 //! Who decides about a waiting order: the writer that begins it, or the request that gives it up.
-//! Whoever comes first; the other learns that it is too late.
+//! The first one does; the other learns that it is too late.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

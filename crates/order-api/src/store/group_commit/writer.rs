@@ -178,7 +178,9 @@ impl Writer {
                     )))
                 }
             }
-            Err(second) => Err(unknown(format!("{error}; asked again: {second}"))),
+            Err(second) => Err(unknown(format!(
+                "{error}; the second look failed too: {second}"
+            ))),
         }
     }
 
