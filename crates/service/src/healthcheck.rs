@@ -1,5 +1,5 @@
-//! Asks a running process of this machine whether it is ready. For the health check of a container
-//! whose image holds the binary and nothing else that could make a request.
+//! Checks whether a process on this machine is ready. For the health check of a container whose
+//! image has only the binary.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -26,7 +26,7 @@ pub enum Unhealthy {
     /// Whatever has the port does not answer as the ops endpoints do.
     #[error("port {0} does not answer like /readyz")]
     Foreign(u16),
-    /// It does not answer in time.
+    /// It does not answer, or not in time.
     #[error("port {port} does not answer: {source}")]
     Mute {
         /// The port asked.
@@ -42,7 +42,7 @@ pub fn run(source: &Source, service: Service) -> ExitCode {
     let mut reader = source.reader();
     let ops = OpsSettings::read(&mut reader, service);
     if ops.port == 0 {
-        reader.problem("OPS_PORT", "the port the system chose is not known here");
+        reader.problem("OPS_PORT", "must name the process's port, not 0");
     }
     if let Err(error) = reader.finish() {
         return exit_code_for_settings(&error);

@@ -114,7 +114,7 @@ async fn livez(state: web::Data<OpsState>) -> HttpResponse {
     let age = state.heartbeat.age();
     if age > state.max_heartbeat_age {
         HttpResponse::ServiceUnavailable().body(format!(
-            "the runtime has not turned for {} s\n",
+            "the runtime has made no progress for {} s\n",
             age.as_secs()
         ))
     } else {
@@ -138,7 +138,7 @@ async fn metrics(state: web::Data<OpsState>) -> HttpResponse {
             .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
             .body(text),
         Err(error) => {
-            tracing::error!(%error, "metrics could not be written");
+            tracing::error!(%error, "cannot write the metrics");
             problem(StatusCode::INTERNAL_SERVER_ERROR)
         }
     }

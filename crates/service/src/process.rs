@@ -1,5 +1,5 @@
-//! One process from start to exit: which tasks it has, when they are told to stop, and which exit
-//! status tells the truth about how it went. It never knows what the tasks do.
+//! One process from start to exit: its tasks, when they stop, and its exit status. It does not know
+//! what the tasks do.
 
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
@@ -19,8 +19,8 @@ use crate::tasks::{BoxError, Ending, Tasks, Work, describe};
 use crate::trace::{Exporter, SpanCounts, TraceSettings, Tracer};
 use crate::{Ops, OpsSettings, Readiness};
 
-/// Time all tasks together have to finish once asked to stop. A process is promised to be gone 10 s
-/// after SIGTERM, which is also when `docker stop` kills it; the rest is for the ops endpoints.
+/// Time all tasks together have to finish after a stop signal. A process promises to exit within
+/// 10 s after SIGTERM, which is also when `docker stop` kills it; the rest is for the ops endpoints.
 pub const GRACE: Duration = Duration::from_secs(9);
 
 /// Time that sending the last spans may take, and what is left of it when the tasks took all theirs.
@@ -59,7 +59,7 @@ impl Process {
         }
     }
 
-    /// Gives the tasks another time to finish than [`GRACE`].
+    /// Sets how long the tasks have to finish, instead of [`GRACE`].
     #[must_use]
     pub fn with_grace(self, grace: Duration) -> Process {
         Process { grace, ..self }
@@ -108,19 +108,17 @@ impl Process {
 
     /// Opens the ops port, starts the tasks, and waits for the end.
     ///
-    /// Success means: asked to stop, and every task ended without an error in time. A second signal
-    /// during the stop ends it at once. Tasks still running at the end are aborted; leave the
-    /// runtime with [`crate::block_on`], so that one that does not yield cannot hold the process.
+    /// Success means: a stop was requested, and every task ended without an error in time. A second
+    /// signal during the stop ends it at once. Tasks still running at the end are aborted; leave
+    /// the runtime with [`crate::block_on`], so that one that does not yield cannot hold the
+    /// process.
     ///
     /// Not cancellation safe: dropping this future aborts the tasks.
     pub async fn run(self, settings: OpsSettings) -> ExitCode {
         match Ops::bind(settings) {
             Ok(ops) => self.run_with(ops).await,
             Err(error) => {
-                tracing::error!(
-                    error = describe(&error),
-                    "the ops endpoints cannot be served"
-                );
+                tracing::error!(error = describe(&error), "cannot serve the ops endpoints");
                 ExitCode::FAILURE
             }
         }
@@ -131,7 +129,7 @@ impl Process {
         let mut signals = match Signals::install() {
             Ok(signals) => signals,
             Err(error) => {
-                tracing::error!(%error, "signal handlers cannot be installed");
+                tracing::error!(%error, "cannot install signal handlers");
                 return ExitCode::FAILURE;
             }
         };
@@ -150,7 +148,7 @@ impl Process {
         }) {
             Ok(server) => server,
             Err(error) => {
-                tracing::error!(%error, "the ops endpoints cannot be served");
+                tracing::error!(%error, "cannot serve the ops endpoints");
                 return ExitCode::FAILURE;
             }
         };
@@ -164,7 +162,7 @@ impl Process {
         let ending = tokio::select! {
             ending = tasks.run(&mut signals, &self.stop) => ending,
             _ = &mut server => {
-                tracing::error!("the ops endpoints ended, stopping");
+                tracing::error!("the ops endpoints ended unexpectedly, stopping");
                 Ending::Failed
             }
         };
@@ -198,7 +196,7 @@ impl Process {
         started.set(since_epoch.unwrap_or_default().as_secs_f64());
         self.registry.register(
             "build",
-            "What is running",
+            "Name and version of the service; always 1",
             Info::new(vec![("service", self.name), ("version", VERSION)]),
         );
     }

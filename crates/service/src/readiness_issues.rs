@@ -40,7 +40,7 @@ impl ReportReadiness for Issue {
 struct Open {
     /// By who met it.
     problems: HashMap<String, Problem>,
-    /// The same, the oldest first: whoever has thousands must not search them at each change.
+    /// The same, oldest first, so that a change does not search thousands.
     by_age: BTreeSet<(OffsetDateTime, String)>,
 }
 
@@ -59,17 +59,17 @@ impl ReadinessIssues {
         }
     }
 
-    /// `who` cannot go on, because of `reason`; since now, unless it could not before.
+    /// Reports that `who` fails because of `reason`: since now, unless it failed before.
     pub fn report(&self, who: impl Display, reason: impl Display) {
         self.update([(who, Some(reason))]);
     }
 
-    /// `who` can go on, or is gone.
+    /// Clears what `who` reported.
     pub fn clear(&self, who: impl Display) {
         self.update([(who, None::<&str>)]);
     }
 
-    /// [`Self::report`] of those with a reason and [`Self::clear`] of the others, told at once.
+    /// [`Self::report`] for those with a reason and [`Self::clear`] for the others, in one step.
     pub fn update<W: Display, R: Display>(&self, news: impl IntoIterator<Item = (W, Option<R>)>) {
         let mut open = self.lock();
         for (who, reason) in news {
@@ -84,7 +84,7 @@ impl ReadinessIssues {
         }
     }
 
-    /// What `who` reports and clears, and nobody else.
+    /// The issue of `who` alone.
     pub fn issue(&self, who: impl Display) -> Issue {
         Issue {
             issues: self.clone(),
@@ -92,7 +92,7 @@ impl ReadinessIssues {
         }
     }
 
-    /// In words: who cannot go on, why and since when. `None` when everybody can.
+    /// As text: who fails, why and since when. `None` if nobody does.
     pub fn summary(&self) -> Option<String> {
         self.lock().summary()
     }

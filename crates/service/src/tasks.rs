@@ -64,11 +64,11 @@ impl Tasks {
     }
 
     /// Waits until the process is to stop: a signal, the token, or a task that ends although nobody
-    /// asked. Telling the tasks is the caller's part.
+    /// asked. The caller stops the tasks.
     pub(crate) async fn run(&mut self, signals: &mut Signals, stop: &CancellationToken) -> Ending {
         tokio::select! {
             signal = signals.next() => {
-                tracing::info!(signal = signal.name(), "asked to stop");
+                tracing::info!(signal = signal.name(), "stop signal, stopping");
                 Ending::Clean
             }
             () = stop.cancelled() => Ending::Clean,
@@ -93,7 +93,7 @@ impl Tasks {
                     tracing::warn!(
                         signal = signal.name(),
                         tasks = self.names(),
-                        "asked to stop again, leaving at once"
+                        "second stop signal, exiting at once"
                     );
                     return Ending::Forced(signal);
                 }
@@ -145,7 +145,7 @@ impl Ended {
                 Ending::Clean
             }
             (Ok(()), false) => {
-                tracing::error!(task, "task ended although nobody asked, stopping");
+                tracing::error!(task, "task ended unexpectedly, stopping");
                 Ending::Failed
             }
             (Err(failure), true) => {

@@ -1,5 +1,5 @@
-//! Waiting at start-up for what a process depends on. It never gives up and never ends the process:
-//! what is missing may come, and until then `/readyz` says what that is.
+//! Waiting at start-up for what a process depends on. It never stops and never ends the process:
+//! what is missing may come, and until then `/readyz` says what it is.
 
 use std::fmt::Display;
 

@@ -203,7 +203,9 @@ async fn livez_fails_while_the_runtime_is_blocked_and_recovers_with_it() {
     block.send(()).unwrap();
     let answer = get_until(address, "/livez", 503).await;
     assert!(
-        answer.body.contains("the runtime has not turned for 2 s"),
+        answer
+            .body
+            .contains("the runtime has made no progress for 2 s"),
         "{answer:?}"
     );
     release.send(()).unwrap();

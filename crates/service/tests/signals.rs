@@ -203,10 +203,10 @@ fn second_signal(second: Signal) -> Option<i32> {
     let running = Running::start("deaf", &[]);
     running.line_with("started");
     running.signal(Signal::SIGTERM);
-    running.line_with("asked to stop");
+    running.line_with("stop signal, stopping");
     let start = Instant::now();
     running.signal(second);
-    let line = running.line_with("leaving at once");
+    let line = running.line_with("second stop signal, exiting at once");
     assert!(line.contains("deaf"), "{line}");
     let status = running.end().0;
     assert!(

@@ -48,7 +48,7 @@ fn broken_dotenv(path: &Path, text: &str, error: &dotenvy::Error) -> Problem {
     Problem::Broken {
         file: path.to_owned(),
         line,
-        reason: "not of the form NAME=value, or with an odd quotation mark".to_owned(),
+        reason: "not of the form NAME=value, or a quotation mark is not closed".to_owned(),
     }
 }
 
@@ -88,7 +88,7 @@ fn flatten(
         let place = format!("{key} in {}", path.display());
         let value = text_of(value).ok_or_else(|| Problem::Refused {
             value: place.clone(),
-            reason: "must be a text, a number, true, false, or a list of these".to_owned(),
+            reason: "must be a string, a number, true, false, or a list of these".to_owned(),
         })?;
         entries.push(Entry {
             name: key.replace('.', "__").to_uppercase(),

@@ -1,6 +1,6 @@
-//! Every setting of the project, in one place: what is not here is refused, defaults are read from
-//! here, and the table in the README says the same. The three services share one environment, so
-//! each accepts, and ignores, the settings of the others.
+//! Every setting of the project, with its default. A name that is not here is refused, and the table
+//! in the README equals this list. The three services share one environment, so each accepts, and
+//! ignores, the settings of the others.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub struct Setting {
     pub default: DefaultValue,
     /// The services that read it.
     pub services: &'static [Service],
-    /// Whether its value must never be shown.
+    /// Whether its value is secret and must not be shown.
     pub secret: bool,
 }
 
@@ -100,7 +100,7 @@ const ALL: &[Service] = &[API, RELAY, CONSUMER];
 pub const KNOWN: &[Setting] = &[
     Setting {
         name: "DATABASE_URL",
-        meaning: "Where Postgres is, one host or several; ?schema=name sets the search path",
+        meaning: "URL of Postgres, with one host or several; ?schema=name sets the search path",
         expected: "postgres://user:password@host:port/database",
         default: DefaultValue::Required,
         services: ALL,
@@ -116,7 +116,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "KAFKA_GROUP_ID",
-        meaning: "Consumer group whose offsets are kept",
+        meaning: "Consumer group",
         expected: "a name",
         default: DefaultValue::Text("order-group"),
         services: &[CONSUMER],
@@ -132,7 +132,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "API__POOL_SIZE",
-        meaning: "Connections to Postgres for answering requests, made when needed",
+        meaning: "Maximum connections to Postgres for requests, opened when needed",
         expected: "a number from 1 to 1000",
         default: DefaultValue::Text("16"),
         services: &[API],
@@ -156,7 +156,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "API__CANCELLATION_WINDOW",
-        meaning: "How long after it was placed an order can be cancelled",
+        meaning: "How long an order can be cancelled after it was placed",
         expected: "a duration such as 1h or 14d",
         default: DefaultValue::Text("14d"),
         services: &[API],
@@ -188,7 +188,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "RELAY__BATCH_EVENTS_PER_SLOT",
-        meaning: "Events of one slot in flight at most; eight times as many while an old snapshot makes reads slow",
+        meaning: "Maximum events of one slot in flight; eight times as many while an old snapshot makes reads slow",
         expected: "a whole number from 1",
         default: DefaultValue::Text("512"),
         services: &[RELAY],
@@ -196,7 +196,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "RELAY__BATCH_BYTES_PER_SLOT",
-        meaning: "Bytes of one slot in flight, eight times as many while an old snapshot makes reads slow; the event that crosses it still goes",
+        meaning: "Maximum bytes of one slot in flight, eight times as many while an old snapshot makes reads slow; the event that exceeds it is still sent",
         expected: "a whole number of bytes from 1",
         default: DefaultValue::Text("393216"),
         services: &[RELAY],
@@ -220,7 +220,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "OUTBOX_RETENTION",
-        meaning: "How long published and discarded events stay",
+        meaning: "How long published and discarded events are kept",
         expected: "a duration such as 12h or 3d",
         default: DefaultValue::Text("3d"),
         services: &[RELAY, CONSUMER],
@@ -228,7 +228,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "INBOX_RETENTION",
-        meaning: "How long the consumer remembers an event at least; more than twice OUTBOX_RETENTION",
+        meaning: "Minimum time the consumer remembers an event; more than twice OUTBOX_RETENTION",
         expected: "a duration such as 12h or 14d",
         default: DefaultValue::Text("14d"),
         services: &[CONSUMER],
@@ -239,7 +239,7 @@ pub const KNOWN: &[Setting] = &[
         // reads HTTP: it logs as an error of ours what a client sent, and any client could fill the
         // log.
         name: "RUST_LOG",
-        meaning: "What is logged",
+        meaning: "Log level or filter",
         expected: "a level, or a filter such as info,order_api=debug",
         default: DefaultValue::Text("info,rskafka=off,actix_server=warn,actix_http=off"),
         services: ALL,
@@ -247,7 +247,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "LOG_FORMAT",
-        meaning: "How it is logged; auto is text on a terminal, else json",
+        meaning: "Log format; auto is text on a terminal and json otherwise",
         expected: "auto, text or json",
         default: DefaultValue::Text("auto"),
         services: ALL,
@@ -255,7 +255,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "OTEL_EXPORTER_OTLP_ENDPOINT",
-        meaning: "Collector that spans are sent to, by OTLP (protobuf over HTTP)",
+        meaning: "Collector that receives the spans, by OTLP (protobuf over HTTP)",
         expected: "http://host:port, usually port 4318",
         default: DefaultValue::Absent("no spans"),
         services: ALL,
@@ -271,7 +271,7 @@ pub const KNOWN: &[Setting] = &[
     },
     Setting {
         name: "OTEL_TRACES_SAMPLER",
-        meaning: "Which spans are sent",
+        meaning: "Sampler of spans",
         expected: "always_on, always_off, traceidratio or one of these after parentbased_",
         default: DefaultValue::Text("parentbased_always_on"),
         services: ALL,

@@ -2,7 +2,7 @@
 //! there are ([`known`]) and what can be wrong with them ([`Problem`]).
 //!
 //! Read once, at the start of `main`; nothing below `main` looks at the environment. What a value
-//! means is decided by whoever asks for it, through `FromStr`.
+//! means is up to the caller, through `FromStr`.
 
 mod file;
 pub mod known;

@@ -13,7 +13,7 @@ use super::known::{KNOWN, Setting};
 use super::unknown::{refuse_key, refuse_variable};
 use super::{Problem, Reader, SettingsError};
 
-/// All settings that were given, merged, as text; defaults are not among them.
+/// All settings that are set, merged, as text. Defaults are not included.
 pub struct Source {
     known: &'static [Setting],
     values: Map<String, Value>,

@@ -23,7 +23,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// One output of the process's log lines.
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// What is told to operators, and how.
+/// What is logged, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TelemetrySettings {
     /// `RUST_LOG`.

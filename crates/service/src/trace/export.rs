@@ -52,10 +52,10 @@ impl SpanCounts {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let mut to = Registrar::new(registry);
         Self {
-            spans_exported: to.add("spans_exported", "Spans that the collector took"),
+            spans_exported: to.add("spans_exported", "Spans that the collector accepted"),
             spans_dropped: to.add(
                 "spans_dropped",
-                "Spans that were given up: the collector was away, too slow, or refused them",
+                "Spans dropped: the collector was away, too slow, or refused them",
             ),
         }
     }
@@ -174,7 +174,7 @@ impl Exporter {
         !batch.is_empty()
     }
 
-    /// Sends a batch until it is taken, or given up.
+    /// Sends a batch until the collector accepts it, or drops it.
     async fn deliver(&mut self, batch: Vec<SpanData>) {
         let spans = batch.len() as u64;
         let request = ExportTraceServiceRequest {
@@ -227,7 +227,7 @@ impl Exporter {
             let dropped = self.counts.spans_dropped.get();
             tracing::warn!(
                 collector = %self.traces, reason, dropped,
-                "spans cannot be sent; those that have to wait for too long are dropped"
+                "cannot send spans; those that wait too long are dropped"
             );
         }
     }
@@ -238,7 +238,7 @@ impl Exporter {
         } else if self.trouble.end() {
             tracing::info!(
                 dropped = self.counts.spans_dropped.get(),
-                "spans are sent again"
+                "sending spans again"
             );
         }
     }
@@ -287,7 +287,7 @@ impl Exporting {
             let seconds = limit.as_secs_f64();
             tracing::warn!(
                 seconds,
-                "the last spans are lost: the collector did not take them in time"
+                "the last spans are lost: the collector did not accept them in time"
             );
         }
     }

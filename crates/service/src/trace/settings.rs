@@ -54,9 +54,9 @@ pub struct Collector(Url);
 pub enum CollectorError {
     #[error("not a URL")]
     Syntax,
-    #[error("only http is spoken; a collector nearby can speak TLS with the world")]
+    #[error("only http is supported; send to a local collector that adds TLS")]
     Scheme,
-    #[error("a user, a query or a fragment has no meaning here")]
+    #[error("must not have a user, a query or a fragment")]
     Surplus,
 }
 

@@ -259,12 +259,12 @@ fn a_broken_line_of_dotenv_is_named_and_not_shown() {
     let inputs = Inputs::new().dotenv("# a comment\nPORT=1\n\nDATABASE_URL=\"hunter2\n");
     assert_eq!(
         inputs.problems(),
-        [".env, line 4: not of the form NAME=value, or with an odd quotation mark"]
+        [".env, line 4: not of the form NAME=value, or a quotation mark is not closed"]
     );
     let inputs = Inputs::new().dotenv("PORT=1\nhunter2 hunter2\nhunter2\n");
     assert_eq!(
         inputs.problems(),
-        [".env, line 2: not of the form NAME=value, or with an odd quotation mark"]
+        [".env, line 2: not of the form NAME=value, or a quotation mark is not closed"]
     );
 }
 
