@@ -63,7 +63,7 @@ create table outbox_published (
     kafka_offset    bigint not null,
     processed_at    timestamptz not null default now()
 );
-comment on table outbox_published is 'Events acknowledged by Kafka, and where they lie. A fact: whoever saw the acknowledgement may record it, with or without a lease.';
+comment on table outbox_published is 'Events acknowledged by Kafka, and where they lie. A fact: any process that saw the acknowledgement may record it, with or without a lease.';
 comment on column outbox_published.processed_at is 'When the acknowledgement was recorded; retention counts from here.';
 
 create table outbox_held (
@@ -88,20 +88,20 @@ create table outbox_held (
     autovacuum_vacuum_cost_delay = 0
 );
 -- Two indexes of which a row is in one at most: a key with many unavailable events costs nothing to
--- those who ask whether a dead one holds it back.
+-- those who ask whether a dead letter blocks it.
 create index outbox_held_key on outbox_held (topic, key, id)
     where cause <> 'unavailable' and discarded_at is null;
 create index outbox_held_unavailable on outbox_held (slot, topic, partition_count, partition, id)
     where cause = 'unavailable';
-comment on table outbox_held is 'Events that cannot go out now. A dead one holds back later events of its topic and key; unavailable ones hold back later events of their partition and slot.';
-comment on column outbox_held.cause is 'dead: can never be produced. blocked: waits for a dead one of its key. unavailable: its partition cannot be written.';
+comment on table outbox_held is 'Events that cannot go out now. A dead letter blocks later events of its topic and key; unavailable events hold back later events of their partition and slot.';
+comment on column outbox_held.cause is 'dead: can never be produced. blocked: a dead letter of its key blocks it. unavailable: its partition cannot be written.';
 comment on column outbox_held.partition_count is 'How many partitions the topic had when the event was routed; 0 when the topic did not exist.';
 comment on column outbox_held.partition is 'Where the event was routed; -1 when the topic did not exist.';
 comment on column outbox_held.bytes is 'As in outbox_pending, so that moving back reads no event.';
-comment on column outbox_held.error is 'What Kafka or the client said of a dead or unavailable one.';
+comment on column outbox_held.error is 'What Kafka or the client said of a dead or unavailable event.';
 comment on column outbox_held.attempts is 'Produce requests that carried it before it was held.';
-comment on column outbox_held.blocked_by is 'Id of the dead event it waits for.';
-comment on column outbox_held.discarded_at is 'When an operator gave a dead one up; from then on it holds nothing back.';
+comment on column outbox_held.blocked_by is 'Id of the dead letter that blocks it.';
+comment on column outbox_held.discarded_at is 'When an operator discarded the dead letter; from then on it blocks nothing.';
 
 -- One multi-row insert into outbox_event costs one of these, however it was phrased
 -- (INSERT, COPY, MERGE, ON CONFLICT). It runs with its owner's rights, so it looks up nothing in a

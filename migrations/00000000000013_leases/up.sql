@@ -9,7 +9,7 @@ create table lease_member (
 );
 comment on table lease_member is 'One heartbeat row per live process and scope.';
 comment on column lease_member.scope is 'What is shared: ''outbox-relay'' (units are slots) or ''<consumer group>/<topic>'' (units are Kafka partitions).';
-comment on column lease_member.member_id is 'Drawn anew at every start of a process.';
+comment on column lease_member.member_id is 'New at every start of a process.';
 comment on column lease_member.expires_at is 'The process is presumed dead from here on. Further ahead than its ttl counts as expired too: clocks step back.';
 
 create table lease (
