@@ -26,17 +26,17 @@ mod world;
 #[derive(Debug, Parser)]
 #[command(name = "e2e", version)]
 struct Arguments {
-    /// What to do; check when nothing is given
+    /// What to do. Default: check
     #[command(subcommand)]
     command: Option<Command>,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum Command {
-    /// Start everything afresh, check it end to end, and remove it again (the default).
+    /// Start a new system, check it end to end, and remove it again (the default).
     ///
-    /// LOCAL_STACK=native or LOCAL_STACK=compose says where; else it is Docker Compose where an
-    /// engine answers, and processes of this machine where none does.
+    /// Uses Docker Compose if its engine answers, and processes on this machine otherwise.
+    /// LOCAL_STACK=native or LOCAL_STACK=compose decides instead.
     Check,
     /// Run everything on the local stack until Ctrl-C, with the logs of all three on the terminal
     Run,

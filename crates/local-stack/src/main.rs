@@ -8,7 +8,7 @@ use local_stack::{Stack, StackError};
 /// A real Postgres and a real Kafka on this machine, without containers.
 ///
 /// They are fetched once with Maven, listen on 127.0.0.1 only, outlive this command, and keep their
-/// data until `down`. Their state is in a folder under the system's temporary one, or in
+/// data until `down`. Their state is in a temporary folder of the system, or in
 /// LOCAL_STACK_DIR.
 #[derive(Debug, Parser)]
 #[command(name = "local-stack", version)]
@@ -19,11 +19,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Start both, or find them running, and print DATABASE_URL and KAFKA_BROKERS
+    /// Start both unless they are running, and print DATABASE_URL and KAFKA_BROKERS
     Up,
-    /// End both and remove their data
+    /// Stop both and remove their data
     Down,
-    /// Tell whether both run: exit status 0 if so, else 3
+    /// Show whether both are running; exits with 0 if they are, or 3
     Status {
         /// Print JSON
         #[arg(long)]
