@@ -133,3 +133,32 @@ async fn p1_an_event_that_is_refused_leaves_the_order_as_it_was() {
     assert_eq!(app.api.get(&format!("/orders/{id}")).await.body, placed);
     assert_eq!(app.stored().await, (1, 1, 1));
 }
+
+/// A lock that somebody else keeps costs the requests for other orders nothing.
+#[tokio::test]
+async fn an_order_that_is_locked_is_refused_soon_and_hinders_no_other() {
+    let app = TestApp::start_with(&[("API__POOL_SIZE", "2")]).await;
+    let (locked, _) = app.placed().await;
+    let (other, _) = app.placed().await;
+    app.execute(&format!(
+        "begin; select from orders where id = '{locked}' for update"
+    ))
+    .await;
+    let cancels = futures::future::join_all((0..4).map(|_| app.cancel(&locked)));
+    let path = format!("/orders/{other}");
+    let (refused, read) = tokio::join!(cancels, app.api.get(&path));
+    for refused in refused {
+        refused.expect_unavailable("busy");
+    }
+    assert_eq!(read.status, 200, "{read:?}");
+    assert!(app.api.readiness().await.0, "still ready");
+    app.execute("commit").await;
+    assert_eq!(app.cancel(&locked).await.status, 200);
+    // One that is cancelled needs no lock.
+    app.execute(&format!(
+        "begin; select from orders where id = '{locked}' for update"
+    ))
+    .await;
+    assert_eq!(app.cancel(&locked).await.status, 200);
+    app.execute("rollback").await;
+}

@@ -178,6 +178,19 @@ async fn a_journey_tells_why_a_consumer_could_not_apply_an_event() {
     app.execute("update inbox_dead_letter set settled_at = now(), settled_as = 'discarded'")
         .await;
     assert_eq!(consumed().await.as_array().unwrap().len(), 1);
+
+    // Given up, its event counts as met from then on; it was never applied.
+    app.execute(
+        "update inbox_dead_letter set settled_at = now(), settled_as = 'discarded'
+         where \"offset\" = 42;
+         insert into inbox (consumer_group, event_id, topic, partition, \"offset\")
+         select 'two', event_id, topic, 3, 42 from outbox_event",
+    )
+    .await;
+    let settled = consumed().await;
+    let of_two = |met: &&Value| met["consumerGroup"] == "two";
+    let of_two = settled.as_array().unwrap().iter().find(of_two).unwrap();
+    assert_eq!(of_two["deadLetterReason"], "discarded: no such product");
 }
 
 #[tokio::test]

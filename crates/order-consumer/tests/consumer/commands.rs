@@ -249,9 +249,9 @@ async fn an_operator_gives_a_dead_letter_up_and_the_next_of_its_key_go_on() {
         .refused(&["dead-letters", "discard", &held.place(1)])
         .await;
     assert!(waits.contains("discard that record first"), "{waits}");
-    let nothing = format!("{TOPIC}/{}/999999999", held.partition);
+    let nowhere = format!("{TOPIC}/{}/999999999", held.partition);
     let nothing = fixture
-        .refused(&["dead-letters", "discard", &nothing])
+        .refused(&["dead-letters", "discard", &nowhere])
         .await;
     assert!(nothing.contains("no record is held"), "{nothing}");
     fixture.refused(&["dead-letters", "discard"]).await;
@@ -264,6 +264,13 @@ async fn an_operator_gives_a_dead_letter_up_and_the_next_of_its_key_go_on() {
     let expected =
         "would be applied: 2, applied before: 0, would be discarded: 1, keys still held: 0";
     assert_eq!(would.trim(), expected);
+    assert_eq!(fixture.state().await, before);
+
+    // A slip among several positions is found before anything is done.
+    let slip = fixture
+        .refused(&["dead-letters", "discard", &place, &nowhere])
+        .await;
+    assert!(slip.contains("no record is held"), "{slip}");
     assert_eq!(fixture.state().await, before);
 
     // A key is decided on once, however many of its records are named.
