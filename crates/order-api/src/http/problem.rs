@@ -47,8 +47,9 @@ pub(super) enum Problem {
     #[error("the database schema is incomplete")]
     SchemaIncomplete,
     #[error(
-        "the order may or may not have been stored; check GET /orders/{order} before you place the \
-         order again"
+        "the order may or may not have been stored, and its commit may still be under way: while GET \
+         /orders/{order} finds nothing, that proves nothing; an Idempotency-Key makes it safe to \
+         repeat the request"
     )]
     OutcomeUnknown { order: OrderId, has_key: bool },
     #[error("the order may or may not be cancelled; repeat the request")]

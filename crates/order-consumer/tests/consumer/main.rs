@@ -2,31 +2,31 @@
 
 #![allow(clippy::unwrap_used)] // a test has nothing better to do with an error
 
-mod announced;
 mod any_content;
-mod away;
 mod brokers;
 mod cancelled;
 mod clients;
 mod commands;
+mod dead_letter_events;
 mod example;
 mod faults;
 mod handlers;
+mod idle_outages;
 mod java;
 mod memory;
+mod metrics_and_readiness;
 mod mute_hosts;
 mod narrowing;
 mod offsets;
 mod ops;
-mod place;
 mod poison;
+mod position;
 mod process;
 mod progress;
 mod property;
 mod quota;
 mod redrive;
 mod retention;
-mod seen;
 mod servers;
 mod session_settings;
 mod speed;

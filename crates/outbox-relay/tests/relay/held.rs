@@ -1,7 +1,7 @@
 //! Events that can never be produced.
 
-use crate::admin::limit_messages;
 use crate::support::{Fixture, assert_in_order};
+use crate::topic_operations::limit_messages;
 
 /// Larger than a topic takes.
 const TOO_LARGE: i32 = 1_200_000;

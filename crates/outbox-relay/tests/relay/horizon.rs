@@ -6,8 +6,8 @@ use local_stack::testing::{Spawned, eventually};
 use messaging::PartitionReader;
 
 use crate::load::Load;
+use crate::metrics_and_readiness::metric;
 use crate::process::BINARY;
-use crate::seen::metric;
 use crate::soak::alone;
 use crate::support::{Fixture, PARTITIONS, PATIENCE, assert_in_order};
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use local_stack::testing::{Spawned, eventually};
 
 use crate::load::Load;
+use crate::metrics_and_readiness;
 use crate::own_kafka::OwnKafka;
 use crate::process::BINARY;
-use crate::seen;
 use crate::support::{Fixture, PATIENCE};
 
 /// Kafka being back, each partition is written again within this time: a test comes after 8 s at
@@ -20,7 +20,10 @@ const IN_FLIGHT: usize = 32 * 512;
 
 /// A counter's or gauge's value.
 pub(crate) async fn metric(ops: SocketAddr, series: &str) -> usize {
-    seen::metric(ops, series).await.parse().unwrap()
+    metrics_and_readiness::metric(ops, series)
+        .await
+        .parse()
+        .unwrap()
 }
 
 /// The relay that was there before the outage ends in order, and holds nothing against any event.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use local_stack::testing::Spawned;
 
-use crate::admin::limit_messages;
 use crate::process::BINARY;
 use crate::support::{Fixture, assert_in_order};
+use crate::topic_operations::limit_messages;
 
 const TTL: Duration = Duration::from_secs(1);
 const EVENTS: i32 = 60_000;

@@ -12,9 +12,9 @@ use time::format_description::well_known::Rfc3339;
 use crate::acls::{Operation, Resource};
 use crate::kafka_outage::metric;
 use crate::load::Load;
+use crate::metrics_and_readiness::check;
 use crate::own_kafka::OwnKafka;
 use crate::process::BINARY;
-use crate::seen::check;
 use crate::support::{Fixture, PARTITIONS, PATIENCE, assert_in_order};
 
 /// What Kafka calls it.

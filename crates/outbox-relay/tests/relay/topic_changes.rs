@@ -7,11 +7,11 @@ use domain::EventId;
 use local_stack::testing::{Fault, KafkaProxy, Spawned, delete_topic, eventually, unique_topic};
 use messaging::{envelope, partition_of};
 
-use crate::admin::grow_topic;
 use crate::kafka_outage::BACK_WITHIN;
 use crate::load::Load;
 use crate::process::BINARY;
 use crate::support::{Fixture, PARTITIONS, PATIENCE};
+use crate::topic_operations::grow_topic;
 
 /// A change of the number of partitions is noticed within this time.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);

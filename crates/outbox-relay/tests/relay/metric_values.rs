@@ -7,9 +7,9 @@ use local_stack::testing::{Spawned, eventually};
 use storage::outbox::statements::READ_PENDING;
 
 use crate::kafka_outage::metric;
+use crate::metrics_and_readiness;
 use crate::own_kafka::OwnKafka;
 use crate::process::BINARY;
-use crate::seen;
 use crate::support::{Fixture, PARTITIONS, PATIENCE};
 
 /// Each kind of work takes at least this long once.
@@ -35,7 +35,7 @@ struct Timed {
 }
 
 async fn timed(ops: SocketAddr, what: &str) -> Timed {
-    let seconds = seen::metric(ops, &format!("outbox_{what}_seconds_sum ")).await;
+    let seconds = metrics_and_readiness::metric(ops, &format!("outbox_{what}_seconds_sum ")).await;
     Timed {
         count: metric(ops, &format!("outbox_{what}_seconds_count ")).await,
         seconds: seconds.parse().unwrap(),

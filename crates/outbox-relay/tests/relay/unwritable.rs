@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use local_stack::testing::{Fault, KafkaProxy, Spawned, eventually, unique_topic};
 
 use crate::load::Load;
+use crate::metrics_and_readiness::check;
 use crate::process::BINARY;
-use crate::seen::check;
 use crate::support::{Fixture, PARTITIONS, PATIENCE, assert_in_order};
 
 impl Fixture {
