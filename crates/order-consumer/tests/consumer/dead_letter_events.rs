@@ -10,7 +10,7 @@ use messaging::{OutgoingRecord, PartitionWriter, envelope};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::support::{Fixture, GROUP, drain, order};
+use crate::support::{Fixture, GROUP, drain, make_topic, order};
 
 impl Fixture {
     /// What the outbox has, as the relay would send it.
@@ -36,7 +36,7 @@ impl Fixture {
     /// Sends events to a topic with Kafka's own limits, each by itself.
     async fn send(&self, events: &[OutboxEvent]) {
         let topic = unique_topic("announced");
-        self.cluster.ensure_topic(&topic, 1, 1).await.unwrap();
+        make_topic(&self.cluster, &topic, 1).await;
         let mut writer = PartitionWriter::new(self.cluster.clone(), &topic, 0);
         for event in events {
             let size = payload(event).len();

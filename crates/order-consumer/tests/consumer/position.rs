@@ -82,7 +82,7 @@ async fn a_topic_made_again_stops_the_partition_until_its_offset_is_reset() {
     })
     .await;
     assert_eq!(halt.0, 0);
-    for part in ["2 behind", "no step from offset 3", "offsets reset"] {
+    for part in ["lag 2", "no progress from offset 3", "offsets reset"] {
         assert!(halt.1.contains(part), "{part} in {}", halt.1);
     }
     stop.cancel();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use domain::{NewEvent, Order, OrderCreated, OutboxEvent, ProductId};
-use local_stack::testing::{TestDatabase, unique_topic};
-use messaging::{Cluster, OutgoingRecord, PartitionWriter, envelope};
+use local_stack::testing::{TestDatabase, eventually, unique_topic};
+use messaging::{Cluster, OutgoingRecord, PartitionReader, PartitionWriter, envelope};
 use order_consumer::handlers::{Handler, ProductSales};
 use order_consumer::metrics::TopicMetrics;
 use order_consumer::partition::PartitionContext;
@@ -39,7 +39,7 @@ impl Fixture {
         let brokers = local_stack::up().unwrap().kafka_brokers;
         let cluster = Cluster::new(brokers.parse().unwrap());
         let topic = unique_topic("consumer");
-        cluster.ensure_topic(&topic, PARTITIONS, 1).await.unwrap();
+        make_topic(&cluster, &topic, PARTITIONS).await;
         Self {
             topic,
             cluster,
@@ -137,6 +137,15 @@ impl Fixture {
 
     pub(crate) async fn text(&self, query: &str) -> String {
         self.sql.query_one(query, &[]).await.unwrap().get(0)
+    }
+}
+
+/// Makes a topic and waits until its partitions have leaders, which takes a moment.
+pub(crate) async fn make_topic(cluster: &Cluster, topic: &str, partitions: i32) {
+    cluster.ensure_topic(topic, partitions, 1).await.unwrap();
+    for partition in 0..partitions {
+        let mut reader = PartitionReader::new(cluster.clone(), topic, partition);
+        eventually("a leader", PATIENCE, async || reader.latest().await.ok()).await;
     }
 }
 
