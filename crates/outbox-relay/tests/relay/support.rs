@@ -45,6 +45,11 @@ impl Fixture {
         let cluster = Cluster::new(brokers.parse().unwrap());
         let topic = unique_topic("relay");
         cluster.ensure_topic(&topic, PARTITIONS, 1).await.unwrap();
+        // Its partitions have no leaders for a moment.
+        for partition in 0..PARTITIONS {
+            let mut reader = PartitionReader::new(cluster.clone(), &topic, partition);
+            eventually("a leader", PATIENCE, async || reader.latest().await.ok()).await;
+        }
         Self {
             topic,
             cluster,
