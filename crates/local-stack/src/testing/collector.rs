@@ -1,17 +1,30 @@
-//! A collector of traces: a small HTTP server that takes OTLP, and remembers which spans came.
+//! A collector of traces: a small server that takes OTLP over HTTP and over gRPC, with TLS if need be,
+//! and remembers which spans came.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use prost::Message;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
-use tokio::net::{TcpListener, TcpStream};
+use prost::bytes::Bytes;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+const TAKEN: &str = "200 OK";
 
 /// How a [`Collector`] behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +35,8 @@ pub enum Manners {
     Mute,
     /// It answers with this status, such as `503 Service Unavailable`.
     Refusing(&'static str),
+    /// It takes every span, and says that it rejected this many.
+    Rejecting(i64),
 }
 
 /// A span as it arrived, ids in hexadecimal.
@@ -47,6 +62,7 @@ pub struct SentSpan {
 #[derive(Debug)]
 pub struct Collector {
     address: SocketAddr,
+    authority: Option<String>,
     shared: Arc<Shared>,
     _tasks: JoinSet<()>,
 }
@@ -56,6 +72,15 @@ struct Shared {
     manners: Mutex<Manners>,
     spans: Mutex<Vec<SentSpan>>,
     requests: AtomicUsize,
+    distrusted: AtomicUsize,
+    headers: Mutex<BTreeMap<String, String>>,
+}
+
+/// A request, whatever it came by.
+struct Asked {
+    path: String,
+    headers: BTreeMap<String, String>,
+    message: Vec<u8>,
 }
 
 impl Collector {
@@ -64,33 +89,79 @@ impl Collector {
     /// # Panics
     /// When no port is to be had.
     pub async fn start(manners: Manners) -> Self {
+        Self::listen(manners, None).await
+    }
+
+    /// The same with TLS, known by an authority of its own.
+    ///
+    /// # Panics
+    /// When no port is to be had.
+    pub async fn start_with_tls(manners: Manners) -> Self {
+        Self::listen(manners, Some(tls())).await
+    }
+
+    async fn listen(manners: Manners, tls: Option<(TlsAcceptor, String)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener
             .local_addr()
             .expect("a bound socket has an address");
+        let (acceptor, authority) = tls.unzip();
         let shared = Arc::new(Shared {
             manners: Mutex::new(manners),
             spans: Mutex::default(),
             requests: AtomicUsize::new(0),
+            distrusted: AtomicUsize::new(0),
+            headers: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
         let for_connections = Arc::clone(&shared);
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(serve(client, Arc::clone(&for_connections)));
+                let (shared, acceptor) = (Arc::clone(&for_connections), acceptor.clone());
+                connections.spawn(async move {
+                    match acceptor {
+                        None => serve(client, &shared).await,
+                        Some(acceptor) => match acceptor.accept(client).await {
+                            Ok(client) => serve(client, &shared).await,
+                            Err(_) => {
+                                shared.distrusted.fetch_add(1, Ordering::SeqCst);
+                            }
+                        },
+                    }
+                });
             }
         });
         Self {
             address,
+            authority,
             shared,
             _tasks: tasks,
         }
     }
 
-    /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// For `OTEL_EXPORTER_OTLP_ENDPOINT`, with either protocol.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = self.authority.as_ref().map_or("http", |_| "https");
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// The authority that vouches for it, in PEM.
+    ///
+    /// # Panics
+    /// Without TLS it has none.
+    pub fn authority(&self) -> &str {
+        self.authority.as_deref().expect("started with TLS")
+    }
+
+    /// Connections that ended before TLS was agreed on.
+    pub fn distrusted(&self) -> usize {
+        self.shared.distrusted.load(Ordering::SeqCst)
+    }
+
+    /// A header of the latest request.
+    pub fn header(&self, name: &str) -> Option<String> {
+        lock(&self.shared.headers).get(name).cloned()
     }
 
     /// How it behaves from now on.
@@ -120,39 +191,136 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What an https collector needs, and its authority.
+fn tls() -> (TlsAcceptor, String) {
+    let key = || KeyPair::generate().expect("a key");
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, key()).expect("an authority");
+    let own = key();
+    let certificate = CertificateParams::new(["127.0.0.1".to_owned()])
+        .and_then(|params| params.signed_by(&own, &authority))
+        .expect("a certificate");
+    let key = PrivateKeyDer::try_from(own.serialize_der()).expect("a key in DER");
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring knows them")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .expect("a key and its certificate");
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    (TlsAcceptor::from(Arc::new(config)), authority.pem())
+}
+
 /// Answers requests until the client goes or breaks off.
-async fn serve(client: TcpStream, shared: Arc<Shared>) {
+async fn serve(client: impl AsyncRead + AsyncWrite + Unpin, shared: &Arc<Shared>) {
     let mut client = BufStream::new(client);
-    while let Some((path, body)) = request(&mut client).await {
-        shared.requests.fetch_add(1, Ordering::SeqCst);
-        let manners = *lock(&shared.manners);
-        let status = match manners {
-            Manners::Refusing(status) => status,
-            _ if path != "/v1/traces" => "404 Not Found",
-            Manners::Taking | Manners::Mute => {
-                match ExportTraceServiceRequest::decode(body.as_slice()) {
-                    Ok(sent) => {
-                        lock(&shared.spans).extend(spans(sent));
-                        "200 OK"
-                    }
-                    Err(_) => "400 Bad Request",
-                }
-            }
-        };
-        if manners == Manners::Mute {
-            return std::future::pending().await;
-        }
-        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
-        if client.write_all(answer.as_bytes()).await.is_err() || client.flush().await.is_err() {
+    match client.fill_buf().await {
+        Ok(begin) if begin.starts_with(b"PRI ") => serve_grpc(client, shared).await,
+        Ok(_) => serve_http(client, shared).await,
+        Err(_) => {}
+    }
+}
+
+async fn serve_http(mut client: BufStream<impl AsyncRead + AsyncWrite + Unpin>, shared: &Shared) {
+    while let Some(asked) = request(&mut client).await {
+        let (status, answer) = shared.answer(asked, "/v1/traces").await;
+        let length = answer.len();
+        let mut text =
+            format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n").into_bytes();
+        text.extend(answer);
+        if client.write_all(&text).await.is_err() || client.flush().await.is_err() {
             return;
         }
     }
 }
 
-/// The path and the body of a request that says how long it is.
-async fn request(client: &mut BufStream<TcpStream>) -> Option<(String, Vec<u8>)> {
+async fn serve_grpc(client: BufStream<impl AsyncRead + AsyncWrite + Unpin>, shared: &Arc<Shared>) {
+    let Ok(mut connection) = h2::server::handshake(client).await else {
+        return;
+    };
+    let mut calls = JoinSet::new();
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        calls.spawn(call(request, respond, Arc::clone(shared)));
+    }
+}
+
+/// One call of gRPC: a message with a prefix of five bytes, which say whether it is compressed and how
+/// long it is, and the same back. `None` when the client broke off.
+async fn call(
+    request: http::Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    shared: Arc<Shared>,
+) -> Option<()> {
+    let (head, mut body) = request.into_parts();
+    let mut sent = Vec::new();
+    while let Some(part) = body.data().await {
+        let part = part.ok()?;
+        body.flow_control().release_capacity(part.len()).ok()?;
+        sent.extend_from_slice(&part);
+    }
+    let headers = head.headers.iter().filter_map(|(name, value)| {
+        let value = value.to_str().ok()?;
+        Some((name.to_string(), value.to_owned()))
+    });
+    let asked = Asked {
+        path: head.uri.path().to_owned(),
+        headers: headers.collect(),
+        message: sent.get(5..)?.to_vec(),
+    };
+    let method = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+    let (status, answer) = shared.answer(asked, method).await;
+    let head = http::Response::builder()
+        .status(&status[..3])
+        .header("content-type", "application/grpc")
+        .body(())
+        .ok()?;
+    if status != TAKEN {
+        respond.send_response(head, true).ok()?;
+        return Some(());
+    }
+    let mut stream = respond.send_response(head, false).ok()?;
+    let length = u32::try_from(answer.len()).ok()?;
+    let message = [&[0], &length.to_be_bytes()[..], &answer].concat();
+    stream.send_data(message.into(), false).ok()?;
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+    stream.send_trailers(trailers).ok()
+}
+
+impl Shared {
+    /// The status of an answer and its message; none ever when mute.
+    async fn answer(&self, asked: Asked, path: &str) -> (&'static str, Vec<u8>) {
+        *lock(&self.headers) = asked.headers;
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        let manners = *lock(&self.manners);
+        let rejected = match manners {
+            Manners::Refusing(status) => return (status, Vec::new()),
+            _ if asked.path != path => return ("404 Not Found", Vec::new()),
+            Manners::Taking | Manners::Mute => None,
+            Manners::Rejecting(rejected_spans) => Some(ExportTracePartialSuccess {
+                rejected_spans,
+                error_message: "too many".to_owned(),
+            }),
+        };
+        let Ok(sent) = ExportTraceServiceRequest::decode(asked.message.as_slice()) else {
+            return ("400 Bad Request", Vec::new());
+        };
+        lock(&self.spans).extend(spans(sent));
+        if manners == Manners::Mute {
+            return std::future::pending().await;
+        }
+        let answer = ExportTraceServiceResponse {
+            partial_success: rejected,
+        };
+        (TAKEN, answer.encode_to_vec())
+    }
+}
+
+/// A request that says how long it is.
+async fn request(client: &mut BufStream<impl AsyncRead + AsyncWrite + Unpin>) -> Option<Asked> {
     let mut path = None;
-    let mut length = 0;
+    let mut headers = BTreeMap::new();
     loop {
         let mut line = String::new();
         client.read_line(&mut line).await.ok()?;
@@ -160,16 +328,19 @@ async fn request(client: &mut BufStream<TcpStream>) -> Option<(String, Vec<u8>)>
         if path.is_none() {
             path = Some(line.split(' ').nth(1)?.to_owned());
         } else if let Some((name, value)) = line.split_once(':') {
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse().ok()?;
-            }
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         } else {
             break;
         }
     }
-    let mut body = vec![0; length];
-    client.read_exact(&mut body).await.ok()?;
-    Some((path?, body))
+    let length = headers.get("content-length").map_or("0", String::as_str);
+    let mut message = vec![0; length.parse().ok()?];
+    client.read_exact(&mut message).await.ok()?;
+    Some(Asked {
+        path: path?,
+        headers,
+        message,
+    })
 }
 
 fn spans(sent: ExportTraceServiceRequest) -> impl Iterator<Item = SentSpan> {
