@@ -45,7 +45,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
 /// request outside `messaging`. The services name diesel-async for the trait that begins a
 /// transaction, and order-api names diesel for the errors a commit can end with. What a span is to
 /// OpenTelemetry is known to `service` alone, and to the collector that tests use.
-const GATES: [(&str, &[&str]); 9] = [
+const GATES: [(&str, &[&str]); 11] = [
     ("diesel", &["storage", "order-api"]),
     ("diesel_migrations", &["storage"]),
     (
@@ -60,6 +60,8 @@ const GATES: [(&str, &[&str]); 9] = [
     ("actix-web", &["service", "order-api"]),
     ("opentelemetry", &["service"]),
     ("opentelemetry_sdk", &["service"]),
+    ("opentelemetry-http", &["service"]),
+    ("opentelemetry-otlp", &["service"]),
     ("opentelemetry-proto", &["service", "local-stack"]),
 ];
 

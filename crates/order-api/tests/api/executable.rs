@@ -101,6 +101,7 @@ async fn bad_settings_are_all_named_and_end_with_status_78() {
         ("API__POOL_SIZE", "0"),
         ("LOG_FORMAT", "xml"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier pigeon"),
         ("OTEL_TRACES_SAMPLER", "some"),
     ];
     let output = run(&["serve"], &settings).await;

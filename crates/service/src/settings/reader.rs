@@ -86,6 +86,11 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Whether there is a value, be it right or wrong.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.source.value(name).is_some()
+    }
+
     /// Notes that a value is refused although it parses: out of range, or not together with another
     /// one. `reason` reads on from the setting and its value: "must be at least 1h".
     pub fn problem(&mut self, name: &str, reason: impl Display) {

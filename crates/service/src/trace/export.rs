@@ -1,4 +1,4 @@
-//! Sends finished spans to the collector: OTLP, protobuf over HTTP.
+//! Sends finished spans to the collector, by `opentelemetry-otlp`.
 //!
 //! Work only queues them. The queue is bounded, each request has a deadline, and what cannot be
 //! sent is dropped, counted and said so once in a while: no trace is worth the work it tells of.
@@ -6,29 +6,20 @@
 use std::time::Duration;
 
 use opentelemetry::Context;
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
-use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
-use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use prost::Message;
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{Client, Response, StatusCode, Url};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::settings::Collector;
+use super::collector::Collector;
+use super::sender::Sender;
+use crate::LogThrottle;
 use crate::metrics::Registrar;
-use crate::retry::bounds;
-use crate::tasks::describe;
-use crate::{Backoff, LogThrottle};
 
 /// Spans that wait at most; some kB of memory each at worst.
 const QUEUE_SPANS: usize = 4_096;
@@ -36,10 +27,6 @@ const QUEUE_SPANS: usize = 4_096;
 const BATCH_SPANS: usize = 512;
 /// How long the first span of a request waits for others.
 const LINGER: Duration = Duration::from_millis(500);
-/// Of one request, from connecting to the end of the answer.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a batch is tried again; spans queue up behind it.
-const RETRY_FOR: Duration = Duration::from_secs(15);
 
 /// What became of the spans of a process. Clones count into the same metrics.
 #[derive(Debug, Clone, Default)]
@@ -93,19 +80,9 @@ impl SpanProcessor for Queue {
 pub(crate) struct Exporter {
     spans: mpsc::Receiver<SpanData>,
     counts: SpanCounts,
-    resource: ResourceAttributesWithSchema,
-    client: Client,
-    traces: Url,
+    resource: Resource,
+    collector: Collector,
     finish: CancellationToken,
-    trouble: LogThrottle,
-}
-
-/// Why spans were not taken.
-#[derive(Debug)]
-struct Failure {
-    reason: String,
-    /// The same request may be taken later.
-    passing: bool,
 }
 
 pub(super) fn new(
@@ -114,11 +91,6 @@ pub(super) fn new(
     counts: &SpanCounts,
 ) -> (Queue, Exporter) {
     let (sender, spans) = mpsc::channel(QUEUE_SPANS);
-    let client = Client::builder()
-        .timeout(REQUEST_DEADLINE)
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .expect("a client without TLS and proxies needs nothing that could be missing");
     let queue = Queue {
         spans: sender,
         counts: counts.clone(),
@@ -126,11 +98,9 @@ pub(super) fn new(
     let exporter = Exporter {
         spans,
         counts: counts.clone(),
-        resource: resource.into(),
-        client,
-        traces: collector.traces(),
+        resource: resource.clone(),
+        collector: collector.clone(),
         finish: CancellationToken::new(),
-        trouble: LogThrottle::default(),
     };
     (queue, exporter)
 }
@@ -145,9 +115,15 @@ impl Exporter {
     }
 
     async fn run(mut self) {
+        let mut delivery = Delivery {
+            sender: Sender::new(&self.collector, &self.resource),
+            counts: self.counts.clone(),
+            endpoint: self.collector.endpoint.as_str().to_owned(),
+            trouble: LogThrottle::default(),
+        };
         let mut batch = Vec::with_capacity(BATCH_SPANS);
         while self.collect(&mut batch).await {
-            self.deliver(std::mem::take(&mut batch)).await;
+            delivery.deliver(std::mem::take(&mut batch)).await;
         }
     }
 
@@ -173,60 +149,42 @@ impl Exporter {
         }
         !batch.is_empty()
     }
+}
 
+/// Counts what became of each batch, and tells the log when it is bad.
+#[derive(Debug)]
+struct Delivery {
+    sender: Sender,
+    counts: SpanCounts,
+    endpoint: String,
+    trouble: LogThrottle,
+}
+
+impl Delivery {
     /// Sends a batch until the collector accepts it, or drops it.
     async fn deliver(&mut self, batch: Vec<SpanData>) {
         let spans = batch.len() as u64;
-        let request = ExportTraceServiceRequest {
-            resource_spans: group_spans_by_resource_and_scope(batch, &self.resource),
-        };
-        let body = request.encode_to_vec();
-        let give_up = Instant::now() + RETRY_FOR;
-        let mut backoff = Backoff::new(bounds::BESIDE);
-        loop {
-            let failure = match self.send(body.clone()).await {
-                Ok(rejected) => {
-                    let rejected = rejected.min(spans);
-                    self.counts.spans_dropped.inc_by(rejected);
-                    self.counts.spans_exported.inc_by(spans - rejected);
-                    self.recovered(rejected);
-                    return;
-                }
-                Err(failure) => failure,
-            };
-            let pause = backoff.next_delay();
-            let again =
-                failure.passing && !self.finish.is_cancelled() && Instant::now() + pause < give_up;
-            if !again {
+        match self.sender.send(batch).await {
+            Ok(rejected) => {
+                let rejected = rejected.min(spans);
+                self.counts.spans_dropped.inc_by(rejected);
+                self.counts.spans_exported.inc_by(spans - rejected);
+                self.recovered(rejected);
+            }
+            Err(reason) => {
                 self.counts.spans_dropped.inc_by(spans);
+                self.complain(&reason);
             }
-            self.complain(&failure.reason);
-            if !again {
-                return;
-            }
-            self.finish
-                .run_until_cancelled(tokio::time::sleep(pause))
-                .await;
         }
-    }
-
-    /// One request; how many spans of it were rejected.
-    async fn send(&self, body: Vec<u8>) -> Result<u64, Failure> {
-        let request = self.client.post(self.traces.clone());
-        let request = request.header(CONTENT_TYPE, "application/x-protobuf");
-        let answer = request.body(body).send().await?;
-        let status = answer.status();
-        if !status.is_success() {
-            return Err(Failure::of(status));
-        }
-        Ok(rejected(answer).await?)
     }
 
     fn complain(&mut self, reason: &str) {
         if self.trouble.is_due(Instant::now().into_std()) {
             let dropped = self.counts.spans_dropped.get();
             tracing::warn!(
-                collector = %self.traces, reason, dropped,
+                collector = self.endpoint,
+                reason,
+                dropped,
                 "cannot send spans; those that wait too long are dropped"
             );
         }
@@ -242,33 +200,6 @@ impl Exporter {
             );
         }
     }
-}
-
-impl Failure {
-    /// What OTLP says of each status.
-    fn of(status: StatusCode) -> Self {
-        Self {
-            reason: format!("the collector answered {status}"),
-            passing: matches!(status.as_u16(), 429 | 502 | 503 | 504),
-        }
-    }
-}
-
-impl From<reqwest::Error> for Failure {
-    fn from(error: reqwest::Error) -> Self {
-        Self {
-            reason: describe(&error.without_url()),
-            passing: true,
-        }
-    }
-}
-
-/// What an answer says of spans that were not taken. One that cannot be read says nothing.
-async fn rejected(answer: Response) -> Result<u64, reqwest::Error> {
-    let bytes = answer.bytes().await?;
-    let answer = ExportTraceServiceResponse::decode(bytes).unwrap_or_default();
-    let rejected = answer.partial_success.map_or(0, |part| part.rejected_spans);
-    Ok(u64::try_from(rejected).unwrap_or_default())
 }
 
 /// The way out at work.

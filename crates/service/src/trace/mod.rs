@@ -2,10 +2,12 @@
 //!
 //! Without a collector a [`Tracer`] is off: asking it for a span is one look at an `Option`. With one,
 //! spans are queued and sent beside the work, which never waits for them. How they are sent is in
-//! [`export`]; OpenTelemetry's own types stay in this module.
+//! [`sender`]; OpenTelemetry's own types stay in this module.
 
+mod collector;
 mod export;
 mod parent;
+mod sender;
 pub mod settings;
 
 use std::borrow::Cow;

@@ -4,14 +4,19 @@
 use std::str::FromStr;
 
 use opentelemetry_sdk::trace as sdk;
-use reqwest::Url;
 
-use crate::Reader;
+use super::collector::{Collector, Headers, Protocol, Roots};
+use crate::{Reader, Secret};
+
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
 
 /// What is sent where. Nothing by default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TraceSettings {
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT`; without it no spans are made.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`, and how it is spoken to; without it no spans are made.
     pub collector: Option<Collector>,
     /// `OTEL_SERVICE_NAME`, if it is not the process's own name.
     pub service_name: Option<String>,
@@ -25,7 +30,7 @@ impl TraceSettings {
     /// Reads OpenTelemetry's variables.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         Self {
-            collector: reader.optional("OTEL_EXPORTER_OTLP_ENDPOINT"),
+            collector: read_collector(reader),
             service_name: reader.optional("OTEL_SERVICE_NAME"),
             sampling: reader.value("OTEL_TRACES_SAMPLER"),
             ratio: reader.value("OTEL_TRACES_SAMPLER_ARG"),
@@ -45,45 +50,34 @@ impl TraceSettings {
     }
 }
 
-/// Where a collector takes spans: OTLP over plain HTTP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Collector(Url);
-
-/// An endpoint that cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CollectorError {
-    #[error("not a URL")]
-    Syntax,
-    #[error("only http is supported; send to a local collector that adds TLS")]
-    Scheme,
-    #[error("must not have a user, a query or a fragment")]
-    Surplus,
-}
-
-impl Collector {
-    /// The address of its traces, as OTLP derives it from the endpoint.
-    pub(super) fn traces(&self) -> Url {
-        let mut url = self.0.clone();
-        let path = format!("{}/v1/traces", url.path().trim_end_matches('/'));
-        url.set_path(&path);
-        url
+/// Reads each variable, then checks their combination.
+fn read_collector(reader: &mut Reader<'_>) -> Option<Collector> {
+    let protocol: Protocol = reader.value(PROTOCOL);
+    let headers: Option<Secret<Headers>> = reader.optional(HEADERS);
+    let authorities: Option<Roots> = reader.optional(CERTIFICATE);
+    let mut collector = Collector {
+        endpoint: reader.optional(ENDPOINT)?,
+        protocol,
+        headers: headers.unwrap_or_else(|| Secret::new(Headers::default())),
+        roots: Roots::default(),
+    };
+    if protocol == Protocol::Grpc && collector.endpoint.has_path() {
+        reader.problem(ENDPOINT, "must not have a path with gRPC");
     }
-}
-
-impl FromStr for Collector {
-    type Err = CollectorError;
-
-    fn from_str(text: &str) -> Result<Self, CollectorError> {
-        let url = Url::parse(text).map_err(|_| CollectorError::Syntax)?;
-        if url.scheme() != "http" {
-            return Err(CollectorError::Scheme);
+    match (collector.endpoint.is_tls(), authorities) {
+        (true, Some(roots)) => collector.roots = roots,
+        (true, None) if reader.is_set(CERTIFICATE) => {}
+        (true, None) => match Roots::of_system() {
+            Ok(roots) => collector.roots = roots,
+            Err(error) => reader.problem(CERTIFICATE, error),
+        },
+        (false, Some(_)) => {
+            let reason = format!("must not be set: the endpoint in {ENDPOINT} is not https");
+            reader.problem(CERTIFICATE, reason);
         }
-        let user = !url.username().is_empty() || url.password().is_some();
-        if user || url.query().is_some() || url.fragment().is_some() {
-            return Err(CollectorError::Surplus);
-        }
-        Ok(Self(url))
+        (false, None) => {}
     }
+    Some(collector)
 }
 
 /// Which spans are sent, by OpenTelemetry's names.

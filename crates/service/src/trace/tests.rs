@@ -1,11 +1,17 @@
 //! Which spans are sent, and where they say they belong. The way to a collector is tested with
 //! whole processes.
 
+use local_stack::testing::{Collector, Manners};
+
 use super::*;
 use crate::Source;
 
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
+
 fn settings(pairs: &[(&str, &str)]) -> TraceSettings {
-    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+    let endpoint = (ENDPOINT, "http://127.0.0.1:4318");
     let pairs = pairs.iter().chain([&endpoint]).copied();
     read(&Source::from_pairs(pairs).unwrap())
 }
@@ -80,10 +86,24 @@ fn the_sampler_is_the_one_that_was_set() {
 #[test]
 fn wrong_settings_are_named() {
     for (name, value, reason) in [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "only http"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "4318", "not a URL"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318", "only http"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:p@c", "a user"),
+        (ENDPOINT, "collector:4318", "only http"),
+        (ENDPOINT, "ftp://c:4318", "only http"),
+        (ENDPOINT, "4318", "not a URL"),
+        (ENDPOINT, "http://u:p@c", "a user"),
+        (PROTOCOL, "http/json", "unknown protocol"),
+        (CERTIFICATE, "/nowhere/ca.pem", "cannot read"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "token", "not name=value"),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "a b=token",
+            "not a valid header name",
+        ),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "host=token", "reserved"),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "a=token%0A",
+            "not valid in a header",
+        ),
         ("OTEL_TRACES_SAMPLER", "sometimes", "unknown sampler"),
         ("OTEL_TRACES_SAMPLER_ARG", "2", "from 0 to 1"),
         ("OTEL_TRACES_SAMPLER_ARG", "NaN", "from 0 to 1"),
@@ -93,7 +113,55 @@ fn wrong_settings_are_named() {
         TraceSettings::read(&mut reader);
         let error = reader.finish().unwrap_err().to_string();
         assert!(error.starts_with(name) && error.contains(reason), "{error}");
+        assert!(!error.contains("token"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn what_cannot_work_together_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let collector = Collector::start_with_tls(Manners::Taking).await;
+    std::fs::write(&file, collector.authority()).unwrap();
+    let authority = file.path().to_str().unwrap();
+    for (name, pairs, reason) in [
+        (
+            ENDPOINT,
+            [(ENDPOINT, "http://c/otlp"), (PROTOCOL, "grpc")],
+            "path with gRPC",
+        ),
+        (
+            CERTIFICATE,
+            [(ENDPOINT, "http://c"), (CERTIFICATE, authority)],
+            "is not https",
+        ),
+        (
+            CERTIFICATE,
+            [(ENDPOINT, "https://c"), (CERTIFICATE, "/dev/null")],
+            "no certificate",
+        ),
+    ] {
+        let source = Source::from_pairs(pairs).unwrap();
+        let mut reader = source.reader();
+        TraceSettings::read(&mut reader);
+        let error = reader.finish().unwrap_err();
+        assert_eq!(error.problems().len(), 1, "{error}");
+        let error = error.to_string();
+        assert!(error.starts_with(name) && error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn headers_are_kept_and_never_shown() {
+    let settings = settings(&[(
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "authorization=Bearer%20hunter2, x-tenant = a=b",
+    )]);
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    let headers = settings.collector.unwrap().headers;
+    let headers = headers.expose().map();
+    assert_eq!(headers["authorization"], "Bearer hunter2");
+    assert_eq!(headers["x-tenant"], "a=b");
+    assert!(!format!("{headers:?}").contains("hunter2"));
 }
 
 #[test]
@@ -103,7 +171,7 @@ fn the_path_of_traces_is_below_the_endpoint() {
         ("http://c:4318/", "http://c:4318/v1/traces"),
         ("http://c/otlp/", "http://c/otlp/v1/traces"),
     ] {
-        let collector: settings::Collector = endpoint.parse().unwrap();
-        assert_eq!(collector.traces().as_str(), expected);
+        let endpoint: collector::Endpoint = endpoint.parse().unwrap();
+        assert_eq!(endpoint.traces().as_str(), expected);
     }
 }
