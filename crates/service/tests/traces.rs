@@ -215,16 +215,22 @@ async fn spans_rejected_out_of_a_batch_are_dropped_and_counted() {
     process.stop().await;
 }
 
+/// A collector that says nothing, and a process that has sent it a span.
+async fn waiting_for_an_answer(protocol: &str) -> (Collector, Running) {
+    let collector = Collector::start(Manners::Mute).await;
+    let process = Running::start_with(&collector.endpoint(), &[(PROTOCOL, protocol)]);
+    process.note(1);
+    eventually("a request", DEADLINE, async || {
+        (collector.requests() == 1).then_some(())
+    })
+    .await;
+    (collector, process)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mute_collector_costs_spans_and_no_time() {
     for protocol in PROTOCOLS {
-        let collector = Collector::start(Manners::Mute).await;
-        let process = Running::start_with(&collector.endpoint(), &[(PROTOCOL, protocol)]);
-        process.note(1);
-        eventually("a request", DEADLINE, async || {
-            (collector.requests() == 1).then_some(())
-        })
-        .await;
+        let (_collector, process) = waiting_for_an_answer(protocol).await;
         overfill_and_stop(process).await;
     }
 }
@@ -232,13 +238,7 @@ async fn a_mute_collector_costs_spans_and_no_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_not_answered_is_sent_again() {
     for protocol in PROTOCOLS {
-        let collector = Collector::start(Manners::Mute).await;
-        let process = Running::start_with(&collector.endpoint(), &[(PROTOCOL, protocol)]);
-        process.note(1);
-        eventually("a request", DEADLINE, async || {
-            (collector.requests() == 1).then_some(())
-        })
-        .await;
+        let (collector, process) = waiting_for_an_answer(protocol).await;
         collector.set(Manners::Taking);
         process.until("spans_exported_total", 1).await;
         assert_eq!(process.metric("spans_dropped_total").await, Some(0));
