@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::outcome::WorkError;
 
-/// How long another transaction may keep an order locked: whoever waits for it keeps a connection.
-pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// How long another transaction may keep an order locked: a request that waits keeps a connection.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What became of an order that was to be cancelled.

@@ -175,14 +175,9 @@ impl Store {
             }
             outcome
         };
-        let cancelled = self
-            .with_connection(move |conn, limit| async move { work(conn, limit).await }.boxed())
+        self.with_connection(move |conn, limit| async move { work(conn, limit).await }.boxed())
             .await
-            .map_err(StoreError::uncertain)?;
-        match cancelled {
-            Cancelled::Locked => Err(StoreError::Busy(cancelling::LOCK_PATIENCE)),
-            cancelled => Ok(cancelled),
-        }
+            .map_err(StoreError::uncertain)
     }
 
     /// The order of this id, if there is one.

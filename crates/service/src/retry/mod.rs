@@ -12,7 +12,7 @@ pub use bounds::RetryBounds;
 
 use crate::{Backoff, Issue, LogThrottle, ReportReadiness};
 
-/// Tells the log and `/readyz` of the failures of one piece of work. For work that has a rhythm of its
+/// Reports the failures of one piece of work to the log and `/readyz`. For work that has a rhythm of its
 /// own; [`RetryLoop`] adds the delays.
 #[derive(Debug, Default)]
 pub struct FailureReporter {
@@ -55,7 +55,7 @@ impl FailureReporter {
 }
 
 /// What a loop that repeats one piece of work knows of its failures: how long to wait after each, and
-/// who was told.
+/// where they are reported.
 #[derive(Debug)]
 pub struct RetryLoop {
     backoff: Backoff,
