@@ -43,10 +43,10 @@ const ARROWS: [(&str, &[&str]); 10] = [
 
 /// Who may name a crate of the outside in its dependencies: no SQL outside `storage`, no Kafka
 /// request outside `messaging`. The services name diesel-async for the trait that begins a
-/// transaction, and order-api names diesel for the errors a commit can end with. What a span is to
-/// OpenTelemetry is known to `service` alone, and to the collector that tests use.
+/// transaction. What a span is to OpenTelemetry is known to `service` alone, and to the collector
+/// that tests use.
 const GATES: [(&str, &[&str]); 11] = [
-    ("diesel", &["storage", "order-api"]),
+    ("diesel", &["storage"]),
     ("diesel_migrations", &["storage"]),
     (
         "diesel-async",
