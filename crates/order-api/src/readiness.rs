@@ -2,9 +2,10 @@
 //! requests use, and reports it as the check "postgres". Never ends the process: what is missing
 //! may come.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use service::{CancellationToken, Check, LogThrottle};
+use tokio::time::Instant;
 
 use crate::store::{Store, StoreError};
 

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::Slot;
-use messaging::Cluster;
+use futures::FutureExt;
 use service::retry::bounds;
 use service::{CancellationToken, Check, Process, Readiness, Tracer, until_ready};
 use storage::lease::{Keeper, LeasedWorkError, run_leased};
 use storage::migrations::{self, NotReady};
 use storage::outbox::{Unfit, check_fitness};
-use storage::{Database, DedicatedConnection, Session};
+use storage::{Database, Session};
 use tokio::sync::Notify;
 
-use crate::lease::LEASE_SCOPE;
+use crate::adapters;
+use crate::lease::{LEASE_SCOPE, NAME};
 use crate::maintenance::health::Health;
 use crate::maintenance::observer::Observer;
 use crate::maintenance::retention::Cleaner;
@@ -22,13 +23,12 @@ use crate::metrics::Metrics;
 use crate::pipeline::relay::{Relay, RelayError};
 use crate::pipeline::start::Pipeline;
 use crate::pipeline::wake_up::Listener;
+use crate::ports::{Ports, Role};
 use crate::settings::Settings;
 use crate::slow_reads::SlowReads;
 use crate::topics::refresh::RouteKeeper;
 use crate::unavailable::circuits::Circuits;
 use crate::unavailable::recovery::{MissingTopics, Recovery, Turns};
-
-pub(crate) const NAME: &str = "outbox-relay";
 
 /// Why a relay ended.
 #[derive(Debug, thiserror::Error)]
@@ -74,15 +74,8 @@ async fn relay(
         return Err(unfit.into());
     }
 
-    let Assembly {
-        relay,
-        keeper,
-        background,
-    } = Assembly::new(&settings, metrics, &readiness).traced(tracer);
-    // Large: on the heap.
-    let relaying = |stop| Box::pin(relay.run(stop));
-    let background = Box::pin(background.run(&stop));
-    Ok(run_leased(keeper, &stop, relaying, background).await?)
+    let assembly = Assembly::new(&settings, metrics, &readiness).traced(tracer);
+    Ok(assembly.run(stop).await?)
 }
 
 /// A relay and all it needs, wired but not running.
@@ -104,42 +97,43 @@ pub struct BackgroundTasks {
 }
 
 impl Assembly {
-    /// Wires a relay; must be called on a runtime, since the relay's settler starts at once.
+    /// Wires a relay to the Postgres and the Kafka that the settings name; must be called on a
+    /// runtime, since the relay's settler starts at once.
     pub fn new(settings: &Settings, metrics: Metrics, readiness: &Readiness) -> Self {
+        Self::on(&adapters::ports(settings), settings, metrics, readiness)
+    }
+
+    /// The same on other ports.
+    pub fn on(ports: &Ports, settings: &Settings, metrics: Metrics, readiness: &Readiness) -> Self {
         let health = Health::new(readiness);
-        let session = Session::leased(NAME, settings.worker.lease_ttl);
-        let (keeper, leases) = Keeper::new(
-            settings.database.clone(),
-            session.clone(),
+        let Ports { outbox, producer } = ports;
+        let (keeper, leases) = Keeper::on(
+            outbox.leases(),
             LEASE_SCOPE,
             settings.worker.lease_ttl,
             Slot::COUNT.into(),
         );
-        let cluster = Cluster::new(settings.brokers.clone());
-        let (route_keeper, routes) = RouteKeeper::new(cluster.clone(), settings.worker);
+        let (route_keeper, routes) = RouteKeeper::new(Arc::clone(producer), settings.worker);
         let wake = Arc::new(Notify::new());
         let (circuits, missing) = (Circuits::default(), MissingTopics::default());
-        let beside = Session::request(NAME).with_index_plans();
-        let own = |session| DedicatedConnection::new(settings.database.clone(), session);
         let background = BackgroundTasks {
             observer: Observer {
-                connection: own(beside.clone()),
+                connection: outbox.connection(Role::Maintenance),
                 leases: leases.clone(),
                 topics: routes.topics.clone(),
                 health: health.clone(),
                 metrics: metrics.clone(),
             },
             cleaner: Cleaner {
-                database: settings.database.clone(),
-                session: beside,
+                outbox: Arc::clone(outbox),
                 retention: settings.retention,
                 metrics: metrics.clone(),
             },
             recovery: Recovery {
-                connection: own(session.clone().with_index_plans()),
+                connection: outbox.connection(Role::Pipeline),
                 reads: SlowReads::new(
-                    own(session.clone().with_index_plans()),
-                    session.statement_timeout(),
+                    outbox.connection(Role::Pipeline),
+                    outbox.statement_timeout(),
                 ),
                 leases: leases.clone(),
                 topics: routes.topics.clone(),
@@ -152,16 +146,13 @@ impl Assembly {
             },
             route_keeper,
             listener: Listener {
-                database: settings.database.clone(),
-                session: session.clone(),
+                connection: outbox.connection(Role::Pipeline),
                 wake: Arc::clone(&wake),
             },
             kafka: health.kafka().clone(),
         };
         let relay = Pipeline {
-            database: settings.database.clone(),
-            session: session.with_index_plans(),
-            cluster,
+            ports: ports.clone(),
             limits: settings.limits,
             event_source: settings.event_source.clone(),
             leases,
@@ -178,6 +169,23 @@ impl Assembly {
             keeper,
             background,
         }
+    }
+
+    /// Works until `stop`, then finishes what is in flight and gives the leases back.
+    ///
+    /// # Errors
+    /// When a task ends unexpectedly. Outages are waited out.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), LeasedWorkError<RelayError>> {
+        let Self {
+            relay,
+            keeper,
+            background,
+        } = self;
+        // Large: on the heap.
+        let relaying = |stop| relay.run(stop).boxed();
+        let beside = stop.clone();
+        let background = async move { background.run(&beside).await }.boxed();
+        run_leased(keeper, &stop, relaying, background).await
     }
 }
 

@@ -3,6 +3,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | `app`, `cli`, `settings`, `metrics` | the process |
+//! | `ports`, `adapters` | what the relay asks of Postgres and Kafka, and who answers |
 //! | `event`, `lease` | what travels through the pipeline, and under which leases |
 //! | `pipeline` | reader, router, settler, holder, and the loop that drives them |
 //! | `sender` | one sender per Kafka partition |
@@ -15,6 +16,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod adapters;
 pub mod app;
 pub mod cli;
 mod commands;
@@ -24,6 +26,7 @@ mod maintenance;
 pub mod metrics;
 mod oversized;
 mod pipeline;
+pub mod ports;
 mod sender;
 pub mod settings;
 mod slow_reads;

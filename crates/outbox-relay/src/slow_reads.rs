@@ -4,16 +4,15 @@
 //! A read that runs into its limit is repeated for fewer slots, down to one, which then has longer: a
 //! slow read means later, never nothing.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domain::Slot;
 use service::LogThrottle;
-use storage::outbox::limit_statements;
-use storage::{Connection, DedicatedConnection, StorageError};
+use storage::StorageError;
+use tokio::time::Instant;
 use tracing::warn;
 
-/// Postgres ends a statement that runs into its limit; this is how long its word for that may take.
-const GRACE: Duration = Duration::from_secs(2);
+use crate::ports::OutboxConnection;
 
 /// How a read ended.
 #[derive(Debug)]
@@ -28,21 +27,18 @@ pub(crate) enum Read<T> {
 
 /// A connection for reads of several slots at once.
 pub(crate) struct SlowReads {
-    connection: DedicatedConnection,
+    connection: Box<dyn OutboxConnection>,
     pressure: Pressure,
-    /// What the session's statements are limited to; `None` of a new connection.
-    limited_to: Option<Duration>,
     /// Reads run into their limit.
     too_slow: LogThrottle,
 }
 
 impl SlowReads {
     /// `usual` is what a statement may take.
-    pub(crate) fn new(connection: DedicatedConnection, usual: Duration) -> Self {
+    pub(crate) fn new(connection: Box<dyn OutboxConnection>, usual: Duration) -> Self {
         Self {
             connection,
             pressure: Pressure::new(usual),
-            limited_to: None,
             too_slow: LogThrottle::default(),
         }
     }
@@ -52,40 +48,37 @@ impl SlowReads {
         self.pressure.slots
     }
 
-    /// Runs one read of so many slots.
+    /// Connects for a read, which may take as long as its number of slots allows. Pass what it
+    /// returns to [`Self::judge`].
     ///
     /// # Errors
     /// When Postgres cannot be asked; the next call connects again.
-    pub(crate) async fn read<T>(
+    pub(crate) async fn connect(&mut self) -> Result<&mut dyn OutboxConnection, StorageError> {
+        self.connection.limit_reads(self.pressure.limit);
+        // What it takes to connect says nothing of the read.
+        self.connection.connect().await?;
+        Ok(self.connection.as_mut())
+    }
+
+    /// Judges a read of so many slots by how long it took.
+    ///
+    /// # Errors
+    /// The read's own, unless it ran into its limit.
+    pub(crate) fn judge<T>(
         &mut self,
         slots: usize,
-        read: impl AsyncFnOnce(&mut Connection) -> Result<T, StorageError>,
+        took: Duration,
+        outcome: Result<T, StorageError>,
     ) -> Result<Read<T>, StorageError> {
-        let limit = self.pressure.limit;
-        let change = self.limited_to != Some(limit);
-        let mut started = Instant::now();
-        let limited = async |conn: &mut Connection| {
-            if change {
-                limit_statements(conn, limit).await?;
-            }
-            started = Instant::now();
-            read(conn).await
-        };
-        let outcome = self.connection.call(limit + GRACE, limited).await;
-        let took = started.elapsed();
         match outcome {
             Ok(value) => {
-                self.limited_to = Some(limit);
                 self.pressure.ended_in_time(slots, took);
                 self.too_slow.end();
                 Ok(Read::Done { value, took })
             }
+            // Whatever language the server says it in.
+            Err(error) if took < self.pressure.limit * 9 / 10 => Err(error),
             Err(error) => {
-                self.limited_to = None;
-                // Whatever language the server says it in.
-                if took < limit * 9 / 10 {
-                    return Err(error);
-                }
                 self.pressure.ran_into_limit(slots);
                 if self.too_slow.is_due(Instant::now()) {
                     let next = self.pressure.slots;
@@ -99,20 +92,9 @@ impl SlowReads {
         }
     }
 
-    /// Runs something else on the connection.
-    ///
-    /// # Errors
-    /// As with [`Self::read`].
-    pub(crate) async fn call<T>(
-        &mut self,
-        limit: Duration,
-        call: impl AsyncFnOnce(&mut Connection) -> Result<T, StorageError>,
-    ) -> Result<T, StorageError> {
-        let outcome = self.connection.call(limit, call).await;
-        if outcome.is_err() {
-            self.limited_to = None;
-        }
-        outcome
+    /// The connection, for another call.
+    pub(crate) fn connection(&mut self) -> &mut dyn OutboxConnection {
+        self.connection.as_mut()
     }
 }
 

@@ -1,11 +1,12 @@
 //! The relay's part in the traces of events: a span for each that Kafka took, below the span that
 //! committed it. The event itself goes out as it was committed.
 
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use domain::OutboxEvent;
 use service::TraceParent;
 use service::trace::{Kind, Span, TRACEPARENT, Tracer};
+use tokio::time::Instant;
 
 /// The trace an event belongs to, for log lines.
 pub(crate) fn trace_id(event: &OutboxEvent) -> Option<String> {

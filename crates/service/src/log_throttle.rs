@@ -1,6 +1,8 @@
 //! When trouble that lasts is to be logged: at once, and then once a minute.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 const INTERVAL: Duration = Duration::from_mins(1);
 

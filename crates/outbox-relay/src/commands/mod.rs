@@ -19,7 +19,7 @@ use storage::notify::{Channel, notify};
 use storage::{Connection, Database, Session, StorageError, with_timeout};
 use uuid::Uuid;
 
-use crate::app::NAME;
+use crate::lease::NAME;
 
 /// The longest a statement may take; a dead letter may block a million events.
 const DEADLINE: Duration = Duration::from_mins(10);

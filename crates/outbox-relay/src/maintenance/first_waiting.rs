@@ -5,16 +5,15 @@
 //! pending and back for each test.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domain::Slot;
+use storage::StorageError;
 use storage::lease::MemberId;
-use storage::outbox::{
-    LowestPending, lowest_pending, slots_to_watch, still_waiting, unavailable_groups,
-};
-use storage::{Connection, StorageError};
+use storage::outbox::LowestPending;
+use tokio::time::Instant;
 
-use crate::lease::LEASE_SCOPE;
+use crate::ports::OutboxConnection;
 use crate::topics::routing_table::{Route, Topics};
 
 /// Where dead entries make it slow to find the first event of a slot, the other slots have their turn
@@ -54,14 +53,14 @@ impl FirstWaiting {
     /// When Postgres cannot be asked.
     pub(crate) async fn look(
         &mut self,
-        conn: &mut Connection,
+        conn: &mut dyn OutboxConnection,
         member: MemberId,
     ) -> Result<(), StorageError> {
         let started = Instant::now();
-        let slots = slots_to_watch(conn, LEASE_SCOPE, member).await?;
+        let slots = conn.slots_to_watch(member).await?;
         let watched = self.watched.iter();
         let watched: Vec<(Slot, i64)> = watched.map(|((slot, _), w)| (*slot, w.id)).collect();
-        let waiting = still_waiting(conn, &watched).await?;
+        let waiting = conn.still_waiting(&watched).await?;
         self.watched
             .retain(|(slot, _), w| slots.contains(slot) && waiting.contains(&w.id));
         for _ in 0..slots.len() {
@@ -71,11 +70,11 @@ impl FirstWaiting {
             let slot = slots[self.next % slots.len()];
             // Also past one that cannot be looked at in time.
             self.next = self.next.wrapping_add(1);
-            for group in unavailable_groups(conn, &[slot]).await? {
+            for group in conn.unavailable_groups(&[slot]).await? {
                 let queue = Queue::Unavailable(group.topic.clone(), group.destination.partition);
                 self.saw((slot, queue), group.lowest, group.topic, None);
             }
-            for first in lowest_pending(conn, &[slot]).await? {
+            for first in conn.lowest_pending(&[slot]).await? {
                 let LowestPending {
                     slot,
                     id,

@@ -3,23 +3,25 @@
 //! that hangs.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use service::{CancellationToken, FailureReporter};
 use storage::lease::Leases;
-use storage::outbox::{HorizonHolder, backlog, held_counts, horizon_holders};
-use storage::{DedicatedConnection, StorageError};
+use storage::outbox::HorizonHolder;
+use storage::{StorageError, with_timeout};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::maintenance::first_waiting::FirstWaiting;
 use crate::maintenance::health::Health;
 use crate::metrics::{ByCause, Metrics};
+use crate::ports::{LOOK_DEADLINE, OutboxConnection};
 use crate::topics::routing_table::Topics;
 
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Of each look. One that takes longer sees nothing, and its gauges stay as they were.
-const DEADLINE: Duration = Duration::from_secs(4);
+/// Of the look at the first events. One that takes longer sees less.
+const DEADLINE: Duration = LOOK_DEADLINE.saturating_mul(2);
 /// Where entries that cannot be vacuumed make looks slow, they get a tenth of the time at most.
 const SHARE: u32 = 10;
 /// Counts go no further, so that a look costs the same however much there is.
@@ -27,7 +29,7 @@ const COUNT_BOUND: i64 = 100_000;
 
 /// See the module.
 pub(crate) struct Observer {
-    pub(crate) connection: DedicatedConnection,
+    pub(crate) connection: Box<dyn OutboxConnection>,
     pub(crate) leases: Leases,
     pub(crate) topics: watch::Receiver<Topics>,
     pub(crate) health: Health,
@@ -62,8 +64,8 @@ impl Observer {
     /// Reports to the readiness endpoint which event has waited longest, if any has.
     async fn refresh_waiting_partitions(&mut self, first: &mut FirstWaiting) {
         let member = self.leases.member();
-        let look = async |conn: &mut _| first.look(conn, member).await;
-        if let Err(error) = self.connection.call(DEADLINE * 2, look).await {
+        let look = first.look(self.connection.as_mut(), member);
+        if let Err(error) = with_timeout(DEADLINE, look).await {
             // What was seen to wait is believed to wait until a look says otherwise.
             debug!(%error, "cannot read the waiting partitions");
         }
@@ -72,11 +74,7 @@ impl Observer {
     }
 
     async fn count(&mut self) -> Result<(), StorageError> {
-        let look = async |conn: &mut _| {
-            let backlog = backlog(conn, COUNT_BOUND).await?;
-            Ok::<_, StorageError>((backlog, held_counts(conn, COUNT_BOUND).await?))
-        };
-        let (backlog, held) = self.connection.call(DEADLINE, look).await?;
+        let (backlog, held) = self.connection.counts(COUNT_BOUND).await?;
         let metrics = &self.metrics;
         metrics.backlog.set(backlog.pending);
         let oldest = backlog.oldest_seconds.unwrap_or_default();
@@ -93,8 +91,7 @@ impl Observer {
     }
 
     async fn look_at_horizon(&mut self, horizon: &mut Horizon) -> Result<(), StorageError> {
-        let look = async |conn: &mut _| horizon_holders(conn).await;
-        let holders = self.connection.call(DEADLINE, look).await?;
+        let holders = self.connection.horizon_holders().await?;
         let (age, holder) = horizon.look(Instant::now(), &holders).unwrap_or_default();
         self.metrics
             .snapshot_horizon_age_seconds

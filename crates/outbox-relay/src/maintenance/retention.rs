@@ -1,19 +1,21 @@
 //! Deletes what is older than `OUTBOX_RETENTION`, a little at a time, beside the pipeline: on a
 //! connection of its own, waiting for nobody.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use service::retry::bounds;
 use service::{CancellationToken, RetryLoop};
-use storage::outbox::{Done, clean};
-use storage::{Connection, Database, Session, StorageError, with_timeout};
+use storage::StorageError;
+use storage::outbox::Done;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
+use crate::ports::{Outbox, OutboxConnection, Role};
 
 /// Rows looked at per statement: some ten milliseconds of work.
 const STEP_ROWS: i64 = 2_000;
-const DEADLINE: Duration = Duration::from_secs(10);
 /// Time between two passes.
 const INTERVAL: Duration = Duration::from_mins(1);
 /// A step is followed by a pause this many times as long: a pass takes a third of a connection's
@@ -22,8 +24,7 @@ const PAUSE_SHARE: u32 = 2;
 
 /// See the module.
 pub(crate) struct Cleaner {
-    pub(crate) database: Database,
-    pub(crate) session: Session,
+    pub(crate) outbox: Arc<dyn Outbox>,
     pub(crate) retention: Duration,
     pub(crate) metrics: Metrics,
 }
@@ -52,20 +53,20 @@ impl Cleaner {
 
     /// One walk over all that is done, from the lowest id; less when another relay is at it.
     async fn pass(&self) -> Result<i64, StorageError> {
-        let mut conn = self.database.connect(&self.session).await?;
+        let mut conn = self.outbox.connection(Role::Maintenance);
         let mut deleted = 0;
         for done in [Done::Published, Done::Discarded] {
-            deleted += self.walk(&mut conn, done).await?;
+            deleted += self.walk(conn.as_mut(), done).await?;
         }
         Ok(deleted)
     }
 
-    async fn walk(&self, conn: &mut Connection, done: Done) -> Result<i64, StorageError> {
+    async fn walk(&self, conn: &mut dyn OutboxConnection, done: Done) -> Result<i64, StorageError> {
         let (mut deleted, mut after) = (0, None);
         loop {
             let started = Instant::now();
-            let step = clean(conn, done, self.retention, after, STEP_ROWS);
-            let Some(cleaned) = with_timeout(DEADLINE, step).await? else {
+            let step = conn.clean(done, self.retention, after, STEP_ROWS);
+            let Some(cleaned) = step.await? else {
                 return Ok(deleted);
             };
             deleted += cleaned.deleted;

@@ -1,30 +1,29 @@
 //! Holds events that cannot go out now, several in one transaction, and hands their slots back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use service::retry::bounds;
 use service::{ReadinessIssues, RetryLoop};
-use storage::DedicatedConnection;
 use storage::lease::MemberId;
-use storage::outbox::{Hold, HoldCause, hold};
+use storage::outbox::{Hold, HoldCause};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::event::Returned;
-use crate::lease::LEASE_SCOPE;
 use crate::metrics::Metrics;
+use crate::ports::OutboxConnection;
 
 /// Dead and blocked events per transaction at most: each key of them is a lock.
 const MAX_KEYS: usize = 500;
 /// Unavailable events per transaction at most.
 const MAX_EVENTS: usize = 5_000;
-const DEADLINE: Duration = Duration::from_secs(10);
 /// With nothing to hold for this long, that it could not be done is of no matter any more.
 const QUIET: Duration = Duration::from_secs(10);
 const TASK: &str = "holding events";
 
 pub(crate) struct Holder {
-    pub(crate) connection: DedicatedConnection,
+    pub(crate) connection: Box<dyn OutboxConnection>,
     pub(crate) member: MemberId,
     pub(crate) holds: mpsc::Receiver<Vec<Hold>>,
     pub(crate) returned: mpsc::Sender<Returned>,
@@ -71,9 +70,7 @@ impl Holder {
 
     async fn hold(&mut self, holds: &[Hold], retry: &mut RetryLoop) {
         let started = Instant::now();
-        let member = self.member;
-        let held = async |conn: &mut _| hold(conn, LEASE_SCOPE, member, holds).await;
-        match self.connection.call(DEADLINE, held).await {
+        match self.connection.hold(self.member, holds).await {
             Ok(held) => {
                 retry.succeeded();
                 self.metrics.held(&held);

@@ -2,18 +2,19 @@
 //!
 //! A read that runs into its limit is repeated for fewer slots: see [`crate::slow_reads`].
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domain::Slot;
 use service::LogThrottle;
-use storage::outbox::{Batch, BatchLimits, Orphan, read_pending, remove_orphans};
-use storage::{DedicatedConnection, StorageError};
+use storage::StorageError;
+use storage::outbox::{Batch, BatchLimits, Orphan};
+use tokio::time::Instant;
 use tracing::error;
 
 use crate::metrics::Metrics;
+use crate::ports::OutboxConnection;
 use crate::slow_reads::{Read, SlowReads};
 
-const DEADLINE: Duration = Duration::from_secs(10);
 /// A read that takes longer walks over deleted entries, if anything keeps them from being vacuumed.
 const SLOW: Duration = Duration::from_millis(50);
 /// What is older than this keeps them, in seconds.
@@ -37,7 +38,7 @@ pub(crate) struct Reader {
 impl Reader {
     /// `usual` is what a statement may take.
     pub(crate) fn new(
-        connection: DedicatedConnection,
+        connection: Box<dyn OutboxConnection>,
         usual: Duration,
         limits: BatchLimits,
         event_source: String,
@@ -101,8 +102,10 @@ impl Reader {
             ..per_slot
         };
         let source = &self.event_source;
-        let read = async |conn: &mut _| read_pending(conn, slots, limits, source).await;
-        match self.reads.read(slots.len(), read).await {
+        let connection = self.reads.connect().await?;
+        let started = Instant::now();
+        let read = connection.read_pending(slots, limits, source).await;
+        match self.reads.judge(slots.len(), started.elapsed(), read) {
             Ok(Read::Done { value: batch, took }) => {
                 self.metrics.read_seconds.observe(took.as_secs_f64());
                 if !batch.is_empty() {
@@ -120,8 +123,7 @@ impl Reader {
         let Some(first) = orphans.first() else {
             return Ok(0);
         };
-        let remove = async |conn: &mut _| remove_orphans(conn, orphans).await;
-        let removed = self.reads.call(DEADLINE, remove).await?;
+        let removed = self.reads.connection().remove_orphans(orphans).await?;
         self.metrics.orphans.inc_by(removed as u64);
         if removed > 0 && self.orphans.is_due(Instant::now()) {
             let (slot, id) = (first.slot.number(), first.id);

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domain::Slot;
 use service::retry::bounds;
@@ -14,6 +14,7 @@ use storage::lease::{HeldLease, Leases};
 use storage::outbox::Batch;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::event::Returned;

@@ -1,13 +1,13 @@
 //! The relay's router: which sender each event of a batch goes to, and which go to the holder.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Instant;
 
 use domain::Slot;
 use service::ReadinessIssues;
 use storage::lease::HeldLease;
 use storage::outbox::{Batch, Destination, Hold, HoldCause, Oversized};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::error;
 
 use crate::event::Dispatched;

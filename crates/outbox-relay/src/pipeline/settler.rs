@@ -2,26 +2,24 @@
 //!
 //! A fact needs no lease: what was acknowledged is recorded even when the slot is lost by now.
 
-use std::time::{Duration, Instant};
-
 use service::retry::bounds;
 use service::{ReadinessIssues, RetryLoop};
-use storage::DedicatedConnection;
-use storage::outbox::{Settled, settle};
+use storage::outbox::Settled;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::event::Returned;
 use crate::metrics::Metrics;
+use crate::ports::OutboxConnection;
 
 /// Events per statement at most.
 const MAX_EVENTS: usize = 10_000;
-const DEADLINE: Duration = Duration::from_secs(10);
 
 const TASK: &str = "recording published events";
 
 pub(crate) struct Settler {
-    pub(crate) connection: DedicatedConnection,
+    pub(crate) connection: Box<dyn OutboxConnection>,
     pub(crate) acknowledged: mpsc::Receiver<Vec<Settled>>,
     pub(crate) returned: mpsc::Sender<Returned>,
     /// Told while nothing can be recorded.
@@ -52,8 +50,7 @@ impl Settler {
     async fn settle(&mut self, events: &mut [Settled], retry: &mut RetryLoop) {
         loop {
             let started = Instant::now();
-            let record = async |conn: &mut _| settle(conn, events).await;
-            match self.connection.call(DEADLINE, record).await {
+            match self.connection.settle(events).await {
                 Ok(moved) => {
                     let seconds = started.elapsed().as_secs_f64();
                     self.metrics.settle_seconds.observe(seconds);

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use messaging::Cluster;
 use storage::lease::Leases;
 use storage::outbox::BatchLimits;
-use storage::{Database, DedicatedConnection, Session};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
@@ -16,6 +14,7 @@ use crate::pipeline::reader::{LARGER, Reader};
 use crate::pipeline::relay::{self, Relay};
 use crate::pipeline::router::Router;
 use crate::pipeline::settler::Settler;
+use crate::ports::{Ports, Role};
 use crate::sender::pool::{self, Senders};
 use crate::sender::requests::SenderChannels;
 use crate::topics::refresh::Routes;
@@ -24,9 +23,7 @@ use crate::unavailable::recovery::MissingTopics;
 
 /// What the pipeline works with.
 pub(crate) struct Pipeline {
-    pub(crate) database: Database,
-    pub(crate) session: Session,
-    pub(crate) cluster: Cluster,
+    pub(crate) ports: Ports,
     pub(crate) limits: BatchLimits,
     /// Of events that name none.
     pub(crate) event_source: String,
@@ -47,7 +44,8 @@ impl Pipeline {
         let (returned_sender, returned) = mpsc::channel(64);
         let (holds, hold_receiver) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
-        let own = || DedicatedConnection::new(self.database.clone(), self.session.clone());
+        let outbox = &self.ports.outbox;
+        let own = || outbox.connection(Role::Pipeline);
         let settler = Settler {
             connection: own(),
             acknowledged: acknowledged_receiver,
@@ -66,7 +64,7 @@ impl Pipeline {
         };
         tasks.spawn(holder.run());
         let senders = Senders::new(pool::SenderContext {
-            cluster: self.cluster.clone(),
+            producer: Arc::clone(&self.ports.producer),
             leases: self.leases.clone(),
             channels: SenderChannels {
                 acknowledged,
@@ -82,7 +80,7 @@ impl Pipeline {
         });
         let reader = Reader::new(
             own(),
-            self.session.statement_timeout(),
+            outbox.statement_timeout(),
             self.limits,
             self.event_source,
             self.metrics.clone(),

@@ -5,7 +5,7 @@
 //! its end. One that can never be produced is found by halving, and holds back its key alone.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domain::Slot;
 use messaging::{ErrorKind, KafkaError, PRODUCE_DEADLINE, envelope};
@@ -13,6 +13,7 @@ use service::retry::bounds;
 use service::{Backoff, LogThrottle};
 use storage::outbox::{HoldCause, Settled};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::event::{Dispatched, PATIENCE};

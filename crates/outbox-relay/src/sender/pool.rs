@@ -1,9 +1,9 @@
 //! The senders that run, one per partition that was met.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use domain::Slot;
-use messaging::{Cluster, PartitionWriter};
 use service::{CancellationToken, Tracer};
 use storage::lease::Leases;
 use tokio::sync::{Semaphore, mpsc};
@@ -12,13 +12,14 @@ use tokio::task::{JoinError, JoinSet};
 use crate::event::Dispatched;
 use crate::maintenance::health::Health;
 use crate::metrics::Metrics;
+use crate::ports::Producer;
 use crate::sender::delivery;
 use crate::sender::requests::{Sender, SenderChannels};
 use crate::unavailable::circuits::{Circuits, Partition};
 
 /// What every sender is made of.
 pub(crate) struct SenderContext {
-    pub(crate) cluster: Cluster,
+    pub(crate) producer: Arc<dyn Producer>,
     pub(crate) leases: Leases,
     pub(crate) channels: SenderChannels,
     pub(crate) circuits: Circuits,
@@ -76,10 +77,10 @@ impl Senders {
             let room = self.context.events_per_slot.saturating_mul(slots);
             let (queue, receiver) = mpsc::channel(room.min(Semaphore::MAX_PERMITS));
             let stop = self.stop.child_token();
-            let cluster = self.context.cluster.clone();
+            let producer = Arc::clone(&self.context.producer);
             let sender = Sender {
-                writer: PartitionWriter::new(cluster.clone(), topic, partition),
-                cluster,
+                writer: producer.writer(topic, partition),
+                producer,
                 partition: name,
                 queue: receiver,
                 leases: self.context.leases.clone(),

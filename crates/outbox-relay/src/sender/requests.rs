@@ -2,18 +2,20 @@
 //! [`crate::sender::delivery`] is its loop.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::sync::Arc;
 
 use domain::{OutboxEvent, Slot};
-use messaging::{Cluster, KafkaError, OutgoingRecord, PartitionWriter, envelope};
+use messaging::{KafkaError, OutgoingRecord, envelope};
 use service::{CancellationToken, Tracer};
 use storage::lease::Leases;
 use storage::outbox::{Hold, Settled};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::event::{Dispatched, Returned};
 use crate::maintenance::health::Health;
 use crate::metrics::Metrics;
+use crate::ports::{Producer, RecordWriter};
 use crate::unavailable::circuits::{Circuits, Partition};
 
 /// Where a sender's events go on to. Cloned for each sender.
@@ -29,8 +31,8 @@ pub(crate) struct SenderChannels {
 
 pub(crate) struct Sender {
     pub(crate) partition: Partition,
-    pub(crate) cluster: Cluster,
-    pub(crate) writer: PartitionWriter,
+    pub(crate) producer: Arc<dyn Producer>,
+    pub(crate) writer: Box<dyn RecordWriter>,
     pub(crate) queue: mpsc::Receiver<Dispatched>,
     pub(crate) leases: Leases,
     pub(crate) channels: SenderChannels,
@@ -44,7 +46,7 @@ pub(crate) struct Sender {
 
 /// How a request for a test ended, and the writer that sent it.
 pub(crate) struct Tested {
-    pub(crate) writer: PartitionWriter,
+    pub(crate) writer: Box<dyn RecordWriter>,
     pub(crate) outcome: Result<i64, KafkaError>,
 }
 
@@ -81,7 +83,7 @@ impl Sender {
         events: impl Iterator<Item = &'a OutboxEvent>,
     ) -> Result<i64, KafkaError> {
         let records = events.map(envelope::encode).collect();
-        produce(&mut self.writer, records, &self.metrics).await
+        produce(self.writer.as_mut(), records, &self.metrics).await
     }
 
     /// The same, to be driven by itself, over a connection of its own.
@@ -91,17 +93,17 @@ impl Sender {
     ) -> impl Future<Output = Tested> + Send + use<> {
         let records = chunk.iter().map(|d| envelope::encode(&d.event)).collect();
         let (topic, partition) = &self.partition;
-        let mut writer = PartitionWriter::new(self.cluster.clone(), topic, *partition);
+        let mut writer = self.producer.writer(topic, *partition);
         let metrics = self.metrics.clone();
         async move {
-            let outcome = produce(&mut writer, records, &metrics).await;
+            let outcome = produce(writer.as_mut(), records, &metrics).await;
             Tested { writer, outcome }
         }
     }
 }
 
 async fn produce(
-    writer: &mut PartitionWriter,
+    writer: &mut dyn RecordWriter,
     records: Vec<OutgoingRecord>,
     metrics: &Metrics,
 ) -> Result<i64, KafkaError> {

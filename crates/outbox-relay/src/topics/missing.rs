@@ -2,10 +2,11 @@
 //! bookkeeping.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use messaging::{ErrorKind, HIDDEN_TOPIC};
 use service::LogThrottle;
+use tokio::time::Instant;
 
 /// A refusal is not asked for again sooner, and later each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

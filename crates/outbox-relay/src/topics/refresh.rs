@@ -3,15 +3,17 @@
 //! Looked up by a task of its own, so that no event of a known topic waits for an unknown one.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use messaging::{Cluster, ErrorKind, HIDDEN_TOPIC, KafkaError};
+use messaging::{ErrorKind, HIDDEN_TOPIC, KafkaError};
 use service::retry::bounds;
 use service::{CancellationToken, Check, FailureReporter, WorkerSettings};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
+use crate::ports::Producer;
 use crate::topics::missing::Missing;
 use crate::topics::rejected::RejectedTopics;
 use crate::topics::routing_table::Topics;
@@ -41,7 +43,7 @@ enum Learned {
 
 /// Keeps [`Routes`] up to date.
 pub(crate) struct RouteKeeper {
-    cluster: Cluster,
+    producer: Arc<dyn Producer>,
     settings: WorkerSettings,
     topics: watch::Sender<Topics>,
     wanted: mpsc::Receiver<String>,
@@ -50,7 +52,7 @@ pub(crate) struct RouteKeeper {
 }
 
 impl RouteKeeper {
-    pub(crate) fn new(cluster: Cluster, settings: WorkerSettings) -> (Self, Routes) {
+    pub(crate) fn new(producer: Arc<dyn Producer>, settings: WorkerSettings) -> (Self, Routes) {
         let (topics, view) = watch::channel(Topics::default());
         let (want, wanted) = mpsc::channel(16);
         let routes = Routes {
@@ -58,7 +60,7 @@ impl RouteKeeper {
             wanted: want,
         };
         let keeper = Self {
-            cluster,
+            producer,
             settings,
             topics,
             wanted,
@@ -71,7 +73,7 @@ impl RouteKeeper {
     pub(crate) async fn run(mut self, kafka: &Check, stop: &CancellationToken) {
         let this = &self;
         let ready = service::until_ready(kafka, stop, bounds::BESIDE, "Kafka", || async move {
-            let counts = this.cluster.partition_counts().await?;
+            let counts = this.producer.partition_counts().await?;
             this.publish(counts, &RejectedTopics::default(), &Missing::default());
             Ok::<(), KafkaError>(())
         });
@@ -82,7 +84,7 @@ impl RouteKeeper {
         let mut missing = Missing::default();
         let mut pause = REFRESH_INTERVAL;
         loop {
-            let next = tokio::time::Instant::now() + pause;
+            let next = Instant::now() + pause;
             if stop
                 .run_until_cancelled(self.until_due(&mut missing, next))
                 .await
@@ -103,7 +105,7 @@ impl RouteKeeper {
 
     /// Waits for the time of the next look, or for a topic that is not looked for yet. Events that
     /// go on waiting for a missing one say so with every read, which must not bring it forward.
-    async fn until_due(&mut self, missing: &mut Missing, next: tokio::time::Instant) {
+    async fn until_due(&mut self, missing: &mut Missing, next: Instant) {
         let mut news = false;
         while !news {
             tokio::select! {
@@ -171,7 +173,7 @@ impl RouteKeeper {
     }
 
     async fn look_up(&mut self) -> Result<HashMap<String, i32>, KafkaError> {
-        let counts = self.cluster.partition_counts().await;
+        let counts = self.producer.partition_counts().await;
         match &counts {
             Ok(_) => {
                 self.failures.succeeded();
@@ -191,7 +193,7 @@ impl RouteKeeper {
             ..
         } = self.settings;
         let created = self
-            .cluster
+            .producer
             .create_topic(topic, partitions, replication_factor)
             .await?;
         if created {
@@ -214,14 +216,13 @@ impl RouteKeeper {
 mod tests {
     use super::*;
     use service::Source;
-    use tokio::time::Instant;
 
     fn keeper() -> (RouteKeeper, Routes) {
         let source = Source::from_pairs(Vec::<(&str, String)>::new()).expect("no settings");
         let settings = WorkerSettings::read(&mut source.reader());
         // Nobody is there.
-        let cluster = Cluster::new("127.0.0.1:1".parse().expect("an address"));
-        RouteKeeper::new(cluster, settings)
+        let cluster = messaging::Cluster::new("127.0.0.1:1".parse().expect("an address"));
+        RouteKeeper::new(Arc::new(cluster), settings)
     }
 
     #[tokio::test]
@@ -258,6 +259,6 @@ mod tests {
         let next = Instant::now() + Duration::from_mins(1);
         keeper.until_due(&mut missing, next).await;
         assert!(Instant::now() < next);
-        assert_eq!(missing.due(std::time::Instant::now()), ["known", "new"]);
+        assert_eq!(missing.due(Instant::now()), ["known", "new"]);
     }
 }

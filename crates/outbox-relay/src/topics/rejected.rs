@@ -5,7 +5,9 @@
 //! needs the topic asks again.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 #[derive(Debug, Default)]
 pub(crate) struct RejectedTopics(HashMap<String, Rejection>);

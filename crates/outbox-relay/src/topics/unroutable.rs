@@ -2,10 +2,11 @@
 //! events. Pure bookkeeping.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domain::Slot;
 use service::ReadinessIssues;
+use tokio::time::Instant;
 
 use crate::event::PATIENCE;
 use crate::topics::routing_table::Topics;

@@ -6,18 +6,19 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domain::Slot;
 use service::{CancellationToken, FailureReporter, ReadinessIssues};
+use storage::StorageError;
 use storage::lease::Leases;
-use storage::outbox::{Destination, MoveFrom, UnavailableGroup, move_back, unavailable_groups};
-use storage::{DedicatedConnection, StorageError};
+use storage::outbox::{Destination, MoveFrom, UnavailableGroup};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::circuits::{Circuits, Partition, WayBack};
-use crate::lease::LEASE_SCOPE;
+use crate::ports::OutboxConnection;
 use crate::slow_reads::{Read, SlowReads};
 use crate::topics::routing_table::Topics;
 
@@ -26,7 +27,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// The same while groups are on their way back: what is read meanwhile is still held behind them, and
 /// the sooner that goes back too, the sooner new events flow again without the detour.
 const RETURN_INTERVAL: Duration = Duration::from_millis(20);
-const DEADLINE: Duration = Duration::from_secs(10);
 const TASK: &str = "moving unavailable events back";
 /// Events moved by one statement, which reads none of them.
 const MOVED_AT_ONCE: i64 = 1_000;
@@ -53,7 +53,7 @@ impl MissingTopics {
 /// Moves events back. See the module.
 pub(crate) struct Recovery {
     /// For what is done under the lease.
-    pub(crate) connection: DedicatedConnection,
+    pub(crate) connection: Box<dyn OutboxConnection>,
     /// For looking.
     pub(crate) reads: SlowReads,
     pub(crate) leases: Leases,
@@ -191,8 +191,10 @@ impl Recovery {
         let mut groups = Vec::new();
         while !rest.is_empty() {
             let (part, later) = rest.split_at(self.reads.slots_at_once().min(rest.len()));
-            let find = async |conn: &mut _| unavailable_groups(conn, part).await;
-            match self.reads.read(part.len(), find).await? {
+            let connection = self.reads.connect().await?;
+            let started = Instant::now();
+            let found = connection.unavailable_groups(part).await;
+            match self.reads.judge(part.len(), started.elapsed(), found)? {
                 Read::Done { value, .. } => groups.extend(value),
                 Read::RanIntoLimit if part.len() > 1 => continue,
                 Read::RanIntoLimit => {}
@@ -224,16 +226,13 @@ impl Recovery {
             }
         };
         let member = self.leases.member();
-        let back = async |conn: &mut _| {
-            let of = (next.slot, epoch);
-            let from = MoveFrom {
-                topic: &next.topic,
-                destinations: &next.destinations,
-                lowest: next.lowest,
-            };
-            move_back(conn, LEASE_SCOPE, member, of, from, limit).await
+        let of = (next.slot, epoch);
+        let from = MoveFrom {
+            topic: &next.topic,
+            destinations: &next.destinations,
+            lowest: next.lowest,
         };
-        let moved = self.connection.call(DEADLINE, back).await?;
+        let moved = self.connection.move_back(member, of, from, limit).await?;
         if moved > 0 {
             self.wake.notify_one();
         }

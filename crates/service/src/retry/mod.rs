@@ -31,7 +31,7 @@ impl FailureReporter {
 
     /// An attempt failed. `log` is called for the first failure and then once a minute.
     pub fn failed<E: Display>(&mut self, error: &E, log: impl FnOnce(&E)) {
-        if self.log_throttle.is_due(Instant::now().into_std()) {
+        if self.log_throttle.is_due(Instant::now()) {
             log(error);
         }
         if let Some(issue) = &self.issue {

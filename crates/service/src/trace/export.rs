@@ -179,7 +179,7 @@ impl Delivery {
     }
 
     fn complain(&mut self, reason: &str) {
-        if self.trouble.is_due(Instant::now().into_std()) {
+        if self.trouble.is_due(Instant::now()) {
             let dropped = self.counts.spans_dropped.get();
             tracing::warn!(
                 collector = self.endpoint,

@@ -9,23 +9,18 @@
 //! which raises its epoch.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use diesel_async::AsyncPgConnection;
-use futures::StreamExt;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::ownership::{HeldLease, Leases, Ownership, Request};
-use super::{
-    Claim, MemberId, claim, decide, ensure_units, leave, release, remove_expired_members, renew,
-    snapshot,
-};
-use crate::notify::{Channel, listen, notify, wake_ups};
+use super::table::{LeaseTable, PostgresLeases};
+use super::{Claim, MemberId, decide};
 use crate::pg::connection::{Database, Session};
-use crate::pg::error::{StorageError, with_timeout};
+use crate::pg::error::StorageError;
 
 /// How often a member looks for rows of members that expired long ago.
 const CLEANING_INTERVAL: Duration = Duration::from_mins(1);
@@ -33,15 +28,13 @@ const CLEANING_INTERVAL: Duration = Duration::from_mins(1);
 /// See the module. Made by [`Keeper::new`], driven by [`Keeper::run`] or, in tests, by
 /// [`Keeper::beat`].
 pub struct Keeper {
-    database: Database,
-    session: Session,
+    table: Box<dyn LeaseTable>,
     scope: String,
     ttl: Duration,
     unit_count: i32,
     member: MemberId,
     ownership: watch::Sender<Ownership>,
     requests: mpsc::Receiver<Request>,
-    connection: Option<AsyncPgConnection>,
     ensured_units: i32,
     /// The highest epoch of each unit whose tenure here has ended.
     ended: BTreeMap<i32, i64>,
@@ -59,6 +52,18 @@ impl Keeper {
         ttl: Duration,
         unit_count: i32,
     ) -> (Self, Leases) {
+        let scope = scope.into();
+        let table = PostgresLeases::new(database, session, scope.clone(), ttl);
+        Self::on(Box::new(table), scope, ttl, unit_count)
+    }
+
+    /// The same on other tables than Postgres'. `scope` is for people.
+    pub fn on(
+        table: Box<dyn LeaseTable>,
+        scope: impl Into<String>,
+        ttl: Duration,
+        unit_count: i32,
+    ) -> (Self, Leases) {
         let member = MemberId::generate();
         let (ownership, ownership_view) = watch::channel(Ownership {
             units: BTreeMap::new(),
@@ -66,15 +71,13 @@ impl Keeper {
         });
         let (request_sender, requests) = mpsc::channel(64);
         let keeper = Self {
-            database,
-            session,
+            table,
             scope: scope.into(),
             ttl,
             unit_count,
             member,
             ownership,
             requests,
-            connection: None,
             ensured_units: 0,
             ended: BTreeMap::new(),
             cleaned: None,
@@ -105,7 +108,6 @@ impl Keeper {
                         warn!(scope = self.scope, %error, "cannot renew leases");
                     }
                     failing = true;
-                    self.connection = None;
                     self.ttl / 20
                 }
             };
@@ -114,11 +116,10 @@ impl Keeper {
                 () = stop.cancelled() => break,
                 () = pause => {}
                 // Somebody came, or gave something up: the beat that follows looks.
-                () = heard(self.connection.as_mut()) => {}
+                () = self.table.heard() => {}
                 Some(request) = self.requests.recv() => {
                     if let Err(error) = self.answer(request).await {
                         warn!(scope = self.scope, %error, "cannot release a unit; its lease will expire");
-                        self.connection = None;
                     }
                 }
             }
@@ -133,26 +134,21 @@ impl Keeper {
     /// # Errors
     /// When Postgres cannot be asked; what was owned then stays so until its time runs out.
     pub async fn beat(&mut self) -> Result<Duration, StorageError> {
-        let limit = self.ttl / 3;
-        let (scope, member, ttl) = (self.scope.clone(), self.member, self.ttl);
-        let unit_count = self.unit_count;
+        let (member, ttl, unit_count) = (self.member, self.ttl, self.unit_count);
         let arriving = self.ensured_units == 0;
         if unit_count > self.ensured_units {
-            let conn = self.connected().await?;
-            with_timeout(limit, ensure_units(conn, &scope, unit_count)).await?;
+            self.table.ensure_units(unit_count).await?;
             self.ensured_units = unit_count;
         }
-        self.connected().await?;
+        self.table.connect().await?;
         // The time counts from before the request: Postgres' answer may be late, never early.
         let sent = Instant::now();
-        let conn = self.connected().await?;
-        let mut owned = with_timeout(limit, renew(conn, &scope, member, ttl)).await?;
+        let mut owned = self.table.renew(member, ttl).await?;
         let valid_until = sent + ttl * 4 / 5;
         // What is renewed counts at once, whatever becomes of the rest of this beat.
         self.publish(&owned, None, valid_until);
 
-        let conn = self.connected().await?;
-        let mut seen = with_timeout(limit, snapshot(conn, &scope)).await?;
+        let mut seen = self.table.snapshot().await?;
         // Rows of units that are no more stay, in case these come back.
         seen.units.retain(|unit| unit.number < unit_count);
         let decision = decide(&seen, member);
@@ -166,15 +162,13 @@ impl Keeper {
         let mut take = decision.take;
         take.extend(again.iter().map(|claim| (claim.unit, claim.epoch)));
         let unwanted: Vec<i32> = unwanted.iter().map(|claim| claim.unit).collect();
-        let conn = self.connected().await?;
         if !take.is_empty() {
-            owned.extend(with_timeout(limit, claim(conn, &scope, member, &take)).await?);
+            owned.extend(self.table.claim(member, &take).await?);
         }
         self.publish(&owned, Some(&giving_up), valid_until);
 
-        let conn = self.connected().await?;
         if !unwanted.is_empty() {
-            with_timeout(limit, release(conn, &scope, member, &unwanted)).await?;
+            self.table.release(member, &unwanted).await?;
         }
         if !unwanted.is_empty() || (arriving && seen.members.len() > 1) {
             // The others may take something, or owe us a share.
@@ -193,36 +187,23 @@ impl Keeper {
     }
 
     /// Wakes the other members. A hint: each of them looks by itself at its next beat, so a failure
-    /// (a queue of notifications that is full, for one) costs time only.
+    /// costs time only.
     async fn notify_others(&mut self) {
-        let limit = self.ttl / 3;
-        let Some(conn) = &mut self.connection else {
-            return;
-        };
-        match with_timeout(limit, notify(conn, Channel::Lease)).await {
-            Ok(()) => {}
-            Err(error) => {
-                debug!(scope = self.scope, %error, "cannot wake the other members");
-                if !matches!(error, StorageError::Query(_)) {
-                    // Nobody knows what it would answer next.
-                    self.connection = None;
-                }
-            }
+        if let Err(error) = self.table.notify_others().await {
+            debug!(scope = self.scope, %error, "cannot wake the other members");
         }
     }
 
     /// Removes the rows of members that expired long ago, now and then.
     async fn clean(&mut self) -> Result<(), StorageError> {
-        if self
+        let due = self
             .cleaned
-            .is_some_and(|at| at.elapsed() < CLEANING_INTERVAL)
-        {
-            return Ok(());
+            .is_none_or(|at| at.elapsed() >= CLEANING_INTERVAL);
+        if due {
+            self.cleaned = Some(Instant::now());
+            self.table.remove_expired_members().await?;
         }
-        self.cleaned = Some(Instant::now());
-        let (scope, limit) = (self.scope.clone(), self.ttl / 3);
-        let conn = self.connected().await?;
-        with_timeout(limit, remove_expired_members(conn, &scope)).await
+        Ok(())
     }
 
     /// Whether a tenure under this epoch, or a later one, has ended here.
@@ -230,15 +211,6 @@ impl Keeper {
         self.ended
             .get(&claim.unit)
             .is_some_and(|ended| claim.epoch <= *ended)
-    }
-
-    async fn connected(&mut self) -> Result<&mut AsyncPgConnection, StorageError> {
-        if self.connection.is_none() {
-            let mut conn = self.database.connect(&self.session).await?;
-            with_timeout(self.ttl / 3, listen(&mut conn, &[Channel::Lease])).await?;
-            self.connection = Some(conn);
-        }
-        Ok(self.connection.as_mut().expect("set just above"))
     }
 
     /// Tells the workers what they own. `giving_up` is `None` before that is decided: what was
@@ -322,18 +294,14 @@ impl Keeper {
             return Ok(());
         }
         self.give_up(|unit| units.contains(&unit));
-        let (scope, member, limit) = (self.scope.clone(), self.member, self.ttl / 3);
-        let conn = self.connected().await?;
-        with_timeout(limit, release(conn, &scope, member, &units)).await?;
+        self.table.release(self.member, &units).await?;
         self.notify_others().await;
         Ok(())
     }
 
     async fn leave(&mut self) -> Result<(), StorageError> {
         self.give_up(|_| true);
-        let (scope, member, limit) = (self.scope.clone(), self.member, self.ttl / 3);
-        let conn = self.connected().await?;
-        with_timeout(limit, leave(conn, &scope, member)).await?;
+        self.table.leave(self.member).await?;
         self.notify_others().await;
         Ok(())
     }
@@ -345,15 +313,4 @@ fn end(ended: &mut BTreeMap<i32, i64>, units: &BTreeMap<i32, HeldLease>) {
         let epoch = ended.entry(*unit).or_insert(tenure.epoch);
         *epoch = tenure.epoch.max(*epoch);
     }
-}
-
-/// Waits for a wake-up about leases. Its loss costs time only: every beat looks.
-async fn heard(connection: Option<&mut AsyncPgConnection>) {
-    if let Some(conn) = connection
-        && let Some(Ok(_)) = pin!(wake_ups(conn)).next().await
-    {
-        return;
-    }
-    // Without a connection, or with a broken one, the next beat is what helps.
-    std::future::pending::<()>().await;
 }

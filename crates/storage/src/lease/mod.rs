@@ -11,6 +11,7 @@ mod keeper;
 mod lifecycle;
 mod ownership;
 mod statements;
+mod table;
 
 pub use decision::{Decision, Member, Snapshot, Unit, decide};
 pub use keeper::Keeper;
@@ -19,6 +20,7 @@ pub use ownership::{HeldLease, Leases, Ownership};
 pub use statements::{
     Claim, claim, ensure_units, leave, release, remove_expired_members, renew, snapshot,
 };
+pub use table::{LeaseTable, PostgresLeases};
 
 use std::fmt;
 

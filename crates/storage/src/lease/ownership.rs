@@ -1,9 +1,9 @@
 //! What a member owns, as its workers see it, and what they ask of the keeper.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::MemberId;
 

@@ -45,6 +45,15 @@ impl From<DieselError> for StorageError {
 }
 
 impl StorageError {
+    /// A connection that ended while it was waited for.
+    pub fn closed() -> Self {
+        let message = "the connection was closed".to_owned();
+        Self::Query(DieselError::DatabaseError(
+            DatabaseErrorKind::ClosedConnection,
+            Box::new(message),
+        ))
+    }
+
     /// Whether the statement itself was at fault (a violated constraint, an unreadable value), so
     /// that the same call would fail again; all else is worth another try.
     pub fn is_permanent(&self) -> bool {
