@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// What each crate of the workspace may use of the workspace.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("domain", &[]),
     ("storage", &["domain"]),
     ("messaging", &["domain"]),
@@ -25,6 +25,8 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("local-stack", &["storage"]),
     // Sees the services from outside, as processes.
     ("e2e", &["domain", "messaging", "local-stack"]),
+    // Runs the services' code in memory; what it models of Postgres has storage's types.
+    ("simulation", &["domain", "storage"]),
     // Measures the parts one by one.
     (
         "bench",

@@ -37,6 +37,18 @@ pub struct RowVersion {
     pub(crate) ctid: Ctid,
 }
 
+impl RowVersion {
+    /// A version of one's own making, for models and tests: versions from equal numbers are equal. Of
+    /// `place` the lower 48 bits count.
+    pub fn from_numbers(xmin: u32, place: u64) -> Self {
+        let [_, _, place @ ..] = place.to_be_bytes();
+        Self {
+            xmin: Xmin(xmin),
+            ctid: Ctid(place),
+        }
+    }
+}
+
 impl FromSql<Xid, Pg> for Xmin {
     fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
         Ok(Self(u32::from_be_bytes(value.as_bytes().try_into()?)))

@@ -1,0 +1,332 @@
+//! A table with versions of rows, so that a statement sees the rows of its snapshot and locks the
+//! newest ones, as under `read committed`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeBounds;
+
+use super::locks::{Locks, Mode, Target};
+use super::transaction::{Failure, TransactionId};
+
+/// Which row: the same through all updates, another one for a row that is inserted again.
+pub(super) type RowId = u64;
+
+/// Who wrote a version, or ended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stamp {
+    Running(TransactionId),
+    /// By a transaction with this place in the order of commits.
+    Committed(u64),
+}
+
+#[derive(Debug, Clone)]
+struct Version<R> {
+    of: RowId,
+    created: Stamp,
+    ended: Option<Stamp>,
+    row: R,
+}
+
+/// What a transaction did to a key, for its end.
+#[derive(Debug)]
+struct Change<K> {
+    step: u64,
+    key: K,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Inserted,
+    Updated,
+    Deleted,
+}
+
+/// Rows by primary key.
+#[derive(Debug)]
+pub(super) struct Table<K, R> {
+    /// Of each key, from the oldest version that somebody may see to the newest.
+    rows: BTreeMap<K, Vec<Version<R>>>,
+    changes: BTreeMap<TransactionId, Vec<Change<K>>>,
+    /// Keys with versions that only old snapshots see.
+    old: BTreeSet<K>,
+}
+
+impl<K, R> Default for Table<K, R> {
+    fn default() -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            old: BTreeSet::new(),
+        }
+    }
+}
+
+/// What a statement sees: what was committed before it, and what its own transaction did.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View {
+    pub(super) transaction: TransactionId,
+    /// The last commit that it sees.
+    pub(super) commit: u64,
+}
+
+impl View {
+    fn sees(self, stamp: Stamp) -> bool {
+        match stamp {
+            Stamp::Running(transaction) => transaction == self.transaction,
+            Stamp::Committed(commit) => commit <= self.commit,
+        }
+    }
+
+    fn visible<R>(self, version: &Version<R>) -> bool {
+        self.sees(version.created) && !version.ended.is_some_and(|ended| self.sees(ended))
+    }
+}
+
+/// What a statement needs to change rows.
+#[derive(Debug)]
+pub(super) struct Writer<'a> {
+    pub(super) locks: &'a mut Locks,
+    pub(super) view: View,
+    /// Counts locks and changes, so that some can be undone.
+    pub(super) step: &'a mut u64,
+    /// Counts rows.
+    pub(super) last_row: &'a mut RowId,
+}
+
+impl Writer<'_> {
+    fn next_step(&mut self) -> u64 {
+        *self.step += 1;
+        *self.step
+    }
+
+    /// Takes a lock, or names those to wait for.
+    pub(super) fn lock(&mut self, target: Target, mode: Mode) -> Result<(), Failure> {
+        let step = self.next_step();
+        self.locks
+            .acquire(target, self.view.transaction, mode, step)
+            .map_err(Failure::Wait)
+    }
+}
+
+impl<K: Ord + Clone, R: Clone> Table<K, R> {
+    /// The visible rows of a range, ascending.
+    pub(super) fn scan(
+        &self,
+        view: View,
+        range: impl RangeBounds<K>,
+    ) -> impl Iterator<Item = (&K, &R)> {
+        self.rows.range(range).filter_map(move |(key, versions)| {
+            let version = versions.iter().rev().find(|v| view.visible(v))?;
+            Some((key, &version.row))
+        })
+    }
+
+    pub(super) fn get(&self, view: View, key: &K) -> Option<&R> {
+        self.visible(view, key).map(|version| &version.row)
+    }
+
+    fn visible(&self, view: View, key: &K) -> Option<&Version<R>> {
+        let mut versions = self.rows.get(key)?.iter().rev();
+        versions.find(|version| view.visible(version))
+    }
+
+    /// The row and the transaction of its visible version: `ctid` and `xmin`, of a table whose rows
+    /// are never updated.
+    pub(super) fn place(&self, view: View, key: &K) -> Option<RowId> {
+        self.visible(view, key).map(|version| version.of)
+    }
+
+    /// What is committed.
+    pub(super) fn committed(&self) -> impl Iterator<Item = (&K, &R)> {
+        self.rows.iter().filter_map(|(key, versions)| {
+            let version = versions.iter().rev().find(|version| {
+                matches!(version.created, Stamp::Committed(_))
+                    && !matches!(version.ended, Some(Stamp::Committed(_)))
+            })?;
+            Some((key, &version.row))
+        })
+    }
+
+    /// Locks a visible row until the transaction ends, and returns its newest version: what is asked of
+    /// it must be asked again. `None` when it is gone.
+    pub(super) fn lock(
+        &self,
+        writer: &mut Writer<'_>,
+        key: &K,
+        mode: Mode,
+    ) -> Result<Option<R>, Failure> {
+        let Some(of) = self.place(writer.view, key) else {
+            return Ok(None);
+        };
+        writer.lock(Target::Row(of), mode)?;
+        Ok(self.newest(writer.view, key, of))
+    }
+
+    /// The same, `skip locked`: also `None` when somebody else has it.
+    pub(super) fn try_lock(&self, writer: &mut Writer<'_>, key: &K) -> Option<R> {
+        let of = self.place(writer.view, key)?;
+        let transaction = writer.view.transaction;
+        if !writer
+            .locks
+            .is_free(Target::Row(of), transaction, Mode::Exclusive)
+        {
+            return None;
+        }
+        writer.lock(Target::Row(of), Mode::Exclusive).ok()?;
+        self.newest(writer.view, key, of)
+    }
+
+    /// Locks the row of a key that [`Table::insert`] met, seen or not. `None` when it is gone: to be
+    /// inserted then.
+    pub(super) fn lock_met(&self, writer: &mut Writer<'_>, key: &K) -> Result<Option<R>, Failure> {
+        let met = self.rows.get(key).and_then(|versions| versions.last());
+        let Some(of) = met.map(|version| version.of) else {
+            return Ok(None);
+        };
+        writer.lock(Target::Row(of), Mode::Exclusive)?;
+        Ok(self.newest(writer.view, key, of))
+    }
+
+    /// Of a row that is locked, so that nobody else is changing it.
+    fn newest(&self, view: View, key: &K, of: RowId) -> Option<R> {
+        let version = self.rows.get(key)?.last()?;
+        let ended = match version.ended {
+            None => false,
+            Some(Stamp::Committed(_)) => true,
+            Some(Stamp::Running(transaction)) => transaction == view.transaction,
+        };
+        (version.of == of && !ended).then(|| version.row.clone())
+    }
+
+    /// Inserts a row; false when the key is there, for whoever looks. Waits for those who are about to
+    /// write or to delete it.
+    pub(super) fn insert(
+        &mut self,
+        writer: &mut Writer<'_>,
+        key: K,
+        row: R,
+    ) -> Result<bool, Failure> {
+        let me = writer.view.transaction;
+        if let Some(last) = self.rows.get(&key).and_then(|versions| versions.last()) {
+            match (last.created, last.ended) {
+                (_, Some(Stamp::Running(other))) | (Stamp::Running(other), None) if other != me => {
+                    return Err(Failure::Wait([other].into()));
+                }
+                (_, None) => return Ok(false),
+                (_, Some(_)) => {}
+            }
+        }
+        *writer.last_row += 1;
+        let of = *writer.last_row;
+        self.rows.entry(key.clone()).or_default().push(Version {
+            of,
+            created: Stamp::Running(me),
+            ended: None,
+            row,
+        });
+        self.note(writer, key, Kind::Inserted);
+        Ok(true)
+    }
+
+    /// Gives a row that is locked a new version.
+    pub(super) fn update(&mut self, writer: &mut Writer<'_>, key: &K, row: R) {
+        let versions = self.rows.get_mut(key).expect("a locked row is there");
+        let last = versions.last_mut().expect("a key has versions");
+        let me = Stamp::Running(writer.view.transaction);
+        last.ended = Some(me);
+        let of = last.of;
+        versions.push(Version {
+            of,
+            created: me,
+            ended: None,
+            row,
+        });
+        self.note(writer, key.clone(), Kind::Updated);
+    }
+
+    /// Deletes a row that is locked.
+    pub(super) fn delete(&mut self, writer: &mut Writer<'_>, key: &K) {
+        let versions = self.rows.get_mut(key).expect("a locked row is there");
+        let last = versions.last_mut().expect("a key has versions");
+        last.ended = Some(Stamp::Running(writer.view.transaction));
+        self.note(writer, key.clone(), Kind::Deleted);
+    }
+
+    fn note(&mut self, writer: &mut Writer<'_>, key: K, kind: Kind) {
+        let step = writer.next_step();
+        let changes = self.changes.entry(writer.view.transaction).or_default();
+        changes.push(Change { step, key, kind });
+    }
+
+    /// Removes the versions of a key that no snapshot from `horizon` on sees; true when none of those
+    /// that are left is old.
+    fn prune(&mut self, key: &K, horizon: u64) -> bool {
+        let Some(versions) = self.rows.get_mut(key) else {
+            return true;
+        };
+        versions.retain(
+            |version| !matches!(version.ended, Some(Stamp::Committed(commit)) if commit <= horizon),
+        );
+        let old = |version: &Version<R>| matches!(version.ended, Some(Stamp::Committed(_)));
+        let clean = !versions.iter().any(old);
+        if versions.is_empty() {
+            self.rows.remove(key);
+        }
+        clean
+    }
+}
+
+/// The end of transactions, the same for every table.
+pub(super) trait Journal {
+    /// Makes what a transaction did the `commit`th commit. Nobody looks at what was before `horizon`.
+    fn commit(&mut self, transaction: TransactionId, commit: u64, horizon: u64);
+    /// Takes back what a transaction did after `step`.
+    fn undo(&mut self, transaction: TransactionId, step: u64);
+}
+
+impl<K: Ord + Clone, R: Clone> Journal for Table<K, R> {
+    fn commit(&mut self, transaction: TransactionId, commit: u64, horizon: u64) {
+        let running = Stamp::Running(transaction);
+        for change in self.changes.remove(&transaction).unwrap_or_default() {
+            for version in self.rows.get_mut(&change.key).into_iter().flatten() {
+                if version.created == running {
+                    version.created = Stamp::Committed(commit);
+                }
+                if version.ended == Some(running) {
+                    version.ended = Some(Stamp::Committed(commit));
+                }
+            }
+            if change.kind != Kind::Inserted {
+                self.old.insert(change.key);
+            }
+        }
+        let old = std::mem::take(&mut self.old);
+        self.old = old
+            .into_iter()
+            .filter(|key| !self.prune(key, horizon))
+            .collect();
+    }
+
+    fn undo(&mut self, transaction: TransactionId, step: u64) {
+        let Some(changes) = self.changes.get_mut(&transaction) else {
+            return;
+        };
+        let kept = changes.partition_point(|change| change.step <= step);
+        for change in changes.split_off(kept).into_iter().rev() {
+            let Some(versions) = self.rows.get_mut(&change.key) else {
+                continue;
+            };
+            if change.kind != Kind::Deleted {
+                versions.pop();
+            }
+            match versions.last_mut() {
+                Some(last) if change.kind != Kind::Inserted => last.ended = None,
+                Some(_) => {}
+                None => drop(self.rows.remove(&change.key)),
+            }
+        }
+        if self.changes.get(&transaction).is_some_and(Vec::is_empty) {
+            self.changes.remove(&transaction);
+        }
+    }
+}
