@@ -197,14 +197,9 @@ impl Statement<'_> {
             return Ok(false);
         }
         let row = row(bytes.unwrap_or(0));
-        let held = &mut self.tables.held;
-        while !held.insert(&mut self.writer, hold.id, row.clone())? {
-            if held.lock_met(&mut self.writer, &hold.id)?.is_some() {
-                held.update(&mut self.writer, &hold.id, row);
-                break;
-            }
-        }
-        Ok(true)
+        let latest = |_| Some(row.clone());
+        let table = &mut self.tables.held;
+        table.upsert(&mut self.writer, &hold.id, row.clone(), latest)
     }
 }
 

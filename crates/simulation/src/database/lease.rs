@@ -162,12 +162,7 @@ impl Statement<'_> {
         };
         let members = &mut self.tables.members;
         let seen = members.get(self.writer.view, &key).copied();
-        while !members.insert(&mut self.writer, key.clone(), row)? {
-            if members.lock_met(&mut self.writer, &key)?.is_some() {
-                members.update(&mut self.writer, &key, row);
-                break;
-            }
-        }
+        members.upsert(&mut self.writer, &key, row, |_| Some(row))?;
         if self.has(Mutation::RenewRevivesExpired) && seen.is_some_and(|m| !m.is_alive(self.now)) {
             self.revive(scope, me)?;
         }

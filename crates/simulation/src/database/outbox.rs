@@ -13,7 +13,6 @@ use super::hash::slot;
 use super::locks::Mode;
 use super::mutation::Mutation;
 use super::rows::{EventRow, PendingRow, PublishedRow};
-use super::table::View;
 use super::transaction::{Failure, Scope, Statement};
 use super::{Connection, Database};
 
@@ -274,8 +273,8 @@ impl Statement<'_> {
     }
 
     /// The first pending id of a slot.
-    pub(super) fn first_pending(&self, view: View, slot: i16) -> Option<i64> {
-        let mut rows = self.tables.pending.scan(view, slot_range(slot));
+    pub(super) fn first_pending(&self, slot: i16) -> Option<i64> {
+        let mut rows = self.tables.pending.scan(self.view(), slot_range(slot));
         rows.next().map(|(key, _)| key.1)
     }
 }

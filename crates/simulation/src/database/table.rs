@@ -176,9 +176,26 @@ impl<K: Ord + Clone, R: Clone> Table<K, R> {
         self.newest(writer.view, key, of)
     }
 
-    /// Locks the row of a key that [`Table::insert`] met, seen or not. `None` when it is gone: to be
-    /// inserted then.
-    pub(super) fn lock_met(&self, writer: &mut Writer<'_>, key: &K) -> Result<Option<R>, Failure> {
+    /// Inserts a row, or gives the one that is there, seen or not, the version that `conflict` makes of
+    /// it: `on conflict do update`. False when it makes none.
+    pub(super) fn upsert(
+        &mut self,
+        writer: &mut Writer<'_>,
+        key: &K,
+        row: R,
+        conflict: impl Fn(R) -> Option<R>,
+    ) -> Result<bool, Failure> {
+        while !self.insert(writer, key.clone(), row.clone())? {
+            if let Some(met) = self.lock_met(writer, key)? {
+                let changed = conflict(met).map(|row| self.update(writer, key, row));
+                return Ok(changed.is_some());
+            }
+        }
+        Ok(true)
+    }
+
+    /// Locks the row of a key that [`Table::insert`] met. `None` when it is gone: to be inserted then.
+    fn lock_met(&self, writer: &mut Writer<'_>, key: &K) -> Result<Option<R>, Failure> {
         let met = self.rows.get(key).and_then(|versions| versions.last());
         let Some(of) = met.map(|version| version.of) else {
             return Ok(None);
