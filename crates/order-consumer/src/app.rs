@@ -9,10 +9,11 @@ use service::{CancellationToken, Process, Readiness, ReadinessIssues, Tracer, un
 use storage::{Session, migrations};
 use tokio::task::{JoinError, JoinSet};
 
+use crate::NAME;
 use crate::handlers::registry;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use crate::topic::{NAME, TopicConsumer, TopicError};
+use crate::topic::{TopicConsumer, TopicError};
 
 /// Why a consumer ended.
 #[derive(Debug, thiserror::Error)]

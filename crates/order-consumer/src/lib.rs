@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod adapters;
 pub mod app;
 pub mod apply;
 mod assignment;
@@ -15,6 +16,7 @@ pub mod handlers;
 mod membership;
 pub mod metrics;
 pub mod partition;
+pub mod ports;
 pub mod redrive;
 pub mod registry;
 pub mod retention;
@@ -26,3 +28,6 @@ pub use handlers::Handler;
 pub use metrics::Metrics;
 pub use registry::Registry;
 pub use settings::Settings;
+
+/// Of the process, as its logs and sessions show it.
+const NAME: &str = "order-consumer";

@@ -3,17 +3,11 @@
 //! [`crate::handlers::registry`] fills it, one line per event type. Everything else follows from
 //! it, such as the topics to consume.
 
-use std::any::Any;
-use std::fmt;
 use std::sync::Arc;
 
-use domain::{EncodedEvent, EventType, Received};
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use storage::Connection;
+use domain::{EncodedEvent, EventType};
 
-use crate::apply::error::EffectError;
-use crate::handlers::Handler;
+use crate::handlers::{ApplyAll, Event, Handler, Value};
 
 /// The registered event types. Clones share them.
 #[derive(Clone, Default)]
@@ -25,29 +19,6 @@ struct Registered {
     event_type: &'static str,
     decode: fn(&EncodedEvent<'_>) -> Result<Value, String>,
     handlers: Arc<dyn ApplyAll>,
-}
-
-type Value = Arc<dyn Any + Send + Sync>;
-
-/// An event of a registered type, with the handlers of that type.
-#[derive(Clone)]
-pub struct Event {
-    name: &'static str,
-    value: Value,
-    handlers: Arc<dyn ApplyAll>,
-}
-
-impl fmt::Debug for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Event").field(&self.name).finish()
-    }
-}
-
-impl Event {
-    /// The event, if it is an `E`.
-    pub fn get<E: EventType>(&self) -> Option<&E> {
-        self.value.downcast_ref()
-    }
 }
 
 impl Registry {
@@ -109,11 +80,11 @@ impl Registry {
         let registered = self
             .find(topic, event_type)
             .ok_or_else(|| format!("unknown event type {event_type:?}"))?;
-        Ok(Event {
-            name: registered.event_type,
-            value: (registered.decode)(event)?,
-            handlers: Arc::clone(&registered.handlers),
-        })
+        Ok(Event::new(
+            registered.event_type,
+            (registered.decode)(event)?,
+            Arc::clone(&registered.handlers),
+        ))
     }
 
     fn find(&self, topic: &str, event_type: &str) -> Option<&Registered> {
@@ -125,55 +96,6 @@ impl Registry {
 fn decode<E: EventType>(event: &EncodedEvent<'_>) -> Result<Value, String> {
     let value = E::decode(event).map_err(|error| error.to_string())?;
     Ok(Arc::new(value))
-}
-
-/// Applies all events, in order, each by the handlers of its type. Neighbours of one type are applied
-/// together.
-///
-/// # Errors
-/// That of the first handler that fails.
-pub(crate) async fn apply(
-    conn: &mut Connection,
-    events: &[Received<Event>],
-) -> Result<(), EffectError> {
-    let same_type = |a: &Received<Event>, b: &Received<Event>| a.event.name == b.event.name;
-    for run in events.chunk_by(same_type) {
-        run[0].event.handlers.apply(conn, run).await?;
-    }
-    Ok(())
-}
-
-/// All handlers of one event type, whichever it is.
-trait ApplyAll: Send + Sync {
-    fn apply<'a>(
-        &'a self,
-        conn: &'a mut Connection,
-        events: &'a [Received<Event>],
-    ) -> BoxFuture<'a, Result<(), EffectError>>;
-}
-
-impl<E: EventType> ApplyAll for Vec<Box<dyn Handler<E>>> {
-    fn apply<'a>(
-        &'a self,
-        conn: &'a mut Connection,
-        events: &'a [Received<Event>],
-    ) -> BoxFuture<'a, Result<(), EffectError>> {
-        async move {
-            let typed = |event: &'a Event| event.get::<E>().expect("decoded by its own type");
-            let events: Vec<Received<&E>> = events.iter().map(|event| event.map(typed)).collect();
-            for handler in self {
-                handler
-                    .apply(conn, &events)
-                    .await
-                    .map_err(|source| EffectError::Handler {
-                        handler: handler.name(),
-                        source,
-                    })?;
-            }
-            Ok(())
-        }
-        .boxed()
-    }
 }
 
 #[cfg(test)]

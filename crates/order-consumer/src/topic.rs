@@ -13,6 +13,7 @@ use storage::{DedicatedConnection, Session};
 use tokio::task::JoinError;
 use tracing::info;
 
+use crate::NAME;
 use crate::assignment::{StartConsumer, follow};
 use crate::membership::{Membership, PartitionCount};
 use crate::metrics::TopicMetrics;
@@ -21,9 +22,6 @@ use crate::partition::{PartitionConsumer, PartitionContext};
 use crate::registry::Registry;
 use crate::retention::{Cleaner, Pass};
 use crate::settings::Settings;
-
-/// Of the process, as its logs and sessions show it.
-pub(crate) const NAME: &str = "order-consumer";
 
 /// Partitions may be added at any time; this is how soon they are taken up, at the latest.
 const GROWTH_INTERVAL: Duration = Duration::from_secs(20);

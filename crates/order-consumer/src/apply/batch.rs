@@ -9,7 +9,7 @@ use storage::inbox::dead_letters::{Cause, DeadLetter, Stored};
 
 use crate::apply::decode::Decoded;
 use crate::apply::effects::Candidate;
-use crate::registry::Event;
+use crate::handlers::Event;
 
 /// Why a record that is not at fault itself is held.
 pub(crate) const WAITS: &str = "blocked by a dead letter of its key";

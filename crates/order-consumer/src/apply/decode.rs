@@ -4,7 +4,8 @@ use domain::{EncodedEvent, EventId, Received};
 use messaging::{IncomingRecord, LARGEST_RECORD, envelope};
 use time::OffsetDateTime;
 
-use crate::registry::{Event, Registry};
+use crate::handlers::Event;
+use crate::registry::Registry;
 
 /// Characters of a reason: it quotes what it complains of, which may be as large as a record.
 const LONGEST_REASON: usize = 1_000;

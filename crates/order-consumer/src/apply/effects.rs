@@ -10,7 +10,7 @@ use storage::Connection;
 use storage::pg::fault;
 
 use crate::apply::error::EffectError;
-use crate::registry::{Event, apply};
+use crate::handlers::{Event, apply};
 
 /// An event with the key of its record.
 #[derive(Debug, Clone)]

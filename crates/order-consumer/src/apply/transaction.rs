@@ -17,7 +17,7 @@ use crate::apply::decode::Decoded;
 use crate::apply::dedup::{Dedup, record};
 use crate::apply::effects::apply_narrowing;
 use crate::apply::error::EffectError;
-use crate::registry;
+use crate::handlers;
 
 /// Under which lease, and from which offset on, a batch is applied.
 #[derive(Debug, Clone, Copy)]
@@ -208,7 +208,7 @@ async fn effect(
     let done: Vec<usize> = match attempt {
         Attempt::WholeBatch => {
             let events: Vec<_> = candidates.into_iter().map(|c| c.received).collect();
-            registry::apply(conn, &events).await?;
+            handlers::apply(conn, &events).await?;
             fresh
         }
         Attempt::Isolate { attempts } => {

@@ -2,12 +2,15 @@
 //! is a file of its own.
 
 mod cancelled_sales;
+mod event;
 mod handler;
 mod product_sales;
 
 use domain::{OrderCancelled, OrderCreated};
 
 pub use cancelled_sales::CancelledSales;
+pub use event::Event;
+pub(crate) use event::{ApplyAll, Value, apply};
 pub use handler::{Handler, HandlerError};
 pub use product_sales::ProductSales;
 
