@@ -2,27 +2,20 @@
 //! topic until it is stopped.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use messaging::Cluster;
 use service::retry::bounds;
-use service::{CancellationToken, Process, Readiness, ReadinessIssues, Tracer, until_ready};
+use service::{CancellationToken, Process, Readiness, Tracer, until_ready};
 use storage::{Session, migrations};
-use tokio::task::{JoinError, JoinSet};
 
 use crate::NAME;
+use crate::adapters::postgres::PostgresInboxes;
+use crate::assembly::{Assembly, ConsumerError};
 use crate::handlers::registry;
+use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use crate::topic::{TopicConsumer, TopicError};
-
-/// Why a consumer ended.
-#[derive(Debug, thiserror::Error)]
-enum AppError {
-    #[error("{topic}: {source}")]
-    Topic { topic: String, source: TopicError },
-    #[error("the consumer of a topic ended unexpectedly: {0}")]
-    Died(JoinError),
-}
 
 /// Runs the consumer as a process; returns its exit status.
 pub async fn run(settings: Settings) -> ExitCode {
@@ -44,9 +37,9 @@ async fn consume(
     tracer: Tracer,
     readiness: Readiness,
     stop: CancellationToken,
-) -> Result<(), AppError> {
-    let (schema, kafka) = (readiness.check("schema"), readiness.check("kafka"));
-    let (postgres, progress) = (readiness.check("postgres"), readiness.check("progress"));
+) -> Result<(), ConsumerError> {
+    let schema = readiness.check("schema");
+    let health = Health::new(&readiness);
     let (database, session) = (&settings.database, Session::request(NAME));
     let schema_ready = until_ready(
         &schema,
@@ -58,38 +51,16 @@ async fn consume(
     if schema_ready.await.is_none() {
         return Ok(());
     }
-    postgres.ready();
-    let registry = registry();
-    let (postgres, kafka) = (ReadinessIssues::new(postgres), ReadinessIssues::new(kafka));
-    let progress = ReadinessIssues::new(progress);
-    let starting = registry.topics().into_iter();
-    kafka.update(starting.map(|topic| (topic, Some("starting"))));
-    let cluster = Cluster::new(settings.brokers.clone());
-    let (work, mut topics) = (stop.child_token(), JoinSet::new());
-    for topic in registry.topics() {
-        let consumer = TopicConsumer {
-            topic: topic.clone(),
-            settings: settings.clone(),
-            cluster: cluster.clone(),
-            registry: registry.clone(),
-            metrics: metrics.of(&topic),
-            tracer: tracer.clone(),
-            postgres: postgres.clone(),
-            kafka: kafka.clone(),
-            progress: progress.clone(),
-        };
-        let running = consumer.run(work.clone());
-        topics.spawn(async move {
-            let ended = running.await;
-            ended.map_err(|source| AppError::Topic { topic, source })
-        });
-    }
-    // When one ends, for whatever reason, the others give their leases back and end too.
-    let mut outcome = Ok(());
-    while let Some(ended) = topics.join_next().await {
-        work.cancel();
-        let ended = ended.map_err(AppError::Died).and_then(|ended| ended);
-        outcome = outcome.and(ended);
-    }
-    outcome
+    let assembly = Assembly {
+        group: settings.group,
+        retention: settings.retention,
+        worker: settings.worker,
+        registry: registry(),
+        inboxes: Arc::new(PostgresInboxes::new(settings.database)),
+        records: Arc::new(Cluster::new(settings.brokers)),
+        metrics,
+        tracer,
+        health,
+    };
+    assembly.run(stop).await
 }

@@ -1,6 +1,6 @@
 //! Keeps one consumer running per owned partition, and none for any other.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use service::CancellationToken;
 use storage::lease::{Leases, Ownership};
@@ -27,7 +27,7 @@ pub(crate) async fn follow(
     observe: impl Fn(usize),
     stop: CancellationToken,
 ) -> Result<(), JoinError> {
-    let mut running: HashMap<i32, CancellationToken> = HashMap::new();
+    let mut running: BTreeMap<i32, CancellationToken> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     loop {
         if stop.is_cancelled() {
@@ -55,6 +55,7 @@ pub(crate) async fn follow(
         }
         observe(running.len());
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = leases.changed() => {}
             Some(ended) = tasks.join_next() => {
@@ -69,8 +70,8 @@ pub(crate) async fn follow(
 }
 
 /// A consumer whose lease is lost ends by itself; one whose partition another member is due is told.
-fn stop_what_is_not_ours(ownership: &Ownership, running: &HashMap<i32, CancellationToken>) {
-    let kept: HashMap<i32, bool> = ownership
+fn stop_what_is_not_ours(ownership: &Ownership, running: &BTreeMap<i32, CancellationToken>) {
+    let kept: BTreeMap<i32, bool> = ownership
         .units()
         .map(|(partition, tenure)| (partition, !tenure.leaving))
         .collect();
@@ -85,11 +86,10 @@ fn stop_what_is_not_ours(ownership: &Ownership, running: &HashMap<i32, Cancellat
 mod tests {
     use std::time::Duration;
 
-    use local_stack::testing::{TestDatabase, eventually};
-    use storage::Session;
-    use storage::lease::Keeper;
-
     use super::*;
+    use crate::adapters::postgres::PostgresInboxes;
+    use crate::ports::InboxFactory;
+    use local_stack::testing::{TestDatabase, eventually};
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -117,7 +117,7 @@ mod tests {
         let database = TestDatabase::create().await;
         let keeper = |ttl| {
             let database = database.url().parse().expect("the stack's own URL");
-            Keeper::new(database, Session::leased("test", ttl), "s", ttl, 2)
+            PostgresInboxes::new(database).leases("s", ttl, 2)
         };
         let (mut ours, leases) = keeper(Duration::from_secs(1));
         ours.beat().await.expect("a beat");

@@ -9,10 +9,12 @@
 pub mod adapters;
 pub mod app;
 pub mod apply;
+pub mod assembly;
 mod assignment;
 pub mod cli;
 mod commands;
 pub mod handlers;
+pub mod health;
 mod membership;
 pub mod metrics;
 pub mod partition;
@@ -24,7 +26,9 @@ pub mod settings;
 mod topic;
 mod trace;
 
+pub use assembly::Assembly;
 pub use handlers::Handler;
+pub use health::Health;
 pub use metrics::Metrics;
 pub use registry::Registry;
 pub use settings::Settings;

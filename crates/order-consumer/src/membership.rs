@@ -2,18 +2,19 @@
 //! partitions. Without this check a process that owns nothing would be ready although nothing is
 //! consumed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use service::ReadinessIssues;
-use storage::lease::{MemberId, Snapshot, snapshot};
-use storage::{DedicatedConnection, StorageError};
+use storage::lease::{MemberId, Snapshot};
+use tokio::time::Instant;
+
+use crate::ports::Inbox;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A partition is without an owner for a moment whenever one dies; for longer it should not be.
 const OWNERLESS: Duration = Duration::from_secs(30);
@@ -38,7 +39,7 @@ impl PartitionCount {
 
 /// See the module.
 pub(crate) struct Membership {
-    pub(crate) connection: DedicatedConnection,
+    pub(crate) inbox: Box<dyn Inbox>,
     pub(crate) scope: String,
     pub(crate) member: MemberId,
     pub(crate) topic: String,
@@ -47,13 +48,8 @@ pub(crate) struct Membership {
     pub(crate) progress: ReadinessIssues,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    #[error("expired and not renewed; this process consumes nothing of the topic")]
-    RunOut,
-}
+/// What this process' leases are if it is no live member.
+const RUN_OUT: &str = "expired and not renewed; this process consumes nothing of the topic";
 
 impl Membership {
     /// Looks until it is dropped.
@@ -61,12 +57,12 @@ impl Membership {
         let mut ownerless = Ownerless::default();
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let looked = self.look().await;
+            let looked = self.inbox.lease_snapshot(&self.scope).await;
             match &looked {
                 Ok(snapshot) if snapshot.members.iter().any(|m| m.id == self.member) => {
                     self.postgres.clear(self.who());
                 }
-                Ok(_) => self.postgres.report(self.who(), Trouble::RunOut),
+                Ok(_) => self.postgres.report(self.who(), RUN_OUT),
                 Err(error) => self.postgres.report(self.who(), error),
             }
             if let Ok(snapshot) = looked {
@@ -83,12 +79,6 @@ impl Membership {
     fn who(&self) -> String {
         format!("leases of {}", self.scope)
     }
-
-    async fn look(&mut self) -> Result<Snapshot, Trouble> {
-        let scope = &self.scope;
-        let look = async |conn: &mut _| snapshot(conn, scope).await;
-        Ok(self.connection.call(DEADLINE, look).await?)
-    }
 }
 
 fn reason(waits: Duration) -> String {
@@ -98,7 +88,7 @@ fn reason(waits: Duration) -> String {
 
 /// Since when partitions have had no live owner.
 #[derive(Debug, Default)]
-struct Ownerless(HashMap<i32, Instant>);
+struct Ownerless(BTreeMap<i32, Instant>);
 
 impl Ownerless {
     /// Partitions that have been without an owner for too long, with that time, and those that have

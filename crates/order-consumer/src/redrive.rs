@@ -1,23 +1,23 @@
 //! An operator's decision on dead letters: redrive or discard them.
 //!
 //! Each decision is one transaction of its own, made beside whatever process owns the partition. The
-//! two are kept apart by a lock on the key, see [`dead_letters::held_keys`]; that no effect happens
+//! two are kept apart by a lock on the key, see [`storage::inbox::dead_letters::held_keys`]; that no effect happens
 //! twice rests on the inbox, as ever.
 
 use std::collections::{BTreeMap, HashSet};
 
-use diesel_async::AsyncConnection;
 use domain::{EventId, Position};
 use messaging::IncomingRecord;
-use storage::inbox::dead_letters::{self, Amount, Cause, Ending, Stored};
-use storage::inbox::{self, Stream};
-use storage::{Connection, TransactionError, outbox};
+use storage::StorageError;
+use storage::inbox::Stream;
+use storage::inbox::dead_letters::{Amount, Cause, Ending, Stored};
 
 use crate::apply::batch::{New, Split, letter, sort, split};
 use crate::apply::dead_letter_event::dead_letter_event;
 use crate::apply::decode::{Decoded, decode};
 use crate::apply::effects::apply_narrowing;
 use crate::apply::error::EffectError;
+use crate::ports::{Inbox, Transaction};
 use crate::registry::Registry;
 
 /// What is read and applied at once.
@@ -59,27 +59,8 @@ pub enum DecisionError {
     Effect(#[from] EffectError),
 }
 
-/// How the transaction ends.
-enum End {
-    /// All of it was only tried.
-    DryRun(Decided),
-    Failed(DecisionError),
-}
-
-impl<E: Into<DecisionError>> From<E> for End {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-impl From<storage::StorageError> for DecisionError {
-    fn from(error: storage::StorageError) -> Self {
-        Self::Effect(error.into())
-    }
-}
-
-impl From<TransactionError> for DecisionError {
-    fn from(error: TransactionError) -> Self {
+impl From<StorageError> for DecisionError {
+    fn from(error: StorageError) -> Self {
         Self::Effect(error.into())
     }
 }
@@ -90,32 +71,28 @@ impl From<TransactionError> for DecisionError {
 /// Nothing was done then.
 ///
 /// # Cancellation
-/// Dropped midway nothing is done; drop the connection too.
+/// Dropped midway nothing is done.
 pub async fn decide(
-    conn: &mut Connection,
+    inbox: &mut dyn Inbox,
     group: &str,
     position: &Position,
     decision: Decision,
     registry: &Registry,
     dry_run: bool,
 ) -> Result<Decided, DecisionError> {
-    let decided = conn
-        .transaction(async |conn| {
-            let held = HeldKey {
-                group,
-                topic: &position.topic,
-            };
-            let decided = held.decide(conn, position, decision, registry).await?;
-            if dry_run {
-                return Err(End::DryRun(decided));
-            }
-            Ok(decided)
-        })
-        .await;
-    match decided {
-        Ok(decided) | Err(End::DryRun(decided)) => Ok(decided),
-        Err(End::Failed(error)) => Err(error),
+    let mut transaction = inbox.begin().await?;
+    let held = HeldKey {
+        group,
+        topic: &position.topic,
+    };
+    let decided = held.decide(&mut *transaction, position, decision, registry);
+    let decided = decided.await;
+    if decided.is_ok() && !dry_run {
+        transaction.commit().await?;
+    } else {
+        transaction.rollback().await;
     }
+    decided
 }
 
 /// What a group holds of a topic.
@@ -135,20 +112,21 @@ impl HeldKey<'_> {
 
     async fn decide(
         &self,
-        conn: &mut Connection,
+        transaction: &mut dyn Transaction,
         position: &Position,
         decision: Decision,
         registry: &Registry,
     ) -> Result<Decided, DecisionError> {
         let nothing = || DecisionError::NothingHeld(position.clone());
-        let key = dead_letters::key_of(conn, self.group, position).await?;
+        let key = transaction.key_of(self.group, position).await?;
         let key = key.ok_or_else(nothing)?;
         let mut chunk = match &key {
             Some(key) => {
-                dead_letters::lock_key(conn, self.group, self.topic, key).await?;
-                self.next(conn, key).await?
+                transaction.lock_key(self.group, self.topic, key).await?;
+                self.next(transaction, key).await?
             }
-            None => dead_letters::unsettled_without_key(conn, self.group, position)
+            None => transaction
+                .unsettled_without_key(self.group, position)
                 .await?
                 .into_iter()
                 .collect(),
@@ -164,17 +142,18 @@ impl HeldKey<'_> {
                     first: first_position,
                 });
             }
-            self.discard(conn, first, registry).await?;
+            self.discard(transaction, first, registry).await?;
             decided.discarded = 1;
             chunk.remove(0);
             if let (true, Some(key)) = (chunk.is_empty(), &key) {
-                chunk = self.next(conn, key).await?;
+                chunk = self.next(transaction, key).await?;
             }
         }
         while !chunk.is_empty() && decided.stuck.is_none() {
-            self.apply(conn, &chunk, registry, &mut decided).await?;
+            self.apply(transaction, &chunk, registry, &mut decided)
+                .await?;
             chunk = match &key {
-                Some(key) if decided.stuck.is_none() => self.next(conn, key).await?,
+                Some(key) if decided.stuck.is_none() => self.next(transaction, key).await?,
                 _ => Vec::new(),
             };
         }
@@ -182,9 +161,13 @@ impl HeldKey<'_> {
     }
 
     /// The next records of a key, all of one partition.
-    async fn next(&self, conn: &mut Connection, key: &[u8]) -> Result<Vec<Stored>, DecisionError> {
-        let mut chunk =
-            dead_letters::unsettled_of_key(conn, self.group, self.topic, key, CHUNK).await?;
+    async fn next(
+        &self,
+        transaction: &mut dyn Transaction,
+        key: &[u8],
+    ) -> Result<Vec<Stored>, DecisionError> {
+        let unsettled = transaction.unsettled_of_key(self.group, self.topic, key, CHUNK);
+        let mut chunk = unsettled.await?;
         if let Some(partition) = chunk.first().map(|stored| stored.partition) {
             let other = chunk
                 .iter()
@@ -205,24 +188,28 @@ impl HeldKey<'_> {
     /// Its event counts as applied from here on: a copy of it has no effect.
     async fn discard(
         &self,
-        conn: &mut Connection,
+        transaction: &mut dyn Transaction,
         stored: &Stored,
         registry: &Registry,
     ) -> Result<(), DecisionError> {
         let decoded = decode(registry, self.topic, record(stored));
         if let Some(event_id) = decoded.event_id {
             let stream = self.stream(stored.partition);
-            inbox::record(conn, &stream, &[(event_id, stored.offset)]).await?;
+            transaction
+                .record(&stream, &[(event_id, stored.offset)])
+                .await?;
         }
         let place = [(stored.partition, stored.offset)];
-        dead_letters::settle(conn, self.group, self.topic, &place, Ending::Discarded).await?;
+        transaction
+            .settle(self.group, self.topic, &place, Ending::Discarded)
+            .await?;
         Ok(())
     }
 
     /// Applies records of one key and partition in order, up to the first that cannot be applied.
     async fn apply(
         &self,
-        conn: &mut Connection,
+        transaction: &mut dyn Transaction,
         chunk: &[Stored],
         registry: &Registry,
         decided: &mut Decided,
@@ -231,11 +218,11 @@ impl HeldKey<'_> {
         let read = |stored| decode(registry, self.topic, record(stored));
         let records: Vec<Decoded> = chunk.iter().map(read).collect();
         let sorted = sort(&records, HashSet::new(), &[]);
-        let new = New::These(inbox::record(conn, &stream, &sorted.newest).await?);
+        let new = New::These(transaction.record(&stream, &sorted.newest).await?);
         let Split {
             fresh, candidates, ..
         } = split(&records, sorted.events, &new);
-        let narrowed = apply_narrowing(conn, &candidates).await?;
+        let narrowed = apply_narrowing(transaction, &candidates).await?;
         let guilty = narrowed
             .guilty
             .into_iter()
@@ -253,20 +240,23 @@ impl HeldKey<'_> {
                     .all(|record| record.event_id != Some(*event_id))
             })
             .collect();
-        inbox::unrecord(conn, self.group, &undone).await?;
+        transaction.unrecord(self.group, &undone).await?;
         let places: Vec<(i32, i64)> = chunk[..end]
             .iter()
             .map(|stored| (stored.partition, stored.offset))
             .collect();
-        dead_letters::settle(conn, self.group, self.topic, &places, Ending::Redriven).await?;
+        transaction
+            .settle(self.group, self.topic, &places, Ending::Redriven)
+            .await?;
         decided.applied += narrowed.applied.len();
         decided.duplicates += end - narrowed.applied.len();
         if let Some((place, reason)) = stuck {
             let (stored, position) = (&chunk[place], self.position(&chunk[place]));
-            dead_letters::rejected(conn, self.group, &position, &reason).await?;
+            transaction.rejected(self.group, &position, &reason).await?;
             if stored.cause != Cause::Dead {
                 let letter = letter(&records[place], Cause::Dead, reason.clone(), 1);
-                outbox::append(conn, &[dead_letter_event(self.group, &position, &letter)]).await?;
+                let event = dead_letter_event(self.group, &position, &letter);
+                transaction.append(&[event]).await?;
             }
             decided.stuck = Some((position, reason));
         }

@@ -4,23 +4,23 @@
 //! The owner of partition 0 does it for the whole topic, a few rows at a time.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use messaging::{Cluster, KafkaError, PartitionReader};
+use messaging::KafkaError;
 use service::FailureReporter;
-use storage::inbox;
-use storage::inbox::retention::{Sweep, sweep, sweep_dead_letters, unpublished_older_than};
+use storage::StorageError;
+use storage::inbox::retention::Sweep;
 use storage::lease::Leases;
-use storage::{Connection, Database, Session, StorageError, with_timeout};
-use time::OffsetDateTime;
+use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::metrics::TopicMetrics;
+use crate::ports::{Inbox, InboxFactory, RecordSource};
 
 /// Rows looked at by one statement: some milliseconds' work.
 const ROWS: i64 = 2_000;
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What one [`Cleaner::step`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +50,8 @@ pub enum CleaningError {
 pub struct Cleaner {
     pub group: String,
     pub topic: String,
-    pub database: Database,
-    pub session: Session,
-    pub cluster: Cluster,
+    pub inboxes: Arc<dyn InboxFactory>,
+    pub records: Arc<dyn RecordSource>,
     pub leases: Leases,
     pub metrics: TopicMetrics,
     /// Rows stay for this long at least.
@@ -65,7 +64,7 @@ pub struct Cleaner {
 pub struct Pass {
     after: Option<Uuid>,
     look: Option<Look>,
-    connection: Option<Connection>,
+    inbox: Option<Box<dyn Inbox>>,
 }
 
 /// What Kafka and the group said at the beginning of a pass.
@@ -112,12 +111,12 @@ impl Cleaner {
             self.pass = Pass::default();
             return Ok(Cleaning::NotOurs);
         }
-        let mut conn = match self.pass.connection.take() {
-            Some(conn) => conn,
-            None => self.database.connect(&self.session).await?,
+        let mut inbox = match self.pass.inbox.take() {
+            Some(inbox) => inbox,
+            None => self.inboxes.background(),
         };
         let limit = self.retention / 2;
-        if with_timeout(DEADLINE, unpublished_older_than(&mut conn, limit)).await? {
+        if inbox.unpublished_older_than(limit).await? {
             info!(
                 topic = self.topic,
                 "not cleaning the inbox: an event has been unpublished too long"
@@ -127,7 +126,7 @@ impl Cleaner {
         }
         let look = match self.pass.look.take() {
             Some(look) => Some(look),
-            None => self.look(&mut conn, limit).await?,
+            None => self.look(&mut *inbox, limit).await?,
         };
         let Some(look) = look else {
             info!(
@@ -146,13 +145,13 @@ impl Cleaner {
             older_than: self.retention.saturating_add(look.at.elapsed()),
             log_starts: &look.log_starts,
         };
-        let swept = with_timeout(DEADLINE, sweep(&mut conn, &part)).await?;
+        let swept = inbox.sweep(&part).await?;
         self.metrics
             .cleaned
             .inc_by(u64::try_from(swept.deleted).unwrap_or(0));
         let mut deleted = swept.deleted;
         if swept.reached.is_none() {
-            deleted = with_timeout(DEADLINE, sweep_dead_letters(&mut conn, &part)).await?;
+            deleted = inbox.sweep_dead_letters(&part).await?;
             if deleted < ROWS {
                 self.pass = Pass::default();
                 return Ok(Cleaning::Done);
@@ -161,7 +160,7 @@ impl Cleaner {
         self.pass = Pass {
             after: swept.reached.or(self.pass.after),
             look: Some(look),
-            connection: Some(conn),
+            inbox: Some(inbox),
         };
         Ok(Cleaning::Swept { deleted })
     }
@@ -169,23 +168,21 @@ impl Cleaner {
     /// `None` when a record waits in Kafka that is older than `limit`: its event may have been applied
     /// so long ago that its row would go before the record comes.
     async fn look(
-        &self,
-        conn: &mut Connection,
+        &mut self,
+        inbox: &mut dyn Inbox,
         limit: Duration,
     ) -> Result<Option<Look>, CleaningError> {
         let at = Instant::now();
-        let old = OffsetDateTime::now_utc() - limit;
-        let counts = self.cluster.partition_counts().await?;
+        let counts = self.records.partition_counts().await?;
         let count = counts.get(&self.topic).copied().unwrap_or(0);
         let mut log_starts = Vec::new();
         let mut first_young = Vec::new();
         for partition in 0..count {
-            let mut reader = PartitionReader::new(self.cluster.clone(), &self.topic, partition);
+            let mut reader = self.records.reader(&self.topic, partition);
             log_starts.push((partition, reader.earliest().await?));
-            first_young.push((partition, reader.first_since(old).await?));
+            first_young.push((partition, reader.first_younger_than(limit).await?));
         }
-        let next = inbox::next_offsets(conn, &self.group, &self.topic);
-        let next = with_timeout::<_, StorageError>(DEADLINE, next).await?;
+        let next = inbox.next_offsets(&self.group, &self.topic).await?;
         // One that was never consumed is consumed from its beginning.
         let waits = |&(partition, young): &(i32, i64), start: i64| {
             next.get(&partition).copied().unwrap_or(start) < young

@@ -2,26 +2,26 @@
 //! them.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
-use messaging::{Cluster, KafkaError};
+use messaging::KafkaError;
 use service::retry::bounds;
-use service::{CancellationToken, ReadinessIssues, Tracer, WorkerSettings, until_ready};
+use service::{CancellationToken, Tracer, WorkerSettings, until_ready};
 use storage::inbox::Stream;
-use storage::lease::{Keeper, LeasedWorkError, Leases, run_leased};
-use storage::{DedicatedConnection, Session};
+use storage::lease::{LeasedWorkError, Leases, run_leased};
 use tokio::task::JoinError;
 use tracing::info;
 
-use crate::NAME;
 use crate::assignment::{StartConsumer, follow};
+use crate::health::Health;
 use crate::membership::{Membership, PartitionCount};
 use crate::metrics::TopicMetrics;
 use crate::partition::progress::{self, TopicProgress};
 use crate::partition::{PartitionConsumer, PartitionContext};
+use crate::ports::{InboxFactory, RecordSource};
 use crate::registry::Registry;
 use crate::retention::{Cleaner, Pass};
-use crate::settings::Settings;
 
 /// Partitions may be added at any time; this is how soon they are taken up, at the latest.
 const GROWTH_INTERVAL: Duration = Duration::from_secs(20);
@@ -39,14 +39,15 @@ pub(crate) type TopicError = LeasedWorkError<JoinError>;
 /// See the module.
 pub(crate) struct TopicConsumer {
     pub(crate) topic: String,
-    pub(crate) settings: Settings,
-    pub(crate) cluster: Cluster,
+    pub(crate) group: String,
+    pub(crate) retention: Duration,
+    pub(crate) worker: WorkerSettings,
     pub(crate) registry: Registry,
+    pub(crate) inboxes: Arc<dyn InboxFactory>,
+    pub(crate) records: Arc<dyn RecordSource>,
     pub(crate) metrics: TopicMetrics,
     pub(crate) tracer: Tracer,
-    pub(crate) postgres: ReadinessIssues,
-    pub(crate) kafka: ReadinessIssues,
-    pub(crate) progress: ReadinessIssues,
+    pub(crate) health: Health,
 }
 
 impl TopicConsumer {
@@ -55,47 +56,36 @@ impl TopicConsumer {
     /// # Errors
     /// When a task died, which is a defect.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), TopicError> {
-        let issue = self.kafka.issue(&self.topic);
+        let issue = self.health.kafka.issue(&self.topic);
         let ready = until_ready(&issue, &stop, bounds::START, "Kafka", || {
             self.partition_count()
         });
         let Some(partitions) = ready.await else {
             return Ok(());
         };
-        let Self {
-            topic, settings, ..
-        } = &self;
-        let scope = Stream::lease_scope(&settings.group, topic);
-        let lease_ttl = settings.worker.lease_ttl;
-        let (keeper, leases) = Keeper::new(
-            settings.database.clone(),
-            Session::leased(NAME, lease_ttl),
-            scope.clone(),
-            lease_ttl,
-            partitions,
-        );
+        let Self { topic, inboxes, .. } = &self;
+        let scope = Stream::lease_scope(&self.group, topic);
+        let (keeper, leases) = inboxes.leases(&scope, self.worker.lease_ttl, partitions);
         let topic_progress = TopicProgress::default();
         let cleaner = Cleaner {
-            group: settings.group.clone(),
+            group: self.group.clone(),
             topic: topic.clone(),
-            database: settings.database.clone(),
-            session: Session::request(NAME),
-            cluster: self.cluster.clone(),
+            inboxes: Arc::clone(inboxes),
+            records: Arc::clone(&self.records),
             leases: leases.clone(),
             metrics: self.metrics.clone(),
-            retention: settings.retention,
+            retention: self.retention,
             pass: Pass::default(),
         };
         let count = PartitionCount::new(partitions);
-        let session = Session::request(NAME);
         let membership = Membership {
-            connection: DedicatedConnection::new(settings.database.clone(), session),
+            inbox: inboxes.background(),
             scope,
             member: leases.member(),
             topic: topic.clone(),
             partitions: count.clone(),
-            postgres: self.postgres.clone(),
-            progress: self.progress.clone(),
+            postgres: self.health.postgres.clone(),
+            progress: self.health.progress.clone(),
         };
         let partitions = Partitions {
             of: &self,
@@ -109,7 +99,7 @@ impl TopicConsumer {
         let background = Box::pin(async {
             tokio::join!(
                 self.watch_growth(&leases, &count),
-                progress::watch(topic, &topic_progress, &self.metrics, &self.progress),
+                progress::watch(topic, &topic_progress, &self.metrics, &self.health.progress),
                 cleaner.run(),
                 membership.watch(),
             )
@@ -124,10 +114,10 @@ impl TopicConsumer {
             topic_partitions,
             replication_factor,
             ..
-        } = self.settings.worker;
+        } = self.worker;
         let topic = self.topic.as_str();
         let created = self
-            .cluster
+            .records
             .ensure_topic(topic, topic_partitions, replication_factor)
             .await?;
         if created {
@@ -142,7 +132,7 @@ impl TopicConsumer {
         }
         // One that another process has just created shows a moment later.
         for _ in 0..SHOW_ATTEMPTS {
-            if let Some(count) = self.cluster.partition_counts().await?.get(topic) {
+            if let Some(count) = self.records.partition_counts().await?.get(topic) {
                 return Ok(*count);
             }
             tokio::time::sleep(SHOW_INTERVAL).await;
@@ -158,13 +148,13 @@ impl TopicConsumer {
             // A process that owns no partition has no other way to see that Kafka is away.
             match self.partition_count().await {
                 Ok(count) => {
-                    self.kafka.clear(&self.topic);
+                    self.health.kafka.clear(&self.topic);
                     leases.resize(count).await;
                     partitions.set(count);
                     pause = GROWTH_INTERVAL;
                 }
                 Err(error) => {
-                    self.kafka.report(&self.topic, &error);
+                    self.health.kafka.report(&self.topic, &error);
                     pause = GROWTH_RETRY;
                 }
             }
@@ -188,32 +178,32 @@ impl StartConsumer for Partitions<'_> {
     ) -> impl Future<Output = ()> + Send + 'static {
         let TopicConsumer {
             topic,
-            settings,
-            cluster,
+            group,
+            retention: _,
+            worker,
             registry,
+            inboxes,
+            records,
             metrics,
             tracer,
-            postgres,
-            kafka,
-            progress: _,
+            health,
         } = self.of;
         let consumer = PartitionConsumer::new(PartitionContext {
             stream: Stream {
-                group: settings.group.clone(),
+                group: group.clone(),
                 topic: topic.clone(),
                 partition,
             },
-            database: settings.database.clone(),
-            session: Session::leased(NAME, settings.worker.lease_ttl),
-            cluster: cluster.clone(),
+            inbox: inboxes.leased(worker.lease_ttl),
+            records: Arc::clone(records),
             leases: self.leases.clone(),
             epoch,
             registry: registry.clone(),
             metrics: metrics.clone(),
             tracer: tracer.clone(),
             topic_progress: self.topic_progress.clone(),
-            postgres: postgres.clone(),
-            kafka: kafka.clone(),
+            postgres: health.postgres.clone(),
+            kafka: health.kafka.clone(),
         });
         consumer.run(stop)
     }

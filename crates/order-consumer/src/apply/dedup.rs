@@ -1,11 +1,11 @@
 //! Which events of a batch the group has met: asked in the cheapest way that can be right.
 
 use domain::EventId;
-use storage::Connection;
-use storage::inbox::{self, Stream};
+use storage::inbox::Stream;
 
 use crate::apply::batch::{New, known_before};
 use crate::apply::error::EffectError;
+use crate::ports::Transaction;
 
 /// Whether events of a batch may be in the inbox already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,18 +17,19 @@ pub(crate) enum Dedup {
 
 /// Records the batch's events in the inbox; returns the new ones.
 pub(crate) async fn record(
-    conn: &mut Connection,
+    transaction: &mut dyn Transaction,
     stream: &Stream,
     newest: &[(EventId, i64)],
     dedup: Dedup,
 ) -> Result<New, EffectError> {
     if dedup == Dedup::Optimistic {
-        if inbox::record_unmet(conn, stream, newest).await? {
+        if transaction.record_unmet(stream, newest).await? {
             return Ok(New::All);
         }
         return Err(EffectError::MetBefore);
     }
-    let new = inbox::record(conn, stream, newest).await?;
-    inbox::follow_copies(conn, stream, &known_before(newest, &new)).await?;
+    let new = transaction.record(stream, newest).await?;
+    let known = known_before(newest, &new);
+    transaction.follow_copies(stream, &known).await?;
     Ok(New::These(new))
 }

@@ -4,13 +4,11 @@
 
 use std::collections::HashSet;
 
-use diesel_async::AsyncConnection;
 use domain::Received;
-use storage::Connection;
-use storage::pg::fault;
 
 use crate::apply::error::EffectError;
-use crate::handlers::{Event, apply};
+use crate::handlers::Event;
+use crate::ports::Transaction;
 
 /// An event with the key of its record.
 #[derive(Debug, Clone)]
@@ -37,10 +35,10 @@ pub(crate) struct Narrowed {
 /// When Postgres is in trouble: no event is to blame then, and the transaction is to be rolled
 /// back.
 pub(crate) async fn apply_narrowing(
-    conn: &mut Connection,
+    transaction: &mut dyn Transaction,
     candidates: &[Candidate],
 ) -> Result<Narrowed, EffectError> {
-    let english = fault::messages_are_english(conn).await?;
+    let english = transaction.messages_are_english().await?;
     let mut narrowed = Narrowed::default();
     let mut held: HashSet<&[u8]> = HashSet::new();
     // Taken from the end, so the earlier half is pushed last.
@@ -58,10 +56,7 @@ pub(crate) async fn apply_narrowing(
             .iter()
             .map(|&place| candidates[place].received.clone())
             .collect();
-        let tried = conn
-            .transaction(async |conn| apply(conn, &events).await)
-            .await;
-        match tried {
+        match transaction.try_apply(&events).await {
             Ok(()) => narrowed.applied.extend(part),
             Err(error) if !error.blames_an_event(english) => return Err(error),
             Err(error) => {

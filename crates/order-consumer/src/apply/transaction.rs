@@ -2,12 +2,10 @@
 
 use std::collections::HashSet;
 
-use diesel_async::AsyncConnection;
 use domain::{EventId, NewEvent, Position};
-use storage::inbox::dead_letters::{self, Cause, DeadLetter};
-use storage::inbox::{self, Opened, Progress, Stream};
+use storage::inbox::dead_letters::{Cause, DeadLetter};
+use storage::inbox::{Opened, Progress, Stream};
 use storage::lease::MemberId;
-use storage::{Connection, outbox};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -17,7 +15,7 @@ use crate::apply::decode::Decoded;
 use crate::apply::dedup::{Dedup, record};
 use crate::apply::effects::apply_narrowing;
 use crate::apply::error::EffectError;
-use crate::handlers;
+use crate::ports::{Inbox, Transaction};
 
 /// Under which lease, and from which offset on, a batch is applied.
 #[derive(Debug, Clone, Copy)]
@@ -74,9 +72,9 @@ pub struct Applied {
 /// broke while committing: the fence tells when the batch is tried again.
 ///
 /// # Cancellation
-/// Dropped midway nothing is done; drop the connection too.
+/// Dropped midway nothing is done.
 pub async fn apply(
-    conn: &mut Connection,
+    inbox: &mut dyn Inbox,
     stream: &Stream,
     fence: Fence,
     batch: &Batch<'_>,
@@ -85,39 +83,59 @@ pub async fn apply(
     // Copies are rare, and to look for them costs as much as to record the batch.
     let mut dedup = Dedup::Optimistic;
     loop {
-        let applied = conn.transaction(async |conn| {
-            let Fence {
-                owner,
-                epoch,
-                expected_offset,
-                topic_id,
-            } = fence;
-            let offsets = (expected_offset, batch.next_offset - 1);
-            let Some(opened) = inbox::fence(conn, stream, offsets, topic_id, owner, epoch).await?
-            else {
-                return Ok(Outcome::Fenced);
-            };
-            let sorted = sort_by_what_is_held(conn, stream, batch, offsets, opened).await?;
-            let new = record(conn, stream, &sorted.newest, dedup).await?;
-            let mut result = effect(conn, stream, batch.records, sorted, new, attempt).await?;
-            move_to_dead_letters(conn, stream, &mut result).await?;
-            let progress = Progress {
-                next_offset: batch.next_offset,
-                last_event_id: batch.last_event_id(),
-                topic_id,
-            };
-            inbox::advance(conn, stream, progress).await?;
-            Ok(Outcome::Applied(Applied {
-                progress,
-                ..result.applied
-            }))
-        });
-        match applied.await {
-            // Likely from here on, and then it cannot be said again.
-            Err(EffectError::MetBefore) => dedup = Dedup::Thorough,
-            outcome => return outcome,
+        let mut transaction = inbox.begin().await?;
+        let applied = try_batch(&mut *transaction, stream, fence, batch, attempt, dedup).await;
+        match applied {
+            Ok(outcome) => {
+                transaction.commit().await?;
+                return Ok(outcome);
+            }
+            Err(error) => {
+                transaction.rollback().await;
+                match error {
+                    // Likely from here on, and then it cannot be said again.
+                    EffectError::MetBefore => dedup = Dedup::Thorough,
+                    error => return Err(error),
+                }
+            }
         }
     }
+}
+
+/// What a batch does in its transaction.
+async fn try_batch(
+    transaction: &mut dyn Transaction,
+    stream: &Stream,
+    fence: Fence,
+    batch: &Batch<'_>,
+    attempt: Attempt,
+    dedup: Dedup,
+) -> Result<Outcome, EffectError> {
+    let Fence {
+        owner,
+        epoch,
+        expected_offset,
+        topic_id,
+    } = fence;
+    let offsets = (expected_offset, batch.next_offset - 1);
+    let opened = transaction.fence(stream, offsets, topic_id, owner, epoch);
+    let Some(opened) = opened.await? else {
+        return Ok(Outcome::Fenced);
+    };
+    let sorted = sort_by_what_is_held(transaction, stream, batch, offsets, opened).await?;
+    let new = record(transaction, stream, &sorted.newest, dedup).await?;
+    let mut result = effect(transaction, stream, batch.records, sorted, new, attempt).await?;
+    move_to_dead_letters(transaction, stream, &mut result).await?;
+    let progress = Progress {
+        next_offset: batch.next_offset,
+        last_event_id: batch.last_event_id(),
+        topic_id,
+    };
+    transaction.advance(stream, progress).await?;
+    Ok(Outcome::Applied(Applied {
+        progress,
+        ..result.applied
+    }))
 }
 
 /// Records of one partition, and where the group stands after them.
@@ -151,7 +169,7 @@ impl Batch<'_> {
 }
 
 async fn sort_by_what_is_held(
-    conn: &mut Connection,
+    transaction: &mut dyn Transaction,
     stream: &Stream,
     batch: &Batch<'_>,
     offsets: (i64, i64),
@@ -163,12 +181,12 @@ async fn sort_by_what_is_held(
             .iter()
             .filter_map(|decoded| decoded.record.key.as_deref())
             .collect();
-        dead_letters::held_keys(conn, stream, &keys).await?
+        transaction.held_keys(stream, &keys).await?
     } else {
         HashSet::new()
     };
     let held_before = if opened.held_before {
-        dead_letters::held_before(conn, stream, offsets).await?
+        transaction.held_before(stream, offsets).await?
     } else {
         Vec::new()
     };
@@ -183,7 +201,7 @@ struct BatchResult {
 
 /// The effects of new events.
 async fn effect(
-    conn: &mut Connection,
+    transaction: &mut dyn Transaction,
     stream: &Stream,
     records: &[Decoded],
     sorted: Sorted,
@@ -208,11 +226,11 @@ async fn effect(
     let done: Vec<usize> = match attempt {
         Attempt::WholeBatch => {
             let events: Vec<_> = candidates.into_iter().map(|c| c.received).collect();
-            handlers::apply(conn, &events).await?;
+            transaction.apply(&events).await?;
             fresh
         }
         Attempt::Isolate { attempts } => {
-            let narrowed = apply_narrowing(conn, &candidates).await?;
+            let narrowed = apply_narrowing(transaction, &candidates).await?;
             let undone: Vec<EventId> = narrowed
                 .guilty
                 .iter()
@@ -220,7 +238,7 @@ async fn effect(
                 .chain(narrowed.blocked.iter().copied())
                 .map(|nth| candidates[nth].received.event_id)
                 .collect();
-            inbox::unrecord(conn, &stream.group, &undone).await?;
+            transaction.unrecord(&stream.group, &undone).await?;
             letters.extend(
                 narrowed
                     .guilty
@@ -252,11 +270,11 @@ async fn effect(
 
 /// Holds the letters and announces the dead among them through the outbox.
 async fn move_to_dead_letters(
-    conn: &mut Connection,
+    transaction: &mut dyn Transaction,
     stream: &Stream,
     result: &mut BatchResult,
 ) -> Result<(), EffectError> {
-    if let Some(offset) = dead_letters::hold(conn, stream, &result.letters).await? {
+    if let Some(offset) = transaction.hold(stream, &result.letters).await? {
         return Err(EffectError::PlaceTaken(offset));
     }
     let mut events: Vec<NewEvent> = Vec::new();
@@ -276,7 +294,7 @@ async fn move_to_dead_letters(
         }
     }
     if !events.is_empty() {
-        outbox::append(conn, &events).await?;
+        transaction.append(&events).await?;
     }
     Ok(())
 }

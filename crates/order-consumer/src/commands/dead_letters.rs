@@ -8,13 +8,14 @@ use clap::{Args, Subcommand};
 use domain::Position;
 use serde::Serialize;
 use service::output::{print, print_json, printable, table};
+use storage::Fault;
 use storage::inbox::dead_letters::{self, Ending, Filter, Listed};
-use storage::{Connection, Fault};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Context, key_text};
 use crate::apply::error::EffectError;
+use crate::ports::Inbox;
 use crate::redrive::{Decided, Decision, DecisionError, decide};
 use crate::registry::Registry;
 
@@ -180,6 +181,7 @@ async fn settle(context: &Context, decision: Decision, which: Which) -> anyhow::
             positions.extend(unsettled.await?);
         }
     }
+    let mut inbox = context.inbox();
     let (mut total, mut stuck) = (Decided::default(), 0);
     let mut keys: HashSet<(&str, Vec<u8>)> = HashSet::new();
     for position in &positions {
@@ -193,7 +195,7 @@ async fn settle(context: &Context, decision: Decision, which: Which) -> anyhow::
             }
         }
         let decided = retry_on_lock(
-            &mut conn,
+            &mut inbox,
             context.group(),
             position,
             decision,
@@ -228,7 +230,7 @@ async fn settle(context: &Context, decision: Decision, which: Which) -> anyhow::
 }
 
 async fn retry_on_lock(
-    conn: &mut Connection,
+    inbox: &mut dyn Inbox,
     group: &str,
     position: &Position,
     decision: Decision,
@@ -237,7 +239,7 @@ async fn retry_on_lock(
 ) -> Result<Decided, DecisionError> {
     let mut tries = 1;
     loop {
-        let decided = decide(conn, group, position, decision, registry, dry_run).await;
+        let decided = decide(inbox, group, position, decision, registry, dry_run).await;
         match decided {
             Err(DecisionError::Effect(error)) if tries < TRIES && is_trouble(&error) => tries += 1,
             decided => return decided,

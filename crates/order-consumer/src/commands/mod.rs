@@ -10,6 +10,7 @@ use messaging::Cluster;
 use service::{Source, exit_code_for_settings};
 use storage::{Connection, Session};
 
+use crate::adapters::postgres::PostgresInbox;
 use crate::handlers::registry;
 use crate::registry::Registry;
 use crate::settings::CommandSettings;
@@ -26,6 +27,12 @@ impl Context {
     async fn connect(&self) -> anyhow::Result<Connection> {
         let session = Session::long_running(NAME);
         Ok(self.settings.database.connect(&session).await?)
+    }
+
+    /// For transactions. Connects when first used.
+    fn inbox(&self) -> PostgresInbox {
+        let session = Session::long_running(NAME);
+        PostgresInbox::new(self.settings.database.clone(), session)
     }
 
     /// The topics in `only`, or all consumed topics if it is empty.

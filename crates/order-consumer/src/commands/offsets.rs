@@ -5,16 +5,15 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use diesel_async::AsyncConnection;
 use messaging::PartitionReader;
 use service::output::{print, table};
-use storage::inbox::{self, Stream};
-use storage::{Connection, StorageError};
+use storage::inbox::Stream;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::Context;
+use crate::ports::Inbox;
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
@@ -91,7 +90,7 @@ struct Move {
 pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<ExitCode> {
     let Command::Reset(reset) = command;
     let cluster = context.cluster()?;
-    let mut conn = context.connect().await?;
+    let mut inbox = context.inbox();
     let topics = context.topics(&reset.topics.topics)?;
     if topics.len() > 1 && !reset.partitions.is_empty() {
         bail!("--partition needs exactly one --topic");
@@ -132,7 +131,7 @@ pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         }
     }
     let mut rows = Vec::new();
-    for (stream, before) in moves.iter().zip(befores(&mut conn, &moves).await?) {
+    for (stream, before) in moves.iter().zip(befores(&mut inbox, &moves).await?) {
         rows.push([
             stream.stream.topic.clone(),
             stream.stream.partition.to_string(),
@@ -141,23 +140,22 @@ pub(crate) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         ]);
     }
     if !reset.dry_run {
-        conn.transaction(async |conn| {
-            for to in &moves {
-                inbox::reset(conn, &to.stream, to.next_offset, to.topic_id).await?;
-            }
-            Ok::<_, StorageError>(())
-        })
-        .await?;
+        let mut transaction = inbox.begin().await?;
+        for to in &moves {
+            let reset = transaction.reset(&to.stream, to.next_offset, to.topic_id);
+            reset.await?;
+        }
+        transaction.commit().await?;
     }
     let after = if reset.dry_run { "WOULD BE" } else { "NOW" };
     print(&table(["TOPIC", "PARTITION", "BEFORE", after], &rows))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn befores(conn: &mut Connection, moves: &[Move]) -> anyhow::Result<Vec<Option<i64>>> {
+async fn befores(inbox: &mut dyn Inbox, moves: &[Move]) -> anyhow::Result<Vec<Option<i64>>> {
     let mut befores = Vec::new();
     for to in moves {
-        let progress = inbox::progress(conn, &to.stream).await?;
+        let progress = inbox.progress(&to.stream).await?;
         befores.push(progress.map(|progress| progress.next_offset));
     }
     Ok(befores)

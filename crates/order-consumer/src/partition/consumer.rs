@@ -1,12 +1,13 @@
 //! Consumes one owned partition, under one epoch.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use messaging::{ErrorKind, PartitionReader};
+use messaging::ErrorKind;
 use service::retry::bounds;
 use service::{CancellationToken, RetryLoop};
-use storage::inbox::{self, Progress};
-use storage::{DedicatedConnection, StorageError};
+use storage::StorageError;
+use storage::inbox::Progress;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -19,9 +20,7 @@ use crate::partition::pending_batch::{BatchSize, PendingBatch};
 use crate::partition::position;
 use crate::partition::prefetch::{FetchedBatch, Prefetch};
 use crate::partition::step::{PositionError, Step, StepError};
-
-/// Beyond what the session allows a transaction on the server's side.
-const APPLY_DEADLINE: Duration = Duration::from_secs(30);
+use crate::ports::{RecordReader, TRANSACTION_DEADLINE};
 
 /// How long a stop, or another owner, waits for a batch that is being applied.
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
@@ -39,7 +38,6 @@ const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
 /// See the module.
 pub struct PartitionConsumer {
     context: PartitionContext,
-    connection: DedicatedConnection,
     /// Begins where the group stands; `None` until that was looked up, and after a failed fetch
     /// or a fence.
     prefetch: Option<Prefetch>,
@@ -49,7 +47,7 @@ pub struct PartitionConsumer {
     /// When it was last known that the group stands where this consumer does.
     confirmed: Instant,
     /// Asked how long the partition has become, while no batch tells.
-    end: PartitionReader,
+    end: Box<dyn RecordReader>,
     /// Kafka's id of the topic that is read, as it is recorded.
     topic_id: Option<Uuid>,
 }
@@ -59,7 +57,6 @@ impl PartitionConsumer {
     pub fn new(context: PartitionContext) -> Self {
         Self {
             end: context.reader(),
-            connection: DedicatedConnection::new(context.database.clone(), context.session.clone()),
             context,
             prefetch: None,
             batch: None,
@@ -83,9 +80,10 @@ impl PartitionConsumer {
                 tokio::time::sleep(FINISH_DEADLINE).await;
             };
             let stepped = tokio::select! {
+                biased;
                 stepped = self.step(&stop) => stepped,
                 () = too_late => {
-                    self.connection.cancel().await;
+                    self.context.inbox.cancel().await;
                     break;
                 }
             };
@@ -265,9 +263,8 @@ impl PartitionConsumer {
     }
 
     async fn progress(&mut self) -> Result<Progress, StepError> {
-        let stream = &self.context.stream;
-        let look = async |conn: &mut _| inbox::progress(conn, stream).await;
-        let progress = self.connection.call(APPLY_DEADLINE, look).await?;
+        let PartitionContext { inbox, stream, .. } = &mut self.context;
+        let progress = inbox.progress(stream).await?;
         self.confirmed = Instant::now();
         Ok(progress.unwrap_or_default())
     }
@@ -289,19 +286,18 @@ impl PartitionConsumer {
     /// to fetch.
     async fn open(&mut self) -> Result<Prefetch, StepError> {
         let mut reader = self.context.reader();
-        let mut conn = self.connection.take().await?;
         let PartitionContext {
             stream,
+            inbox,
             topic_progress,
             ..
-        } = &self.context;
-        let known = position::known(&mut conn, stream).await?;
+        } = &mut self.context;
+        let known = inbox.progress(stream).await?;
         if let Some(progress) = &known {
             // Also when it is not to be found there: then the lag tells.
             topic_progress.begin(stream.partition, progress.next_offset, Instant::now());
         }
-        let found = position::find(&mut conn, &mut reader, stream, known).await?;
-        self.connection.keep(conn);
+        let found = position::find(&mut **inbox, &mut *reader, stream, known).await?;
         self.topic_id = found.topic_id;
         let next_offset = found.next_offset;
         let (registry, topic) = (
@@ -312,25 +308,32 @@ impl PartitionConsumer {
     }
 
     async fn apply(&mut self) -> Result<Outcome, StepError> {
-        let mut conn = self.connection.take().await?;
+        let PartitionContext {
+            stream,
+            inbox,
+            leases,
+            epoch,
+            metrics,
+            ..
+        } = &mut self.context;
+        inbox.connect().await?;
         let Some(batch) = &mut self.batch else {
             return Ok(Outcome::Fenced);
         };
         let fence = Fence {
-            owner: self.context.leases.member(),
-            epoch: self.context.epoch,
+            owner: leases.member(),
+            epoch: *epoch,
             expected_offset: batch.fetched().from,
             topic_id: self.topic_id,
         };
         let (attempt, records) = batch.attempt(self.batch_size);
         let count = records.records.len();
-        let applying = apply(&mut conn, &self.context.stream, fence, &records, attempt);
-        let outcome = match tokio::time::timeout(APPLY_DEADLINE, applying).await {
+        let applying = apply(&mut **inbox, stream, fence, &records, attempt);
+        let outcome = match tokio::time::timeout(TRANSACTION_DEADLINE, applying).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) if error.blames_an_event(true) => {
                 batch.failed();
-                self.context.metrics.retries.inc();
-                self.connection.keep(conn);
+                metrics.retries.inc();
                 return Err(StepError::Handler {
                     attempt: batch.failures(),
                     source: error,
@@ -350,11 +353,10 @@ impl PartitionConsumer {
             Ok(Err(error)) => return Err(StepError::Undecided(error)),
             Err(_) => {
                 self.batch_size.shrink(count);
-                self.connection.cancel().await;
-                return Err(StorageError::Deadline(APPLY_DEADLINE).into());
+                inbox.cancel().await;
+                return Err(StorageError::Deadline(TRANSACTION_DEADLINE).into());
             }
         };
-        self.connection.keep(conn);
         self.batch_size.grow(count);
         self.confirmed = Instant::now();
         Ok(outcome)
@@ -363,7 +365,7 @@ impl PartitionConsumer {
     async fn out_of_range(&mut self) -> Result<PositionError, StepError> {
         let mut reader = self.context.reader();
         let next_offset = self.progress().await?.next_offset;
-        Ok(position::out_of_range(&mut reader, &self.context.stream, next_offset).await?)
+        Ok(position::out_of_range(&mut *reader, &self.context.stream, next_offset).await?)
     }
 
     fn stand_at(&self, next_offset: i64, fetched: &FetchedBatch) {

@@ -1,21 +1,21 @@
 //! What a partition's consumer is made of.
 
-use messaging::{Cluster, PartitionReader};
+use std::sync::Arc;
+
 use service::{ReadinessIssues, Tracer};
 use storage::inbox::Stream;
 use storage::lease::Leases;
-use storage::{Database, Session};
 
 use crate::metrics::TopicMetrics;
 use crate::partition::progress::TopicProgress;
+use crate::ports::{Inbox, RecordReader, RecordSource};
 use crate::registry::Registry;
 
 /// See the module.
 pub struct PartitionContext {
     pub stream: Stream,
-    pub database: Database,
-    pub session: Session,
-    pub cluster: Cluster,
+    pub inbox: Box<dyn Inbox>,
+    pub records: Arc<dyn RecordSource>,
     pub leases: Leases,
     /// The epoch the partition is owned under; the consumer ends with it.
     pub epoch: i64,
@@ -33,11 +33,9 @@ impl PartitionContext {
         self.leases.epoch(self.stream.partition) == Some(self.epoch)
     }
 
-    pub(crate) fn reader(&self) -> PartitionReader {
-        let Stream {
-            topic, partition, ..
-        } = &self.stream;
-        PartitionReader::new(self.cluster.clone(), topic, *partition)
+    pub(crate) fn reader(&self) -> Box<dyn RecordReader> {
+        self.records
+            .reader(&self.stream.topic, self.stream.partition)
     }
 
     /// For people: topic and partition.

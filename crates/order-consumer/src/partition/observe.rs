@@ -1,9 +1,8 @@
 //! What a partition's consumer tells of its work: metrics, log lines, spans, and where it stands.
 
-use std::time::Instant;
-
 use storage::inbox::Stream;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use tracing::{error, warn};
 
 use crate::apply::decode::Decoded;

@@ -2,25 +2,12 @@
 
 use std::time::Duration;
 
-use messaging::{ErrorKind, KafkaError, PartitionReader, envelope};
-use storage::inbox::{self, Progress, Stream};
-use storage::{Connection, StorageError, with_timeout};
+use messaging::{ErrorKind, KafkaError, envelope};
+use storage::inbox::{Progress, Stream};
 use uuid::Uuid;
 
 use crate::partition::step::{PositionError, StepError};
-
-const DEADLINE: Duration = Duration::from_secs(10);
-
-/// What was recorded last.
-///
-/// # Errors
-/// When Postgres cannot be asked.
-pub(crate) async fn known(
-    conn: &mut Connection,
-    stream: &Stream,
-) -> Result<Option<Progress>, StorageError> {
-    with_timeout(DEADLINE, inbox::progress(conn, stream)).await
-}
+use crate::ports::{Inbox, RecordReader};
 
 /// A place that was found.
 #[derive(Debug, Clone, Copy)]
@@ -36,16 +23,15 @@ pub(crate) struct Found {
 /// # Errors
 /// When Kafka or Postgres cannot be asked, or the partition is another one than it was.
 pub(crate) async fn find(
-    conn: &mut Connection,
-    reader: &mut PartitionReader,
+    inbox: &mut dyn Inbox,
+    reader: &mut dyn RecordReader,
     stream: &Stream,
     known: Option<Progress>,
 ) -> Result<Found, StepError> {
     let topic_id = reader.topic_id().await?;
     let Some(progress) = known else {
         let next_offset = reader.earliest().await?;
-        let begin = inbox::begin_at(conn, stream, next_offset, topic_id);
-        with_timeout::<_, StorageError>(DEADLINE, begin).await?;
+        inbox.begin_at(stream, next_offset, topic_id).await?;
         return Ok(Found {
             next_offset,
             topic_id,
@@ -65,8 +51,7 @@ pub(crate) async fn find(
     }
     recognise(reader, stream, progress).await?;
     if let (None, Some(id)) = (progress.topic_id, topic_id) {
-        let identify = inbox::identify(conn, stream, next_offset, id);
-        with_timeout::<_, StorageError>(DEADLINE, identify).await?;
+        inbox.identify(stream, next_offset, id).await?;
     }
     Ok(Found {
         next_offset,
@@ -77,7 +62,7 @@ pub(crate) async fn find(
 /// Compares the record before the place with what was there when it was consumed. What Kafka no
 /// longer has cannot be compared; what is missing from there on, the next fetch finds out.
 async fn recognise(
-    reader: &mut PartitionReader,
+    reader: &mut dyn RecordReader,
     stream: &Stream,
     progress: Progress,
 ) -> Result<(), StepError> {
@@ -136,7 +121,7 @@ pub(crate) fn lost(stream: &Stream, error: &KafkaError) -> Option<PositionError>
 /// # Errors
 /// When Kafka cannot be asked.
 pub(crate) async fn out_of_range(
-    reader: &mut PartitionReader,
+    reader: &mut dyn RecordReader,
     stream: &Stream,
     next_offset: i64,
 ) -> Result<PositionError, KafkaError> {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use messaging::{Fetched, KafkaError, PartitionReader};
+use messaging::{Fetched, KafkaError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::apply::decode::{Decoded, decode};
+use crate::ports::RecordReader;
 use crate::registry::Registry;
 
 /// About how much one fetch brings; also what bounds a batch.
@@ -45,7 +46,7 @@ impl Prefetch {
     pub(crate) fn start(
         registry: Registry,
         topic: String,
-        mut reader: PartitionReader,
+        mut reader: Box<dyn RecordReader>,
         mut offset: i64,
     ) -> Self {
         // One place: a batch is fetched only when the one before has been taken.

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use service::ReadinessIssues;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::metrics::TopicMetrics;
 

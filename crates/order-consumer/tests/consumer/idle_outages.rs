@@ -1,5 +1,6 @@
 //! A consumer that has nothing to do tells all the same when it could do nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use local_stack::testing::{KafkaProxy, Spawned, eventually};
@@ -214,7 +215,7 @@ async fn asked_to_stop_while_nobody_says_where_it_stands_it_stops() {
     proxy.set_mute(true);
     let (context, _) = fixture.context(0, &leases);
     let mut consumer = PartitionConsumer::new(PartitionContext {
-        cluster: Cluster::new(proxy.brokers().parse().unwrap()),
+        records: Arc::new(Cluster::new(proxy.brokers().parse().unwrap())),
         ..context
     });
     let stop = CancellationToken::new();

@@ -120,7 +120,7 @@ async fn p7_an_outage_spends_no_attempt() {
     let (_keeper, leases) = fixture.owner().await;
     let (context, metrics) = fixture.context(0, &leases);
     let mut consumer = PartitionConsumer::new(PartitionContext {
-        session: Session::leased("test", Duration::from_millis(300)),
+        inbox: fixture.inbox(Session::leased("test", Duration::from_millis(300))),
         ..context
     });
     fixture

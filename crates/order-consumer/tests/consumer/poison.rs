@@ -9,6 +9,7 @@ use domain::{OrderCreated, Position, Received};
 use futures::future::BoxFuture;
 use local_stack::testing::{RawBatch, RawRecord, detour};
 use messaging::OutgoingRecord;
+use order_consumer::adapters::postgres::PostgresInbox;
 use order_consumer::handlers::{Handler, HandlerError, ProductSales};
 use order_consumer::partition::PartitionContext;
 use order_consumer::partition::{PartitionConsumer, Step, StepError};
@@ -154,7 +155,10 @@ async fn p8_a_flood_of_nonsense_passes_where_postgres_is_far_away() {
     fixture.produce(0, vec![order("P-1", 1)]).await;
     let (context, metrics) = fixture.context(0, &leases);
     let mut consumer = PartitionConsumer::new(PartitionContext {
-        database: slow_way(fixture.test.url(), Duration::from_millis(4)).await,
+        inbox: Box::new(PostgresInbox::new(
+            slow_way(fixture.test.url(), Duration::from_millis(4)).await,
+            Session::leased("test", Duration::from_secs(10)),
+        )),
         ..context
     });
     // One by one they would take longer than a transaction may.
@@ -196,7 +200,7 @@ async fn handlers_too_slow_for_what_was_fetched_get_less_at_once() {
     let (context, metrics) = fixture.context(0, &leases);
     let mut consumer = PartitionConsumer::new(PartitionContext {
         // A transaction may take two thirds of it.
-        session: Session::leased("test", Duration::from_millis(1_500)),
+        inbox: fixture.inbox(Session::leased("test", Duration::from_millis(1_500))),
         registry: fixture.registry(vec![Box::new(Slow)]),
         ..context
     });
@@ -319,7 +323,7 @@ async fn what_waits_is_as_good_as_it_came_also_with_headers_that_say_nothing() {
     fixture.append(UNPACKED, 1, &body(&[timeless])).await;
     assert_eq!(drain(&mut consumer).await, 0);
     let session = Session::long_running("test");
-    let mut conn = fixture.database.connect(&session).await.unwrap();
+    let mut inbox = fixture.inbox(session);
     let first = Position {
         topic: fixture.topic.clone(),
         partition: 0,
@@ -327,7 +331,7 @@ async fn what_waits_is_as_good_as_it_came_also_with_headers_that_say_nothing() {
     };
     let registry = fixture.registry(vec![Box::new(ProductSales)]);
     let decided = decide(
-        &mut conn,
+        &mut *inbox,
         GROUP,
         &first,
         Decision::Discard,

@@ -1,6 +1,7 @@
 //! A place that is no longer what it was stops the partition until somebody decides.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use local_stack::testing::{KafkaProxy, delete_topic, eventually};
 use messaging::{Cluster, PartitionWriter};
@@ -8,6 +9,7 @@ use order_consumer::partition::PartitionContext;
 use order_consumer::partition::PositionError;
 use order_consumer::partition::{PartitionConsumer, Step, StepError};
 use service::CancellationToken;
+use tokio::time::Instant;
 
 use crate::support::{Fixture, drain, order};
 
@@ -101,7 +103,7 @@ async fn without_ids_a_topic_made_again_is_told_by_its_last_record() {
     let consumer = || {
         let (context, _) = fixture.context(0, &leases);
         PartitionConsumer::new(PartitionContext {
-            cluster: old(),
+            records: Arc::new(old()),
             ..context
         })
     };

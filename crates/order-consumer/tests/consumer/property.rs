@@ -8,13 +8,14 @@ use messaging::IncomingRecord;
 use order_consumer::Registry;
 use order_consumer::apply::decode::{Decoded, decode};
 use order_consumer::apply::transaction::{Attempt, Batch, Fence, Outcome, apply};
+use order_consumer::ports::{Inbox, InboxFactory};
 use order_consumer::redrive::{Decision, decide};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use storage::inbox::dead_letters;
 use storage::inbox::{self, Stream};
-use storage::lease::{Keeper, Leases};
+use storage::lease::Leases;
 use storage::{Connection, Session};
 use time::OffsetDateTime;
 
@@ -77,6 +78,7 @@ fn record(key: usize, id: EventId, quantity: i64, broken: bool) -> IncomingRecor
 struct Run<'a> {
     fixture: &'a Fixture,
     conn: Connection,
+    inbox: Box<dyn Inbox>,
     leases: &'a Leases,
     stream: Stream,
     registry: Registry,
@@ -94,7 +96,7 @@ impl Run<'_> {
             records,
             next_offset: from + i64::try_from(records.len()).unwrap(),
         };
-        apply(&mut self.conn, &self.stream, fence, &batch, attempt)
+        apply(&mut *self.inbox, &self.stream, fence, &batch, attempt)
             .await
             .ok()
     }
@@ -132,7 +134,7 @@ impl Run<'_> {
             }
             for position in held {
                 decide(
-                    &mut self.conn,
+                    &mut *self.inbox,
                     group,
                     &position,
                     Decision::Discard,
@@ -198,12 +200,12 @@ async fn p5_p8_each_good_event_once_in_the_order_of_its_key() {
         let session = Session::long_running("test");
         let scope = Stream::lease_scope(&group, &fixture.topic);
         let ttl = std::time::Duration::from_mins(1);
-        let (mut keeper, leases) =
-            Keeper::new(fixture.database.clone(), session.clone(), scope, ttl, 1);
+        let (mut keeper, leases) = fixture.inboxes().leases(&scope, ttl, 1);
         keeper.beat().await.unwrap();
         let mut run = Run {
             fixture: &fixture,
             conn: fixture.database.connect(&session).await.unwrap(),
+            inbox: fixture.inbox(session),
             leases: &leases,
             stream: Stream {
                 group,

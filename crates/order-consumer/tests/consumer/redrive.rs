@@ -83,10 +83,10 @@ async fn what_is_held_is_applied_in_order_or_given_up() {
     let ids: Vec<String> = records.iter().map(event_id).collect();
     fixture.produce(0, records).await;
     work(&mut consumer).await;
-    let mut conn = fixture.operator().await;
+    let mut inbox = fixture.inbox(Session::long_running("test"));
     let mut decide = async |offset, decision, dry_run| {
         decide(
-            &mut conn,
+            &mut *inbox,
             GROUP,
             &fixture.position(offset),
             decision,
@@ -160,6 +160,7 @@ async fn p5_p3_redriving_while_new_events_of_the_keys_arrive() {
         let (fixture, done) = (Arc::clone(&fixture), done.clone());
         async move {
             let mut conn = fixture.operator().await;
+            let mut inbox = fixture.inbox(Session::long_running("test"));
             let mut redriven = 0;
             loop {
                 // At no moment does a key wait for nothing.
@@ -173,7 +174,7 @@ async fn p5_p3_redriving_while_new_events_of_the_keys_arrive() {
                 }
                 for position in held {
                     match decide(
-                        &mut conn,
+                        &mut *inbox,
                         GROUP,
                         &position,
                         Decision::Redrive,

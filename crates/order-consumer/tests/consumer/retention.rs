@@ -1,5 +1,6 @@
 //! Inbox rows go after their time, and not before.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use order_consumer::Metrics;
@@ -7,7 +8,6 @@ use order_consumer::retention::{Cleaner, Cleaning, Pass};
 use prometheus_client::registry::Registry;
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::UnknownTopicHandling;
-use storage::Session;
 use storage::lease::Leases;
 
 use crate::support::{Fixture, GROUP, drain, order};
@@ -29,9 +29,8 @@ fn cleaner(fixture: &Fixture, leases: Leases) -> Cleaner {
     Cleaner {
         group: GROUP.to_owned(),
         topic: fixture.topic.clone(),
-        database: fixture.database.clone(),
-        session: Session::request("test"),
-        cluster: fixture.cluster.clone(),
+        inboxes: Arc::new(fixture.inboxes()),
+        records: Arc::new(fixture.cluster.clone()),
         leases,
         metrics: Metrics::register(&mut Registry::default()).of(&fixture.topic),
         retention: Duration::from_hours(1),

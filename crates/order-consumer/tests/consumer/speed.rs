@@ -7,7 +7,7 @@ use std::time::Instant;
 use order_consumer::apply::decode::{Decoded, decode};
 use order_consumer::apply::transaction::{Attempt, Batch, Fence, Outcome, apply};
 use storage::Session;
-use storage::inbox::{self, Stream};
+use storage::inbox::Stream;
 
 use crate::servers::TOPIC;
 use crate::support::{Fixture, GROUP, order};
@@ -51,8 +51,8 @@ async fn speed_of_a_batch_beside_the_bare_insert() {
         partition: 0,
     };
     let session = Session::long_running("test");
-    let mut conn = fixture.database.connect(&session).await.unwrap();
-    inbox::begin_at(&mut conn, &stream, 0, None).await.unwrap();
+    let mut inbox = fixture.inbox(session);
+    inbox.begin_at(&stream, 0, None).await.unwrap();
     let bare = fixture
         .sql
         .prepare(
@@ -96,7 +96,7 @@ async fn speed_of_a_batch_beside_the_bare_insert() {
                     records,
                     next_offset: from,
                 };
-                let applied = apply(&mut conn, &stream, fence, &batch, Attempt::WholeBatch);
+                let applied = apply(&mut *inbox, &stream, fence, &batch, Attempt::WholeBatch);
                 let Outcome::Applied(applied) = applied.await.unwrap() else {
                     panic!("the partition is ours")
                 };

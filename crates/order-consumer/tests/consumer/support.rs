@@ -1,15 +1,18 @@
 //! A partition's consumer driven step by step, and records to feed it with.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{NewEvent, Order, OrderCreated, OutboxEvent, ProductId};
 use local_stack::testing::{TestDatabase, eventually, unique_topic};
 use messaging::{Cluster, OutgoingRecord, PartitionReader, PartitionWriter, envelope};
+use order_consumer::adapters::postgres::{PostgresInbox, PostgresInboxes};
 use order_consumer::handlers::{Handler, ProductSales};
 use order_consumer::metrics::TopicMetrics;
 use order_consumer::partition::PartitionContext;
 use order_consumer::partition::TopicProgress;
 use order_consumer::partition::{PartitionConsumer, Step};
+use order_consumer::ports::{Inbox, InboxFactory};
 use order_consumer::{Metrics, Registry};
 use service::{CancellationToken, Readiness, ReadinessIssues, Tracer};
 use storage::inbox::Stream;
@@ -58,15 +61,19 @@ impl Fixture {
             .unwrap()
     }
 
+    pub(crate) fn inboxes(&self) -> PostgresInboxes {
+        PostgresInboxes::new(self.database.clone())
+    }
+
+    /// An inbox over a connection of its own.
+    pub(crate) fn inbox(&self, session: Session) -> Box<dyn Inbox> {
+        Box::new(PostgresInbox::new(self.database.clone(), session))
+    }
+
     /// A member that owns every partition, by one beat of its keeper.
     pub(crate) async fn owner(&self) -> (Keeper, Leases) {
-        let (mut keeper, leases) = Keeper::new(
-            self.database.clone(),
-            Session::leased("test", TTL),
-            Stream::lease_scope(GROUP, &self.topic),
-            TTL,
-            PARTITIONS,
-        );
+        let scope = Stream::lease_scope(GROUP, &self.topic);
+        let (mut keeper, leases) = self.inboxes().leases(&scope, TTL, PARTITIONS);
         keeper.beat().await.unwrap();
         (keeper, leases)
     }
@@ -113,9 +120,8 @@ impl Fixture {
                 topic: self.topic.clone(),
                 partition,
             },
-            database: self.database.clone(),
-            session: Session::leased("test", TTL),
-            cluster: self.cluster.clone(),
+            inbox: self.inbox(Session::leased("test", TTL)),
+            records: Arc::new(self.cluster.clone()),
             leases: leases.clone(),
             epoch: leases.epoch(partition).expect("owned"),
             registry: self.registry(vec![Box::new(ProductSales)]),
