@@ -335,8 +335,11 @@ pub trait Transaction: Send {
     /// Whether it happened may be unknown then: the fence of the next batch tells.
     async fn commit(self: Box<Self>) -> Result<(), StorageError>;
 
-    /// Rolls back, after which the connection serves the next call; if it cannot, there is a new one.
-    async fn rollback(self: Box<Self>);
+    /// Rolls back.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked. The transaction then ends with its connection.
+    async fn rollback(self: Box<Self>) -> Result<(), StorageError>;
 }
 
 /// Kafka as consumers know it: topics, and records to read.

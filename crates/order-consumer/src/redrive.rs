@@ -90,7 +90,7 @@ pub async fn decide(
     if decided.is_ok() && !dry_run {
         transaction.commit().await?;
     } else {
-        transaction.rollback().await;
+        transaction.rollback().await?;
     }
     decided
 }

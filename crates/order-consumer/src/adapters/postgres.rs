@@ -11,7 +11,9 @@ use storage::inbox::retention::{self, Sweep, Swept};
 use storage::inbox::{self, Opened, Progress, Stream};
 use storage::lease::{self, Keeper, Leases, MemberId, Snapshot};
 use storage::pg::fault;
-use storage::{Connection, Database, DedicatedConnection, Session, StorageError, outbox};
+use storage::{
+    Connection, Database, DedicatedConnection, Session, StorageError, TransactionError, outbox,
+};
 use uuid::Uuid;
 
 use crate::NAME;
@@ -337,11 +339,14 @@ impl Transaction for PostgresTransaction<'_> {
         Ok(())
     }
 
-    async fn rollback(mut self: Box<Self>) {
+    async fn rollback(mut self: Box<Self>) -> Result<(), StorageError> {
         // Also where the connection is not kept: locks are given back at once.
-        let rolled_back = Manager::rollback_transaction(&mut self.conn).await;
-        if rolled_back.is_ok() && !self.is_broken {
-            self.home.keep(self.conn);
+        match Manager::rollback_transaction(&mut self.conn).await {
+            Ok(()) if !self.is_broken => self.home.keep(self.conn),
+            // What broke it was said before.
+            Ok(()) | Err(TransactionError::BrokenTransactionManager) => {}
+            Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
 }

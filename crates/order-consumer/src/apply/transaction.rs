@@ -91,7 +91,7 @@ pub async fn apply(
                 return Ok(outcome);
             }
             Err(error) => {
-                transaction.rollback().await;
+                transaction.rollback().await?;
                 match error {
                     // Likely from here on, and then it cannot be said again.
                     EffectError::MetBefore => dedup = Dedup::Thorough,
