@@ -20,6 +20,7 @@ mod narrowing;
 mod offsets;
 mod ops;
 mod poison;
+mod ports;
 mod position;
 mod process;
 mod progress;
