@@ -161,12 +161,16 @@ impl Statement<'_> {
         Ok((events > 0).then_some(blocked).into_iter().collect())
     }
 
+    /// The units that the fence lets pass. Where nothing is pending, nobody asks for them.
     fn owned_of(
         &mut self,
         scope: &str,
         member: MemberId,
         holds: &[&Hold],
     ) -> Result<Vec<(i32, i64)>, Failure> {
+        if !holds.iter().any(|hold| self.is_pending(hold)) {
+            return Ok(Vec::new());
+        }
         let mut units: Vec<(i32, i64)> = holds.iter().map(|hold| unit(hold)).collect();
         units.sort_unstable();
         units.dedup();
@@ -174,6 +178,12 @@ impl Statement<'_> {
             return Ok(units);
         }
         self.fence_units(scope, member, &units)
+    }
+
+    fn is_pending(&self, hold: &Hold) -> bool {
+        let key = (hold.slot.number(), hold.id);
+        let row = self.tables.pending.get(self.view(), &key);
+        row.is_some_and(|row| self.version(&key, row) == hold.version)
     }
 
     /// The lowest id before this one that blocks its key.

@@ -293,11 +293,11 @@ impl Statement<'_> {
         let in_place = |row: &Progress| {
             (row.next_offset == expected || any_offset) && (row.topic_id == topic_id || any_topic)
         };
-        let owned = |row: &LeaseRow| row.owner == Some(owner) && (row.epoch == epoch || any_epoch);
+        let ours = |row: &LeaseRow| row.owner == Some(owner) && (row.epoch == epoch || any_epoch);
         let (offsets, leases) = (&self.tables.offsets, &self.tables.leases);
         let view = self.writer.view;
         if !offsets.get(view, &key).is_some_and(in_place)
-            || !leases.get(view, &lease_key).is_some_and(owned)
+            || !leases.get(view, &lease_key).is_some_and(ours)
         {
             return Ok(false);
         }
@@ -306,7 +306,7 @@ impl Statement<'_> {
         }
         let offset = offsets.lock(&mut self.writer, &key, Mode::Exclusive)?;
         let lease = leases.lock(&mut self.writer, &lease_key, Mode::Shared)?;
-        Ok(offset.as_ref().is_some_and(in_place) && lease.as_ref().is_some_and(owned))
+        Ok(offset.as_ref().is_some_and(in_place) && lease.as_ref().is_some_and(ours))
     }
 
     /// Inserts what is not there, and returns it.

@@ -137,6 +137,13 @@ impl Locks {
         false
     }
 
+    pub(super) fn waits_for(
+        &self,
+        transaction: TransactionId,
+    ) -> impl Iterator<Item = TransactionId> {
+        self.waits.get(&transaction).into_iter().flatten().copied()
+    }
+
     /// It no longer waits, whatever comes of it. Its place in queues stays until it has the lock or ends.
     pub(super) fn resume(&mut self, transaction: TransactionId) {
         self.waits.remove(&transaction);

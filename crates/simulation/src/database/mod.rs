@@ -147,6 +147,13 @@ impl Database {
         Some(*session.0)
     }
 
+    /// The transactions that a session's operation waits for.
+    pub fn waits_for(&self, session: SessionId) -> impl Iterator<Item = TransactionId> {
+        let waiting = self.sessions.get(&session).and_then(|s| s.transaction);
+        let blockers = waiting.map(|transaction| self.locks.waits_for(transaction));
+        blockers.into_iter().flatten()
+    }
+
     /// How many transactions have ended, or were rolled back to a savepoint. What waits may go on when
     /// this has grown.
     pub fn ended(&self) -> u64 {
