@@ -194,7 +194,7 @@ impl Statement<'_> {
                     discarded_at: Some(self.now),
                     ..row
                 };
-                held.update(&mut self.writer, &id, row);
+                held.update(&mut self.writer, &id, row)?;
                 discarded += 1;
             }
         }
@@ -225,7 +225,7 @@ impl Statement<'_> {
                         blocked_by: first,
                         ..row
                     };
-                    held.update(&mut self.writer, &id, row);
+                    held.update(&mut self.writer, &id, row)?;
                 }
             }
         }
@@ -278,7 +278,7 @@ impl Statement<'_> {
         if there.is_none() {
             return Ok(false);
         }
-        published.delete(&mut self.writer, &id);
+        published.delete(&mut self.writer, &id)?;
         if let Some(row) = self.tables.events.get(self.writer.view, &id) {
             let (slot, bytes) = (slot(&row.event.key).number(), event_bytes(&row.event));
             self.enqueue(slot, id, bytes)?;

@@ -10,7 +10,7 @@ use storage::inbox::dead_letters::{
 
 use super::error::DatabaseError;
 use super::hash;
-use super::locks::{Mode, Target};
+use super::locks::Mode;
 use super::mutation::Mutation;
 use super::rows::{DeadLetterKey, DeadLetterRow};
 use super::transaction::{Failure, Scope, Statement};
@@ -292,7 +292,7 @@ impl Statement<'_> {
         let keys = keys.iter();
         let locks: BTreeSet<i64> = keys.map(|key| hash::inbox_key(group, topic, key)).collect();
         for lock in locks {
-            self.writer.lock(Target::Advisory(lock), mode)?;
+            self.writer.lock(lock, mode)?;
         }
         Ok(())
     }
@@ -317,7 +317,7 @@ impl Statement<'_> {
             };
             let replace = |old: DeadLetterRow| old.settled.is_some().then(|| row.clone());
             let table = &mut self.tables.dead_letters;
-            if !table.upsert(&mut self.writer, &key, row.clone(), replace)? {
+            if !table.upsert(&mut self.writer, &key, &row, replace)? {
                 taken.insert(letter.offset);
             }
         }
@@ -335,7 +335,7 @@ impl Statement<'_> {
         if letters.get(self.writer.view, key).is_some_and(&wanted) {
             let row = letters.lock(&mut self.writer, key, Mode::Exclusive)?;
             if let Some(row) = row.filter(wanted) {
-                letters.update(&mut self.writer, key, changed(row));
+                letters.update(&mut self.writer, key, changed(row))?;
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use storage::outbox::{HeldEvents, Hold, HoldCause};
 use super::Connection;
 use super::error::DatabaseError;
 use super::hash;
-use super::locks::{Mode, Target};
+use super::locks::Mode;
 use super::mutation::Mutation;
 use super::rows::HeldRow;
 use super::transaction::{Failure, Scope, Statement};
@@ -104,7 +104,7 @@ impl Statement<'_> {
             .collect();
         locks.sort_unstable();
         for lock in locks {
-            self.writer.lock(Target::Advisory(lock), Mode::Exclusive)?;
+            self.writer.lock(lock, Mode::Exclusive)?;
         }
         Ok(())
     }
@@ -161,16 +161,14 @@ impl Statement<'_> {
         Ok((events > 0).then_some(blocked).into_iter().collect())
     }
 
-    /// The units that the fence lets pass. Where nothing is pending, nobody asks for them.
+    /// The units that the fence lets pass, locked also where it turns out that nothing is pending. A
+    /// plan of Postgres may not ask for them then.
     fn owned_of(
         &mut self,
         scope: &str,
         member: MemberId,
         holds: &[&Hold],
     ) -> Result<Vec<(i32, i64)>, Failure> {
-        if !holds.iter().any(|hold| self.is_pending(hold)) {
-            return Ok(Vec::new());
-        }
         let mut units: Vec<(i32, i64)> = holds.iter().map(|hold| unit(hold)).collect();
         units.sort_unstable();
         units.dedup();
@@ -178,12 +176,6 @@ impl Statement<'_> {
             return Ok(units);
         }
         self.fence_units(scope, member, &units)
-    }
-
-    fn is_pending(&self, hold: &Hold) -> bool {
-        let key = (hold.slot.number(), hold.id);
-        let row = self.tables.pending.get(self.view(), &key);
-        row.is_some_and(|row| self.version(&key, row) == hold.version)
     }
 
     /// The lowest id before this one that blocks its key.
@@ -209,7 +201,7 @@ impl Statement<'_> {
         let row = row(bytes.unwrap_or(0));
         let latest = |_| Some(row.clone());
         let table = &mut self.tables.held;
-        table.upsert(&mut self.writer, &hold.id, row.clone(), latest)
+        table.upsert(&mut self.writer, &hold.id, &row, latest)
     }
 }
 

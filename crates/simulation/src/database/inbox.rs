@@ -97,7 +97,7 @@ impl Connection<'_> {
         self.run(|statement| {
             let (key, row) = (offset_key(stream), at(next_offset, topic_id));
             let offsets = &mut statement.tables.offsets;
-            offsets.upsert(&mut statement.writer, &key, row, |_| Some(row))?;
+            offsets.upsert(&mut statement.writer, &key, &row, |_| Some(row))?;
             Ok(())
         })
     }
@@ -133,16 +133,9 @@ impl Connection<'_> {
         if events.is_empty() {
             return Ok(true);
         }
-        let recorded = self.run(|statement| {
-            let new = statement.record(stream, events)?;
-            if new.len() < events.len() {
-                return Err(Failure::UniqueViolation);
-            }
-            Ok(true)
-        });
-        match recorded {
+        match self.run(|statement| statement.record(stream, events, Met::Fails)) {
             Err(DatabaseError::UniqueViolation) => Ok(false),
-            recorded => recorded,
+            recorded => recorded.map(|_| true),
         }
     }
 
@@ -158,7 +151,7 @@ impl Connection<'_> {
         if events.is_empty() {
             return Ok(HashSet::new());
         }
-        self.run(|statement| statement.record(stream, events))
+        self.run(|statement| statement.record(stream, events, Met::IsLeftOut))
     }
 
     /// As `storage::inbox::follow_copies`.
@@ -190,7 +183,7 @@ impl Connection<'_> {
                 let inbox = &mut statement.tables.inbox;
                 let there = inbox.lock(&mut statement.writer, &key, Mode::Exclusive)?;
                 if there.is_some() {
-                    inbox.delete(&mut statement.writer, &key);
+                    inbox.delete(&mut statement.writer, &key)?;
                 }
             }
             Ok(())
@@ -218,7 +211,7 @@ impl Connection<'_> {
         self.run(|statement| {
             let (key, effects) = (target.to_owned(), &mut statement.tables.effects);
             let more = |had: Vec<EventId>| Some([had, vec![event]].concat());
-            effects.upsert(&mut statement.writer, &key, vec![event], more)?;
+            effects.upsert(&mut statement.writer, &key, &vec![event], more)?;
             Ok(())
         })
     }
@@ -234,6 +227,13 @@ fn at(next_offset: i64, topic_id: Option<Uuid>) -> Progress {
         last_event_id: None,
         topic_id,
     }
+}
+
+/// What becomes of an event that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Met {
+    Fails,
+    IsLeftOut,
 }
 
 /// In the order in which a statement takes them.
@@ -254,7 +254,7 @@ impl Statement<'_> {
         if offsets.get(self.writer.view, &key).is_some_and(&wanted) {
             let row = offsets.lock(&mut self.writer, &key, Mode::Exclusive)?;
             if let Some(row) = row.filter(wanted) {
-                offsets.update(&mut self.writer, &key, changed(row));
+                offsets.update(&mut self.writer, &key, changed(row))?;
             }
         }
         Ok(())
@@ -314,6 +314,7 @@ impl Statement<'_> {
         &mut self,
         stream: &Stream,
         events: &[(EventId, i64)],
+        met: Met,
     ) -> Result<HashSet<EventId>, Failure> {
         let mut new = HashSet::new();
         for (event, offset) in by_id(events) {
@@ -332,6 +333,8 @@ impl Statement<'_> {
             let inserted = self.tables.inbox.insert(&mut self.writer, key, row)?;
             if inserted || self.has(Mutation::InboxAppliesCopies) {
                 new.insert(event);
+            } else if met == Met::Fails {
+                return Err(Failure::UniqueViolation);
             }
         }
         Ok(new)
@@ -357,7 +360,7 @@ impl Statement<'_> {
                 })
             };
             let inbox = &mut self.tables.inbox;
-            inbox.upsert(&mut self.writer, &key, new.clone(), follow)?;
+            inbox.upsert(&mut self.writer, &key, &new, follow)?;
         }
         Ok(())
     }

@@ -65,7 +65,7 @@ impl Connection<'_> {
         me: MemberId,
         seen: &[(i32, i64)],
     ) -> Result<Vec<Claim>, DatabaseError> {
-        self.run(|statement| Ok(statement.claim(scope, me, seen)))
+        self.run(|statement| statement.claim(scope, me, seen))
     }
 
     /// As `storage::lease::release`.
@@ -162,40 +162,46 @@ impl Statement<'_> {
         };
         let members = &mut self.tables.members;
         let seen = members.get(self.writer.view, &key).copied();
-        members.upsert(&mut self.writer, &key, row, |_| Some(row))?;
-        if self.has(Mutation::RenewRevivesExpired) && seen.is_some_and(|m| !m.is_alive(self.now)) {
-            self.revive(scope, me)?;
-        }
+        members.upsert(&mut self.writer, &key, &row, |_| Some(row))?;
         let owned = self.leases(scope);
         let mine = owned.filter(|(_, row)| row.owner == Some(me));
-        Ok(mine
+        let mut claims: Vec<Claim> = mine
             .map(|(unit, row)| Claim {
                 unit,
                 epoch: row.epoch,
             })
-            .collect())
+            .collect();
+        if self.has(Mutation::RenewRevivesExpired) && seen.is_some_and(|m| !m.is_alive(self.now)) {
+            claims.extend(self.revive(scope, me)?);
+        }
+        Ok(claims)
     }
 
     /// [`Mutation::RenewRevivesExpired`].
-    fn revive(&mut self, scope: &str, me: MemberId) -> Result<(), Failure> {
+    fn revive(&mut self, scope: &str, me: MemberId) -> Result<Vec<Claim>, Failure> {
+        let mut revived = Vec::new();
         for (unit, row) in self.leases(scope).collect::<Vec<_>>() {
             if let Some((_, epoch)) = row.previous.filter(|(owner, _)| *owner == me) {
-                let key = (scope.to_owned(), unit);
-                self.tables
-                    .leases
-                    .lock(&mut self.writer, &key, Mode::Exclusive)?;
-                let revived = LeaseRow {
+                let (key, leases) = ((scope.to_owned(), unit), &mut self.tables.leases);
+                leases.lock(&mut self.writer, &key, Mode::Exclusive)?;
+                let row = LeaseRow {
                     owner: Some(me),
                     epoch,
                     previous: None,
                 };
-                self.tables.leases.update(&mut self.writer, &key, revived);
+                leases.update(&mut self.writer, &key, row)?;
+                revived.push(Claim { unit, epoch });
             }
         }
-        Ok(())
+        Ok(revived)
     }
 
-    fn claim(&mut self, scope: &str, me: MemberId, seen: &[(i32, i64)]) -> Vec<Claim> {
+    fn claim(
+        &mut self,
+        scope: &str,
+        me: MemberId,
+        seen: &[(i32, i64)],
+    ) -> Result<Vec<Claim>, Failure> {
         let mut claimed = Vec::new();
         let mut units: Vec<(i32, i64)> = seen.to_vec();
         units.sort_unstable();
@@ -213,7 +219,7 @@ impl Statement<'_> {
             }
             // What changed since the snapshot is looked at again.
             let leases = &self.tables.leases;
-            let Some(row) = leases.try_lock(&mut self.writer, &key) else {
+            let Some(row) = leases.try_lock(&mut self.writer, &key)? else {
                 continue;
             };
             if !free(self, &row) {
@@ -223,17 +229,16 @@ impl Statement<'_> {
             let claimed_row = LeaseRow {
                 owner: Some(me),
                 epoch: row.epoch + raise,
-                previous: row.owner.map(|owner| (owner, row.epoch)),
+                previous: row.owner.map(|owner| (owner, row.epoch)).or(row.previous),
             };
-            self.tables
-                .leases
-                .update(&mut self.writer, &key, claimed_row);
+            let leases = &mut self.tables.leases;
+            leases.update(&mut self.writer, &key, claimed_row)?;
             claimed.push(Claim {
                 unit,
                 epoch: claimed_row.epoch,
             });
         }
-        claimed
+        Ok(claimed)
     }
 
     fn disown(
@@ -254,8 +259,13 @@ impl Statement<'_> {
             let leases = &mut self.tables.leases;
             let row = leases.lock(&mut self.writer, &key, Mode::Exclusive)?;
             if let Some(row) = row.filter(mine) {
-                let row = LeaseRow { owner: None, ..row };
-                leases.update(&mut self.writer, &key, row);
+                let previous = row.owner.map(|owner| (owner, row.epoch));
+                let row = LeaseRow {
+                    owner: None,
+                    previous,
+                    ..row
+                };
+                leases.update(&mut self.writer, &key, row)?;
                 released += 1;
             }
         }
@@ -270,7 +280,7 @@ impl Statement<'_> {
         let members = &mut self.tables.members;
         let row = members.lock(&mut self.writer, key, Mode::Exclusive)?;
         if row.is_some_and(|row| which(&row)) {
-            members.delete(&mut self.writer, key);
+            members.delete(&mut self.writer, key)?;
         }
         Ok(())
     }

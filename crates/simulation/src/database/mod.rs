@@ -24,6 +24,7 @@ mod status;
 mod table;
 mod transaction;
 mod unavailable;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -92,7 +92,10 @@ impl Statement<'_> {
     pub(super) fn enqueue(&mut self, slot: i16, id: i64, bytes: i32) -> Result<(), Failure> {
         let row = PendingRow {
             bytes,
-            writer: self.writer.view.transaction,
+            version: RowVersion::from_numbers(
+                self.writer.view.transaction.xmin(),
+                self.writer.next_row(),
+            ),
         };
         let pending = &mut self.tables.pending;
         pending.insert(&mut self.writer, (slot, id), row)?;
@@ -163,17 +166,12 @@ impl Statement<'_> {
                     slot,
                     id: key.1,
                     bytes: row.bytes,
-                    version: self.version(key, row),
+                    version: row.version,
                 });
             }
         }
         found.sort_unstable_by_key(|row| row.id);
         found
-    }
-
-    pub(super) fn version(&self, key: &(i16, i64), row: &PendingRow) -> RowVersion {
-        let place = self.tables.pending.place(self.view(), key);
-        RowVersion::from_numbers(row.writer.xmin(), place.unwrap_or(0))
     }
 
     /// The groups of unavailable events of each slot and topic of these.
@@ -261,13 +259,13 @@ impl Statement<'_> {
         let Some(row) = self.tables.pending.get(self.view(), key) else {
             return Ok(false);
         };
-        if !any && self.version(key, row) != version {
+        if !any && row.version != version {
             return Ok(false);
         }
         let pending = &mut self.tables.pending;
         let there = pending.lock(&mut self.writer, key, Mode::Exclusive)?;
         if there.is_some() {
-            pending.delete(&mut self.writer, key);
+            pending.delete(&mut self.writer, key)?;
         }
         Ok(there.is_some())
     }

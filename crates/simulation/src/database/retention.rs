@@ -28,7 +28,8 @@ impl Connection<'_> {
         size: i64,
     ) -> Result<Option<Cleaned>, DatabaseError> {
         self.call("clean", Scope::Transaction, |call| {
-            if !call.step(|statement| Ok(statement.try_lock_retention()))? {
+            let lock = Target::Advisory(hash::retention("public"));
+            if !call.step(|statement| statement.writer.try_lock(lock))? {
                 return Ok(None);
             }
             let behind = (Bound::Excluded(after.unwrap_or(i64::MIN)), Bound::Unbounded);
@@ -46,7 +47,7 @@ impl Connection<'_> {
     /// # Errors
     /// Any [`DatabaseError`].
     pub fn sweep(&mut self, sweep: &Sweep<'_>) -> Result<Swept, DatabaseError> {
-        self.run(|statement| Ok(statement.sweep(sweep)))
+        self.run(|statement| statement.sweep(sweep))
     }
 
     /// As `storage::inbox::retention::sweep_dead_letters`.
@@ -54,7 +55,7 @@ impl Connection<'_> {
     /// # Errors
     /// Any [`DatabaseError`].
     pub fn sweep_dead_letters(&mut self, sweep: &Sweep<'_>) -> Result<i64, DatabaseError> {
-        self.run(|statement| Ok(statement.sweep_dead_letters(sweep)))
+        self.run(|statement| statement.sweep_dead_letters(sweep))
     }
 
     /// As `storage::inbox::retention::unpublished_older_than`.
@@ -84,15 +85,6 @@ impl Statement<'_> {
         at.checked_add(than).is_some_and(|end| end < self.began)
     }
 
-    fn try_lock_retention(&mut self) -> bool {
-        let target = Target::Advisory(hash::retention("public"));
-        let transaction = self.writer.view.transaction;
-        self.writer
-            .locks
-            .is_free(target, transaction, Mode::Exclusive)
-            && self.writer.lock(target, Mode::Exclusive).is_ok()
-    }
-
     fn clean_published(
         &mut self,
         retention: Duration,
@@ -109,11 +101,11 @@ impl Statement<'_> {
             let published = &mut self.tables.published;
             let end = processed_at.checked_add(retention);
             if end.is_none_or(|end| end >= self.began)
-                || published.try_lock(&mut self.writer, id).is_none()
+                || published.try_lock(&mut self.writer, id)?.is_none()
             {
                 continue;
             }
-            published.delete(&mut self.writer, id);
+            published.delete(&mut self.writer, id)?;
             self.delete_event(*id)?;
             deleted += 1;
         }
@@ -151,8 +143,8 @@ impl Statement<'_> {
                 continue;
             }
             let held = &mut self.tables.held;
-            if held.try_lock(&mut self.writer, id).is_some() {
-                held.delete(&mut self.writer, id);
+            if held.try_lock(&mut self.writer, id)?.is_some() {
+                held.delete(&mut self.writer, id)?;
                 self.delete_event(*id)?;
                 deleted += 1;
             }
@@ -165,7 +157,7 @@ impl Statement<'_> {
         let events = &mut self.tables.events;
         let there = events.lock(&mut self.writer, &id, Mode::Exclusive)?;
         if there.is_some() {
-            events.delete(&mut self.writer, &id);
+            events.delete(&mut self.writer, &id)?;
         }
         Ok(())
     }
@@ -183,7 +175,7 @@ impl Statement<'_> {
         Ok(i64::try_from(old.len()).unwrap_or(i64::MAX))
     }
 
-    fn sweep(&mut self, sweep: &Sweep<'_>) -> Swept {
+    fn sweep(&mut self, sweep: &Sweep<'_>) -> Result<Swept, Failure> {
         let key = |id: Uuid| (sweep.group.to_owned(), id);
         let behind = Bound::Excluded(key(sweep.after.unwrap_or(Uuid::nil())));
         let rows = self
@@ -213,20 +205,20 @@ impl Statement<'_> {
             let key = key(*id);
             if inbox.get(self.writer.view, &key).is_some_and(old)
                 && inbox
-                    .try_lock(&mut self.writer, &key)
+                    .try_lock(&mut self.writer, &key)?
                     .is_some_and(|row| old(&row))
             {
-                inbox.delete(&mut self.writer, &key);
+                inbox.delete(&mut self.writer, &key)?;
                 deleted += 1;
             }
         }
-        Swept {
+        Ok(Swept {
             reached: walked.last().copied(),
             deleted,
-        }
+        })
     }
 
-    fn sweep_dead_letters(&mut self, sweep: &Sweep<'_>) -> i64 {
+    fn sweep_dead_letters(&mut self, sweep: &Sweep<'_>) -> Result<i64, Failure> {
         let began = self.began;
         let old = |row: &DeadLetterRow| {
             row.settled.is_some_and(|(at, _)| {
@@ -246,14 +238,14 @@ impl Statement<'_> {
             for key in gone.collect::<Vec<_>>() {
                 if deleted < sweep.limit
                     && letters
-                        .try_lock(&mut self.writer, &key)
+                        .try_lock(&mut self.writer, &key)?
                         .is_some_and(|row| old(&row))
                 {
-                    letters.delete(&mut self.writer, &key);
+                    letters.delete(&mut self.writer, &key)?;
                     deleted += 1;
                 }
             }
         }
-        deleted
+        Ok(deleted)
     }
 }

@@ -6,7 +6,7 @@ use domain::{EventId, NewEvent};
 use storage::inbox::Progress;
 use storage::inbox::dead_letters::{DeadLetter, Ending};
 use storage::lease::MemberId;
-use storage::outbox::{Destination, HoldCause};
+use storage::outbox::{Destination, HoldCause, RowVersion};
 use uuid::Uuid;
 
 use super::table::{Journal, Table};
@@ -24,7 +24,7 @@ pub struct EventRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PendingRow {
     pub bytes: i32,
-    pub(super) writer: TransactionId,
+    pub version: RowVersion,
 }
 
 /// A row of `outbox_published`, by id.

@@ -4,16 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeBounds;
 
-use super::locks::{Locks, Mode, Target};
+use super::locks::{Mode, Target};
 use super::transaction::{Failure, TransactionId};
+use super::writer::{View, Writer};
 
 /// Which row: the same through all updates, another one for a row that is inserted again.
 pub(super) type RowId = u64;
 
 /// Who wrote a version, or ended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stamp {
-    Running(TransactionId),
+pub(super) enum Stamp {
+    /// At this step of a transaction that runs.
+    Running(TransactionId, u64),
     /// By a transaction with this place in the order of commits.
     Committed(u64),
 }
@@ -61,54 +63,13 @@ impl<K, R> Default for Table<K, R> {
     }
 }
 
-/// What a statement sees: what was committed before it, and what its own transaction did.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct View {
-    pub(super) transaction: TransactionId,
-    /// The last commit that it sees.
-    pub(super) commit: u64,
-}
-
-impl View {
-    fn sees(self, stamp: Stamp) -> bool {
-        match stamp {
-            Stamp::Running(transaction) => transaction == self.transaction,
-            Stamp::Committed(commit) => commit <= self.commit,
-        }
-    }
-
-    fn visible<R>(self, version: &Version<R>) -> bool {
-        self.sees(version.created) && !version.ended.is_some_and(|ended| self.sees(ended))
+impl<R> Version<R> {
+    fn is_visible(&self, view: View) -> bool {
+        view.sees(self.created) && !self.ended.is_some_and(|ended| view.sees(ended))
     }
 }
 
-/// What a statement needs to change rows.
-#[derive(Debug)]
-pub(super) struct Writer<'a> {
-    pub(super) locks: &'a mut Locks,
-    pub(super) view: View,
-    /// Counts locks and changes, so that some can be undone.
-    pub(super) step: &'a mut u64,
-    /// Counts rows.
-    pub(super) last_row: &'a mut RowId,
-}
-
-impl Writer<'_> {
-    fn next_step(&mut self) -> u64 {
-        *self.step += 1;
-        *self.step
-    }
-
-    /// Takes a lock, or names those to wait for.
-    pub(super) fn lock(&mut self, target: Target, mode: Mode) -> Result<(), Failure> {
-        let step = self.next_step();
-        self.locks
-            .acquire(target, self.view.transaction, mode, step)
-            .map_err(Failure::Wait)
-    }
-}
-
-impl<K: Ord + Clone, R: Clone> Table<K, R> {
+impl<K: Ord + Clone, R: Clone + Send + 'static> Table<K, R> {
     /// The visible rows of a range, ascending.
     pub(super) fn scan(
         &self,
@@ -116,7 +77,7 @@ impl<K: Ord + Clone, R: Clone> Table<K, R> {
         range: impl RangeBounds<K>,
     ) -> impl Iterator<Item = (&K, &R)> {
         self.rows.range(range).filter_map(move |(key, versions)| {
-            let version = versions.iter().rev().find(|v| view.visible(v))?;
+            let version = versions.iter().rev().find(|v| v.is_visible(view))?;
             Some((key, &version.row))
         })
     }
@@ -127,7 +88,7 @@ impl<K: Ord + Clone, R: Clone> Table<K, R> {
 
     fn visible(&self, view: View, key: &K) -> Option<&Version<R>> {
         let mut versions = self.rows.get(key)?.iter().rev();
-        versions.find(|version| view.visible(version))
+        versions.find(|version| version.is_visible(view))
     }
 
     /// The row and the transaction of its visible version: `ctid` and `xmin`, of a table whose rows
@@ -158,22 +119,19 @@ impl<K: Ord + Clone, R: Clone> Table<K, R> {
         let Some(of) = self.place(writer.view, key) else {
             return Ok(None);
         };
-        writer.lock(Target::Row(of), mode)?;
-        Ok(self.newest(writer.view, key, of))
+        writer.once(|writer| {
+            writer.acquire(Target::Row(of), mode)?;
+            Ok(self.newest(writer.view, key, of))
+        })
     }
 
     /// The same, `skip locked`: also `None` when somebody else has it.
-    pub(super) fn try_lock(&self, writer: &mut Writer<'_>, key: &K) -> Option<R> {
-        let of = self.place(writer.view, key)?;
-        let transaction = writer.view.transaction;
-        if !writer
-            .locks
-            .is_free(Target::Row(of), transaction, Mode::Exclusive)
-        {
-            return None;
-        }
-        writer.lock(Target::Row(of), Mode::Exclusive).ok()?;
-        self.newest(writer.view, key, of)
+    pub(super) fn try_lock(&self, writer: &mut Writer<'_>, key: &K) -> Result<Option<R>, Failure> {
+        let Some(of) = self.place(writer.view, key) else {
+            return Ok(None);
+        };
+        let taken = writer.try_lock(Target::Row(of))?;
+        Ok(taken.then(|| self.newest(writer.view, key, of)).flatten())
     }
 
     /// Inserts a row, or gives the one that is there, seen or not, the version that `conflict` makes of
@@ -182,13 +140,15 @@ impl<K: Ord + Clone, R: Clone> Table<K, R> {
         &mut self,
         writer: &mut Writer<'_>,
         key: &K,
-        row: R,
+        row: &R,
         conflict: impl Fn(R) -> Option<R>,
     ) -> Result<bool, Failure> {
         while !self.insert(writer, key.clone(), row.clone())? {
             if let Some(met) = self.lock_met(writer, key)? {
-                let changed = conflict(met).map(|row| self.update(writer, key, row));
-                return Ok(changed.is_some());
+                return match conflict(met) {
+                    Some(changed) => self.update(writer, key, changed).map(|()| true),
+                    None => Ok(false),
+                };
             }
         }
         Ok(true)
@@ -196,12 +156,14 @@ impl<K: Ord + Clone, R: Clone> Table<K, R> {
 
     /// Locks the row of a key that [`Table::insert`] met. `None` when it is gone: to be inserted then.
     fn lock_met(&self, writer: &mut Writer<'_>, key: &K) -> Result<Option<R>, Failure> {
-        let met = self.rows.get(key).and_then(|versions| versions.last());
-        let Some(of) = met.map(|version| version.of) else {
-            return Ok(None);
-        };
-        writer.lock(Target::Row(of), Mode::Exclusive)?;
-        Ok(self.newest(writer.view, key, of))
+        writer.once(|writer| {
+            let met = self.rows.get(key).and_then(|versions| versions.last());
+            let Some(of) = met.map(|version| version.of) else {
+                return Ok(None);
+            };
+            writer.acquire(Target::Row(of), Mode::Exclusive)?;
+            Ok(self.newest(writer.view, key, of))
+        })
     }
 
     /// Of a row that is locked, so that nobody else is changing it.
@@ -210,7 +172,7 @@ impl<K: Ord + Clone, R: Clone> Table<K, R> {
         let ended = match version.ended {
             None => false,
             Some(Stamp::Committed(_)) => true,
-            Some(Stamp::Running(transaction)) => transaction == view.transaction,
+            Some(Stamp::Running(transaction, _)) => transaction == view.transaction,
         };
         (version.of == of && !ended).then(|| version.row.clone())
     }
@@ -223,56 +185,70 @@ impl<K: Ord + Clone, R: Clone> Table<K, R> {
         key: K,
         row: R,
     ) -> Result<bool, Failure> {
-        let me = writer.view.transaction;
-        if let Some(last) = self.rows.get(&key).and_then(|versions| versions.last()) {
-            match (last.created, last.ended) {
-                (_, Some(Stamp::Running(other))) | (Stamp::Running(other), None) if other != me => {
-                    return Err(Failure::Wait([other].into()));
+        writer.once(|writer| {
+            let me = writer.view.transaction;
+            if let Some(last) = self.rows.get(&key).and_then(|versions| versions.last()) {
+                match (last.created, last.ended) {
+                    (_, Some(Stamp::Running(other, _))) | (Stamp::Running(other, _), None)
+                        if other != me =>
+                    {
+                        return Err(Failure::Wait([other].into()));
+                    }
+                    (_, None) => return Ok(false),
+                    (_, Some(_)) => {}
                 }
-                (_, None) => return Ok(false),
-                (_, Some(_)) => {}
             }
-        }
-        *writer.last_row += 1;
-        let of = *writer.last_row;
-        self.rows.entry(key.clone()).or_default().push(Version {
-            of,
-            created: Stamp::Running(me),
-            ended: None,
-            row,
-        });
-        self.note(writer, key, Kind::Inserted);
-        Ok(true)
+            let of = writer.next_row();
+            let created = self.note(writer, key.clone(), Kind::Inserted);
+            self.rows.entry(key).or_default().push(Version {
+                of,
+                created,
+                ended: None,
+                row,
+            });
+            Ok(true)
+        })
     }
 
     /// Gives a row that is locked a new version.
-    pub(super) fn update(&mut self, writer: &mut Writer<'_>, key: &K, row: R) {
-        let versions = self.rows.get_mut(key).expect("a locked row is there");
-        let last = versions.last_mut().expect("a key has versions");
-        let me = Stamp::Running(writer.view.transaction);
-        last.ended = Some(me);
-        let of = last.of;
-        versions.push(Version {
-            of,
-            created: me,
-            ended: None,
-            row,
-        });
-        self.note(writer, key.clone(), Kind::Updated);
+    pub(super) fn update(
+        &mut self,
+        writer: &mut Writer<'_>,
+        key: &K,
+        row: R,
+    ) -> Result<(), Failure> {
+        writer.once(|writer| {
+            let created = self.note(writer, key.clone(), Kind::Updated);
+            let versions = self.rows.get_mut(key).expect("a locked row is there");
+            let last = versions.last_mut().expect("a key has versions");
+            last.ended = Some(created);
+            let of = last.of;
+            versions.push(Version {
+                of,
+                created,
+                ended: None,
+                row,
+            });
+            Ok(())
+        })
     }
 
     /// Deletes a row that is locked.
-    pub(super) fn delete(&mut self, writer: &mut Writer<'_>, key: &K) {
-        let versions = self.rows.get_mut(key).expect("a locked row is there");
-        let last = versions.last_mut().expect("a key has versions");
-        last.ended = Some(Stamp::Running(writer.view.transaction));
-        self.note(writer, key.clone(), Kind::Deleted);
+    pub(super) fn delete(&mut self, writer: &mut Writer<'_>, key: &K) -> Result<(), Failure> {
+        writer.once(|writer| {
+            let ended = self.note(writer, key.clone(), Kind::Deleted);
+            let versions = self.rows.get_mut(key).expect("a locked row is there");
+            let last = versions.last_mut().expect("a key has versions");
+            last.ended = Some(ended);
+            Ok(())
+        })
     }
 
-    fn note(&mut self, writer: &mut Writer<'_>, key: K, kind: Kind) {
-        let step = writer.next_step();
-        let changes = self.changes.entry(writer.view.transaction).or_default();
+    fn note(&mut self, writer: &mut Writer<'_>, key: K, kind: Kind) -> Stamp {
+        let (transaction, step) = (writer.view.transaction, writer.next_step());
+        let changes = self.changes.entry(transaction).or_default();
         changes.push(Change { step, key, kind });
+        Stamp::Running(transaction, step)
     }
 
     /// Removes the versions of a key that no snapshot from `horizon` on sees; true when none of those
@@ -301,15 +277,15 @@ pub(super) trait Journal {
     fn undo(&mut self, transaction: TransactionId, step: u64);
 }
 
-impl<K: Ord + Clone, R: Clone> Journal for Table<K, R> {
+impl<K: Ord + Clone, R: Clone + Send + 'static> Journal for Table<K, R> {
     fn commit(&mut self, transaction: TransactionId, commit: u64, horizon: u64) {
-        let running = Stamp::Running(transaction);
+        let running = |stamp| matches!(stamp, Stamp::Running(of, _) if of == transaction);
         for change in self.changes.remove(&transaction).unwrap_or_default() {
             for version in self.rows.get_mut(&change.key).into_iter().flatten() {
-                if version.created == running {
+                if running(version.created) {
                     version.created = Stamp::Committed(commit);
                 }
-                if version.ended == Some(running) {
+                if version.ended.is_some_and(running) {
                     version.ended = Some(Stamp::Committed(commit));
                 }
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::DatabaseError;
 use super::mutation::Mutation;
 use super::rows::Tables;
-use super::table::{View, Writer};
+use super::writer::{Log, View, Writer};
 use super::{Connection, Database};
 
 /// A connection to the database.
@@ -43,20 +43,20 @@ pub(super) struct Transaction {
     failed: bool,
     /// Where savepoints were set, the outermost first.
     savepoints: Vec<u64>,
-    /// A statement that waits: its snapshot and where its changes began.
     waiting: Option<Waiting>,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// A statement that waits.
+#[derive(Debug)]
 struct Waiting {
-    commit: u64,
-    step: u64,
+    view: View,
+    log: Log,
 }
 
 impl Transaction {
     /// The snapshot of a statement that waits.
     pub(super) fn snapshot(&self) -> Option<u64> {
-        self.waiting.map(|waiting| waiting.commit)
+        self.waiting.as_ref().map(|waiting| waiting.view.commit)
     }
 }
 
@@ -354,30 +354,28 @@ impl Database {
         now: Duration,
         statement: impl FnOnce(&mut Statement<'_>) -> Result<T, Failure>,
     ) -> Result<T, DatabaseError> {
+        let (commit, step) = (self.last_commit, self.step);
         let transaction = self.running(id);
         if transaction.failed {
             return Err(DatabaseError::Aborted);
         }
         let began = transaction.began;
-        let waiting = match transaction.waiting {
-            Some(waiting) => waiting,
-            None => Waiting {
-                commit: self.last_commit,
-                step: self.step,
+        let mut waiting = transaction.waiting.take().unwrap_or(Waiting {
+            view: View {
+                transaction: id,
+                commit,
+                step,
             },
-        };
-        // What it had changed it changes again; what it had locked it keeps.
-        self.tables.undo(id, waiting.step);
+            log: Log::default(),
+        });
+        waiting.log.rewind();
         self.locks.resume(id);
-        let view = View {
-            transaction: id,
-            commit: waiting.commit,
-        };
         let result = statement(&mut Statement {
             tables: &mut self.tables,
             writer: Writer {
                 locks: &mut self.locks,
-                view,
+                view: waiting.view,
+                log: &mut waiting.log,
                 step: &mut self.step,
                 last_row: &mut self.last_row,
             },
@@ -387,10 +385,7 @@ impl Database {
             mutation: self.mutation,
         });
         match result {
-            Ok(result) => {
-                self.running(id).waiting = None;
-                Ok(result)
-            }
+            Ok(result) => Ok(result),
             Err(Failure::Wait(blockers)) => {
                 let first = *blockers.first().expect("somebody is waited for");
                 if self.locks.wait(id, blockers) {

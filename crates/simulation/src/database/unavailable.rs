@@ -86,7 +86,7 @@ impl Statement<'_> {
         let Some(row) = row.filter(wanted) else {
             return Ok(None);
         };
-        held.delete(&mut self.writer, &id);
+        held.delete(&mut self.writer, &id)?;
         self.enqueue(row.slot, id, row.bytes)?;
         Ok(Some(row))
     }

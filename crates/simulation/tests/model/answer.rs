@@ -49,12 +49,21 @@ impl Answer {
             );
         }
         for large in &batch.oversized {
-            let _ = write!(text, "[{} is too large: {} {}] ", large.id, large.topic, large.key);
+            let _ = write!(
+                text,
+                "[{} is too large: {} {}] ",
+                large.id, large.topic, large.key
+            );
         }
         for orphan in &batch.orphans {
             let _ = write!(text, "[{} is an orphan] ", orphan.id);
         }
-        let _ = write!(text, "{} B {}", batch.bytes, Self::groups(&batch.groups).text);
+        let _ = write!(
+            text,
+            "{} B {}",
+            batch.bytes,
+            Self::groups(&batch.groups).text
+        );
         let seen = |pending: &PendingEvent| Seen {
             slot: pending.slot,
             id: pending.id,
@@ -81,7 +90,9 @@ impl Answer {
 
     pub(crate) fn held(held: &[HeldEvents]) -> Self {
         let held = held.iter();
-        let mut held: Vec<_> = held.map(|held| (held.cause.as_str(), held.events)).collect();
+        let mut held: Vec<_> = held
+            .map(|held| (held.cause.as_str(), held.events))
+            .collect();
         held.sort_unstable();
         Self::of(held)
     }
@@ -137,7 +148,13 @@ impl Answer {
             .iter()
             .map(|s| {
                 let record = (&s.key, &s.value, &s.header_names, &s.header_values);
-                (s.partition, s.offset, record, s.omitted_bytes, s.cause.as_str())
+                (
+                    s.partition,
+                    s.offset,
+                    record,
+                    s.omitted_bytes,
+                    s.cause.as_str(),
+                )
             })
             .collect();
         stored.sort_unstable();

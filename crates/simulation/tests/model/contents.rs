@@ -44,7 +44,11 @@ pub(crate) fn of_model(database: &Database) -> Vec<String> {
         ));
     }
     for ((scope, unit), row) in database.leases() {
-        lines.push(format!("lease {scope} {unit} {} {}", text(row.owner), row.epoch));
+        lines.push(format!(
+            "lease {scope} {unit} {} {}",
+            text(row.owner),
+            row.epoch
+        ));
     }
     for ((scope, member), row) in database.members() {
         lines.push(format!("member {scope} {member} {}", row.ttl.as_secs()));
@@ -57,7 +61,9 @@ pub(crate) fn of_model(database: &Database) -> Vec<String> {
     for ((group, topic, partition), row) in database.offsets() {
         let (last, topic_id) = (text(row.last_event_id), text(row.topic_id));
         let next = row.next_offset;
-        lines.push(format!("offset {group} {topic} {partition} {next} {last} {topic_id}"));
+        lines.push(format!(
+            "offset {group} {topic} {partition} {next} {last} {topic_id}"
+        ));
     }
     for ((group, topic, partition, offset), row) in database.dead_letters() {
         let letter = &row.letter;

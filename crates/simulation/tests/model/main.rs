@@ -14,11 +14,14 @@ mod postgres;
 mod run;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 
 use local_stack::testing::TestDatabase;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use simulation::database::Mutation;
+use tokio::task::JoinSet;
 
 use generator::Generator;
 use operation::Operation;
@@ -26,7 +29,9 @@ use postgres::{Difference, PostgresRun};
 use run::{ModelRun, SESSIONS, Step};
 
 const CASES: u64 = 80;
-const OPERATIONS: usize = 60;
+const OPERATIONS: usize = 100;
+/// Cases at once, each on a database of its own.
+const WORKERS: u64 = 3;
 
 /// What happened in a case, and what the tables had at its end.
 struct Recorded {
@@ -64,8 +69,14 @@ async fn case(postgres: &mut PostgresRun, seed: u64) -> Result<Option<Recorded>,
     let contents = contents::of_model(&model.database);
     let real = postgres.contents().await;
     if contents != real {
-        let missing: Vec<_> = real.iter().filter(|line| !contents.contains(line)).collect();
-        let surplus: Vec<_> = contents.iter().filter(|line| !real.contains(line)).collect();
+        let missing: Vec<_> = real
+            .iter()
+            .filter(|line| !contents.contains(line))
+            .collect();
+        let surplus: Vec<_> = contents
+            .iter()
+            .filter(|line| !real.contains(line))
+            .collect();
         let what = format!("only Postgres has {missing:#?}\nonly the model has {surplus:#?}");
         return Err(told(&steps, &what));
     }
@@ -116,28 +127,54 @@ fn differs(recorded: &Recorded, mutation: Mutation) -> bool {
     contents::of_model(&model.database) != recorded.contents
 }
 
-#[tokio::test]
-async fn the_model_does_what_postgres_does_and_none_with_a_fault_does() {
-    let (first, cases) = match std::env::var("MODEL_SEED") {
-        Ok(seed) => (seed.parse().unwrap(), 1),
-        Err(_) => (rand::random::<u64>() >> 16, CASES),
-    };
-    let cases = std::env::var("MODEL_CASES").map_or(cases, |cases| cases.parse().unwrap());
-    println!("seeds from {first} on");
-    let test = TestDatabase::create().await;
+/// Cases with the seeds that are left.
+async fn cases(test: TestDatabase, seeds: Arc<Mutex<Range<u64>>>) -> Vec<Option<Recorded>> {
     let mut postgres = PostgresRun::connect(&test).await;
     let mut recorded = Vec::new();
-    for seed in first..first + cases {
+    loop {
+        let Some(seed) = seeds.lock().unwrap().next() else {
+            return recorded;
+        };
         match case(&mut postgres, seed).await {
-            Ok(case) => recorded.extend(case),
-            Err(difference) => panic!("{difference}\nrun it again with MODEL_SEED={seed}"),
+            Ok(case) => recorded.push(case),
+            Err(difference) => {
+                // A database is not dropped while transactions are prepared in it.
+                postgres.reconnect().await;
+                panic!("{difference}\nrun it again with MODEL_SEED={seed}");
+            }
         }
     }
-    println!("{} of {cases} cases were conclusive", recorded.len());
-    if cases < CASES {
+}
+
+fn setting(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_model_does_what_postgres_does_and_none_with_a_fault_does() {
+    let seed = setting("MODEL_SEED");
+    let count = setting("MODEL_CASES").unwrap_or(if seed.is_some() { 1 } else { CASES });
+    let first = seed.unwrap_or_else(|| rand::random::<u64>() >> 16);
+    println!("seeds from {first} on");
+    let seeds = Arc::new(Mutex::new(first..first + count));
+    let mut workers = JoinSet::new();
+    for _ in 0..WORKERS.min(count) {
+        workers.spawn(cases(TestDatabase::create().await, seeds.clone()));
+    }
+    let mut recorded = Vec::new();
+    while let Some(worker) = workers.join_next().await {
+        recorded.extend(worker.unwrap());
+    }
+    let recorded: Vec<Recorded> = recorded.into_iter().flatten().collect();
+    println!("{} of {count} cases were conclusive", recorded.len());
+    if count < CASES {
         return;
     }
-    assert!(recorded.len() as u64 > cases * 9 / 10, "too many say nothing");
+    assert!(
+        recorded.len() as u64 > count * 9 / 10,
+        "too many say nothing"
+    );
     let mut found: BTreeMap<Mutation, usize> = BTreeMap::new();
     for mutation in Mutation::ALL {
         let cases = recorded.iter().filter(|case| differs(case, mutation));

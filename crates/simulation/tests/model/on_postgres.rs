@@ -30,9 +30,7 @@ pub(crate) async fn on_postgres(
         O::Commit => sql(c, "commit").await?,
         O::Rollback => sql(c, "rollback").await?,
         O::Savepoint => sql(c, "savepoint s").await?,
-        O::RollbackToSavepoint => {
-            sql(c, "rollback to savepoint s; release savepoint s").await?
-        }
+        O::RollbackToSavepoint => sql(c, "rollback to savepoint s; release savepoint s").await?,
         O::ReleaseSavepoint => sql(c, "release savepoint s").await?,
         O::Prepare(name) => sql(c, &format!("prepare transaction '{name}'")).await?,
         O::CommitPrepared(name) => {
@@ -96,9 +94,7 @@ pub(crate) async fn on_postgres(
         O::HeldCounts(bound) => Answer::of(outbox::held_counts(c, *bound).await?),
         O::LowestPending(slots) => Answer::lowest(outbox::lowest_pending(c, slots).await?),
         O::StillWaiting(events) => Answer::set(outbox::still_waiting(c, events).await?),
-        O::SlotsToWatch(member) => {
-            Answer::of(outbox::slots_to_watch(c, SLOTS, *member).await?)
-        }
+        O::SlotsToWatch(member) => Answer::of(outbox::slots_to_watch(c, SLOTS, *member).await?),
         O::OldestByState => Answer::ages(&outbox::oldest_by_state(c).await?),
         O::UnpublishedOlderThan(age) => {
             Answer::of(retention::unpublished_older_than(c, *age).await?)
@@ -135,9 +131,7 @@ pub(crate) async fn on_postgres(
             owner,
             epoch,
         } => Answer::of(inbox::fence(c, stream, *offsets, *topic_id, *owner, *epoch).await?),
-        O::RecordUnmet(stream, events) => {
-            Answer::of(inbox::record_unmet(c, stream, events).await?)
-        }
+        O::RecordUnmet(stream, events) => Answer::of(inbox::record_unmet(c, stream, events).await?),
         O::Record(stream, events) => Answer::set(inbox::record(c, stream, events).await?),
         O::FollowCopies(stream, copies) => {
             Answer::of(inbox::follow_copies(c, stream, copies).await?)
@@ -175,9 +169,7 @@ pub(crate) async fn on_postgres(
         O::KeyOf(stream, offset) => {
             Answer::of(dead_letters::key_of(c, GROUP, &position(stream, *offset)).await?)
         }
-        O::UnsettledKeys(topic) => {
-            Answer::of(dead_letters::unsettled_keys(c, GROUP, topic).await?)
-        }
+        O::UnsettledKeys(topic) => Answer::of(dead_letters::unsettled_keys(c, GROUP, topic).await?),
         O::SettleLetters(topic, places, ending) => {
             Answer::of(dead_letters::settle(c, GROUP, topic, places, *ending).await?)
         }

@@ -127,8 +127,8 @@ impl Operation {
     /// Whether it is a transaction of its own, which is not begun inside another.
     pub(crate) fn is_transaction(&self) -> bool {
         match self {
-            Self::Hold(_, holds) => holds.iter().any(|h| h.cause != HoldCause::Unavailable),
             Self::Begin
+            | Self::Hold(..)
             | Self::Redrive(_)
             | Self::Discard(..)
             | Self::Clean(..)

@@ -34,6 +34,7 @@ enum Real {
 
 pub(crate) struct PostgresRun {
     database: Database,
+    name: String,
     client: Client,
     sessions: Vec<Real>,
     versions: Vec<RowVersion>,
@@ -43,8 +44,11 @@ impl PostgresRun {
     pub(crate) async fn connect(test: &TestDatabase) -> Self {
         let client = test.connect().await;
         client.batch_execute(EFFECTS).await.unwrap();
+        let name = client.query_one("select current_database()::text", &[]);
+        let name = name.await.unwrap().get(0);
         let mut run = Self {
             database: test.url().parse().unwrap(),
+            name,
             client,
             sessions: Vec::new(),
             versions: Vec::new(),
@@ -121,6 +125,15 @@ impl PostgresRun {
     }
 
     fn start(&mut self, session: usize, operation: Operation) {
+        use Operation::{CommitPrepared, Prepare, RollbackPrepared};
+        // Names of prepared transactions are those of the whole server.
+        let named = |name| format!("{name} of {}", self.name);
+        let operation = match operation {
+            Prepare(name) => Prepare(named(name)),
+            CommitPrepared(name) => CommitPrepared(named(name)),
+            RollbackPrepared(name) => RollbackPrepared(named(name)),
+            operation => operation,
+        };
         let real = std::mem::replace(&mut self.sessions[session], Real::Gone);
         let Real::Idle(mut connection) = real else {
             panic!("session {session} is busy");
