@@ -8,11 +8,8 @@ fn text(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn hex(bytes: Option<&Vec<u8>>) -> String {
-    bytes.map_or_else(
-        || "-".to_owned(),
-        |bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-    )
+fn plain(bytes: Option<&Vec<u8>>) -> String {
+    text(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
 }
 
 pub(crate) fn of_model(database: &Database) -> Vec<String> {
@@ -70,8 +67,8 @@ pub(crate) fn of_model(database: &Database) -> Vec<String> {
         lines.push(format!(
             "letter {group} {topic} {partition} {offset} {} {} {} {} {} {} {}",
             text(letter.event_id),
-            hex(letter.key.as_ref()),
-            hex(letter.value.as_ref()),
+            plain(letter.key.as_ref()),
+            plain(letter.value.as_ref()),
             letter.cause.as_str(),
             letter.reason,
             letter.attempts,
@@ -108,8 +105,8 @@ select concat_ws(' ', 'offset', consumer_group, topic, partition, next_offset,
                  coalesce(last_event_id::text, '-'), coalesce(topic_id::text, '-')) from inbox_offset
 union all
 select concat_ws(' ', 'letter', consumer_group, topic, partition, "offset",
-                 coalesce(event_id::text, '-'), coalesce(encode(key, 'hex'), '-'),
-                 coalesce(encode(value, 'hex'), '-'), cause, reason, attempts,
+                 coalesce(event_id::text, '-'), coalesce(convert_from(key, 'utf8'), '-'),
+                 coalesce(convert_from(value, 'utf8'), '-'), cause, reason, attempts,
                  coalesce(settled_as, '-')) from inbox_dead_letter
 union all
 select concat_ws(' ', 'effect', target, array_to_string(events, ',')) from effect"#;

@@ -1,5 +1,6 @@
 //! Random operations that mean something: most name what is there, some what is not.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use domain::{EventId, Slot};
@@ -29,15 +30,59 @@ const EVERYTHING: BatchLimits = BatchLimits {
     event_bytes: 1_000,
 };
 
+/// What a case is mostly about.
+#[derive(Debug, Clone, Copy)]
+struct Theme {
+    /// Of a hundred operations.
+    outbox: u32,
+    leases: u32,
+    inbox: u32,
+    keys: usize,
+    topics: usize,
+}
+
+const THEMES: [Theme; 4] = [
+    Theme {
+        outbox: 90,
+        leases: 4,
+        inbox: 3,
+        keys: 1,
+        topics: 1,
+    },
+    Theme {
+        outbox: 88,
+        leases: 6,
+        inbox: 3,
+        keys: 2,
+        topics: 1,
+    },
+    Theme {
+        outbox: 45,
+        leases: 18,
+        inbox: 23,
+        keys: 3,
+        topics: 2,
+    },
+    Theme {
+        outbox: 10,
+        leases: 15,
+        inbox: 45,
+        keys: 3,
+        topics: 2,
+    },
+];
+
 pub(crate) struct Generator {
     random: StdRng,
+    theme: Theme,
     next_event: u128,
     next_prepared: u32,
 }
 
 impl Generator {
-    pub(crate) fn new(random: StdRng) -> Self {
+    pub(crate) fn new(mut random: StdRng) -> Self {
         Self {
+            theme: *THEMES.choose(&mut random).expect("some"),
             random,
             next_event: 1,
             next_prepared: 0,
@@ -115,11 +160,21 @@ impl Generator {
             _ => {}
         }
         loop {
-            let operation = match self.random.random_range(0..100) {
-                0..50 => self.of_outbox(run),
-                50..64 => self.of_leases(run),
-                64..86 => self.of_inbox(run),
-                _ => self.of_dead_letters(run),
+            let nth = self.random.random_range(0..100);
+            let Theme {
+                outbox,
+                leases,
+                inbox,
+                ..
+            } = self.theme;
+            let operation = if nth < outbox {
+                self.of_outbox(run)
+            } else if nth < outbox + leases {
+                self.of_leases(run)
+            } else if nth < outbox + leases + inbox {
+                self.of_inbox(run)
+            } else {
+                self.of_dead_letters(run)
             };
             if begun && operation.is_transaction() || !is_certain(run, session, &operation) {
                 continue;
@@ -146,23 +201,20 @@ impl Generator {
         let count = self.random.random_range(1..4);
         let first = self.next_event;
         self.next_event += count;
-        let mut event = || {
-            let topic = (*self.pick(&TOPICS)).to_owned();
-            (topic, (*self.pick(&KEYS)).to_owned())
-        };
+        let mut event = || (self.topic(), self.key());
         O::Append(first, (0..count).map(|_| event()).collect())
     }
 
     fn of_outbox(&mut self, run: &ModelRun) -> O {
         match self.random.random_range(0..100) {
-            0..12 => self.append(),
-            12..30 => O::Read(self.some_slots(), self.limits()),
-            30..41 => self.settle(run),
-            41..60 => self.hold(run),
-            60..70 => self.move_back(run),
-            70..73 => self.lock_key(run),
-            73..77 => O::Redrive(self.held_keys(run)),
-            77..81 => {
+            0..10 => self.append(),
+            10..30 => O::Read(self.some_slots(), self.limits()),
+            30..38 => self.settle(run),
+            38..57 => self.hold(run),
+            57..66 => self.move_back(run),
+            66..69 => self.lock_key(run),
+            69..74 => O::Redrive(self.held_keys(run)),
+            74..81 => {
                 let dead = held(run, |cause| cause == HoldCause::Dead);
                 let dead: Vec<i64> = dead.into_iter().map(|(id, _)| id).collect();
                 let only = dead.choose(&mut self.random).copied();
@@ -229,13 +281,14 @@ impl Generator {
         });
         let member = self.most_often(owner);
         let mut to_hold = Vec::new();
-        let one_cause = self.chance(40).then_some(HoldCause::Unavailable);
+        let blocked = seen.iter().any(|seen| seen.blocked);
+        let one_cause = (!blocked && self.chance(50)).then_some(HoldCause::Unavailable);
         for seen in seen {
             let unit = i32::from(seen.slot.number());
             let lease = leases.iter().find(|(of, _)| *of == unit);
             let cause = match one_cause {
                 Some(cause) => cause,
-                None if seen.blocked && self.chance(70) => HoldCause::Blocked,
+                None if seen.blocked && self.chance(90) => HoldCause::Blocked,
                 None if self.chance(80) => HoldCause::Dead,
                 None => *self.pick(&[HoldCause::Blocked, HoldCause::Unavailable]),
             };
@@ -444,11 +497,19 @@ impl Generator {
     /// What was read, mostly of late, no id twice.
     fn some_seen(&mut self, run: &ModelRun, most: usize) -> Vec<Seen> {
         let count = self.random.random_range(1..=most);
-        let recent = run.seen.len().saturating_sub(12);
-        let from = if self.chance(80) { recent } else { 0 };
+        let seen = if self.chance(75) {
+            let pending: BTreeMap<_, _> = run.database.pending().collect();
+            let current = run.seen.iter().filter(|seen| {
+                let row = pending.get(&(seen.slot.number(), seen.id));
+                row.is_some_and(|row| row.version == run.versions[seen.nth])
+            });
+            current.cloned().collect()
+        } else {
+            run.seen.clone()
+        };
         let mut found: Vec<Seen> = Vec::new();
         for _ in 0..count {
-            if let Some(seen) = run.seen[from..].choose(&mut self.random)
+            if let Some(seen) = seen.choose(&mut self.random)
                 && found.iter().all(|found| found.id != seen.id)
             {
                 found.push(seen.clone());
@@ -467,8 +528,8 @@ impl Generator {
         keys.dedup();
         if keys.is_empty() || self.chance(15) {
             keys = vec![TopicKey {
-                topic: (*self.pick(&TOPICS)).to_owned(),
-                key: (*self.pick(&KEYS)).to_owned(),
+                topic: self.topic(),
+                key: self.key(),
             }];
         }
         let count = self.random.random_range(1..=keys.len().min(2));
@@ -477,8 +538,8 @@ impl Generator {
     }
 
     fn bounds(&mut self) -> ReplayBounds {
-        let topic = self.chance(30).then(|| (*self.pick(&TOPICS)).to_owned());
-        let key = self.chance(30).then(|| (*self.pick(&KEYS)).to_owned());
+        let topic = self.chance(30).then(|| self.topic());
+        let key = self.chance(30).then(|| self.key());
         ReplayBounds {
             from: None,
             to: None,
@@ -499,8 +560,19 @@ impl Generator {
         slots
     }
 
+    fn topic(&mut self) -> String {
+        let topics = self.theme.topics;
+        (*self.pick(&TOPICS[..topics])).to_owned()
+    }
+
+    fn key(&mut self) -> String {
+        let keys = self.theme.keys;
+        (*self.pick(&KEYS[..keys])).to_owned()
+    }
+
     fn destination(&mut self) -> Destination {
-        let (partition_count, partition) = *self.pick(&[(6, 1), (6, 2), (4, 1), (0, -1)]);
+        let all = [(6, 1), (6, 1), (6, 1), (6, 1), (6, 2), (4, 1), (0, -1)];
+        let (partition_count, partition) = *self.pick(&all);
         Destination {
             partition_count,
             partition,

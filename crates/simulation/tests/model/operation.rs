@@ -126,17 +126,17 @@ pub(crate) struct ToHold {
 impl Operation {
     /// Whether it is a transaction of its own, which is not begun inside another.
     pub(crate) fn is_transaction(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Self::Begin
-            | Self::Hold(..)
-            | Self::Redrive(_)
-            | Self::Discard(..)
-            | Self::Clean(..)
-            | Self::Verify
-            | Self::CommitPrepared(_)
-            | Self::RollbackPrepared(_) => true,
-            _ => false,
-        }
+                | Self::Hold(..)
+                | Self::Redrive(_)
+                | Self::Discard(..)
+                | Self::Clean(..)
+                | Self::Verify
+                | Self::CommitPrepared(_)
+                | Self::RollbackPrepared(_)
+        )
     }
 
     /// Whether it waits for advisory locks alone.

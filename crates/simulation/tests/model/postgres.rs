@@ -24,10 +24,10 @@ pub(crate) enum Difference {
     Inconclusive,
 }
 
-type Running = JoinHandle<(Connection, Result<Answer, StorageError>)>;
+type Running = JoinHandle<(Box<Connection>, Result<Answer, StorageError>)>;
 
 enum Real {
-    Idle(Connection),
+    Idle(Box<Connection>),
     Waiting(Running),
     Gone,
 }
@@ -76,7 +76,7 @@ impl PostgresRun {
         for name in NAMES {
             let session = Session::long_running(name).with_index_plans();
             let connection = self.database.connect(&session).await.unwrap();
-            self.sessions.push(Real::Idle(connection));
+            self.sessions.push(Real::Idle(Box::new(connection)));
         }
     }
 
@@ -118,7 +118,7 @@ impl PostgresRun {
             if let Real::Waiting(running) = session
                 && running.is_finished()
             {
-                return Err(self.went_on(nth).await);
+                return Err(Self::went_on(nth));
             }
         }
         Ok(())
@@ -187,7 +187,7 @@ impl PostgresRun {
         };
         match timeout(LIMIT, look).await {
             Ok(false) => Ok(()),
-            Ok(true) => Err(self.went_on(session).await),
+            Ok(true) => Err(Self::went_on(session)),
             Err(_) => Err(Difference::Found(format!(
                 "session {session} neither waits nor answers"
             ))),
@@ -195,7 +195,7 @@ impl PostgresRun {
     }
 
     /// The model says that it waits.
-    async fn went_on(&self, session: usize) -> Difference {
+    fn went_on(session: usize) -> Difference {
         Difference::Found(format!("session {session} does not wait, but in the model"))
     }
 }
