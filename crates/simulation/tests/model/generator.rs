@@ -37,6 +37,7 @@ struct Theme {
     outbox: u32,
     leases: u32,
     inbox: u32,
+    begins: u32,
     keys: usize,
     topics: usize,
 }
@@ -46,6 +47,7 @@ const THEMES: [Theme; 4] = [
         outbox: 90,
         leases: 4,
         inbox: 3,
+        begins: 5,
         keys: 1,
         topics: 1,
     },
@@ -53,6 +55,7 @@ const THEMES: [Theme; 4] = [
         outbox: 88,
         leases: 6,
         inbox: 3,
+        begins: 10,
         keys: 2,
         topics: 1,
     },
@@ -60,6 +63,7 @@ const THEMES: [Theme; 4] = [
         outbox: 45,
         leases: 18,
         inbox: 23,
+        begins: 20,
         keys: 3,
         topics: 2,
     },
@@ -67,6 +71,7 @@ const THEMES: [Theme; 4] = [
         outbox: 10,
         leases: 15,
         inbox: 45,
+        begins: 20,
         keys: 3,
         topics: 2,
     },
@@ -151,10 +156,13 @@ impl Generator {
                 _ => O::RollbackToSavepoint,
             };
         }
-        match self.random.random_range(0..100) {
+        let nth = self.random.random_range(0..100);
+        if !begun && nth < self.theme.begins {
+            return O::Begin;
+        }
+        match nth {
             0..15 if begun => return self.end(run, session),
-            0..20 if !begun => return O::Begin,
-            15..19 => return O::Savepoint,
+            15..20 if begun => return O::Savepoint,
             20..23 if run.savepoints[session] > 0 => return O::RollbackToSavepoint,
             23..25 if run.savepoints[session] > 0 => return O::ReleaseSavepoint,
             _ => {}
@@ -213,8 +221,8 @@ impl Generator {
             38..57 => self.hold(run),
             57..66 => self.move_back(run),
             66..69 => self.lock_key(run),
-            69..74 => O::Redrive(self.held_keys(run)),
-            74..81 => {
+            69..72 => O::Redrive(self.held_keys(run)),
+            72..81 => {
                 let dead = held(run, |cause| cause == HoldCause::Dead);
                 let dead: Vec<i64> = dead.into_iter().map(|(id, _)| id).collect();
                 let only = dead.choose(&mut self.random).copied();
@@ -290,7 +298,8 @@ impl Generator {
                 Some(cause) => cause,
                 None if seen.blocked && self.chance(90) => HoldCause::Blocked,
                 None if self.chance(80) => HoldCause::Dead,
-                None => *self.pick(&[HoldCause::Blocked, HoldCause::Unavailable]),
+                None if self.chance(70) => HoldCause::Blocked,
+                None => HoldCause::Unavailable,
             };
             to_hold.push(ToHold {
                 seen,
