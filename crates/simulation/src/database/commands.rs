@@ -6,13 +6,14 @@ use std::ops::Bound;
 use storage::outbox::{Discarded, HoldCause, Redriven, ReplayBounds, TopicKey, Window};
 use time::OffsetDateTime;
 
+use super::call::Scope;
 use super::error::DatabaseError;
 use super::hash::slot;
 use super::locks::Mode;
 use super::mutation::Mutation;
 use super::outbox::event_bytes;
 use super::rows::HeldRow;
-use super::transaction::{Failure, Scope, Statement};
+use super::transaction::{Failure, Statement};
 use super::{Connection, Database};
 
 impl Connection<'_> {

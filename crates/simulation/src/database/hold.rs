@@ -6,12 +6,13 @@ use storage::lease::MemberId;
 use storage::outbox::{HeldEvents, Hold, HoldCause};
 
 use super::Connection;
+use super::call::Scope;
 use super::error::DatabaseError;
 use super::hash;
 use super::locks::Mode;
 use super::mutation::Mutation;
 use super::rows::HeldRow;
-use super::transaction::{Failure, Scope, Statement};
+use super::transaction::{Failure, Statement};
 
 impl Connection<'_> {
     /// As `storage::outbox::hold`: one transaction, unless all are unavailable. To let others come between

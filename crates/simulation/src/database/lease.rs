@@ -5,11 +5,12 @@ use std::time::Duration;
 use storage::lease::{Claim, Member, MemberId, Snapshot, Unit};
 
 use super::Connection;
+use super::call::Scope;
 use super::error::DatabaseError;
 use super::locks::Mode;
 use super::mutation::Mutation;
 use super::rows::{LeaseKey, LeaseRow, MemberRow};
-use super::transaction::{Failure, Scope, Statement};
+use super::transaction::{Failure, Statement};
 
 /// After this long a dead member's row may go.
 const REMOVED_AFTER: Duration = Duration::from_hours(1);

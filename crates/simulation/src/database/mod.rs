@@ -8,6 +8,7 @@
 //! Time is told by the caller, as the duration since [`Database::EPOCH`]. Nothing here is random.
 //! A property test compares all of it with the real statements on a real Postgres.
 
+mod call;
 mod commands;
 mod dead_letters;
 mod error;
@@ -18,8 +19,10 @@ mod lease;
 mod locks;
 mod mutation;
 mod outbox;
+mod read;
 mod retention;
 mod rows;
+mod session;
 mod status;
 mod table;
 mod transaction;
@@ -42,12 +45,14 @@ pub use rows::{
     DeadLetterKey, DeadLetterRow, EventRow, HeldRow, InboxRow, LeaseKey, LeaseRow, MemberRow,
     OffsetKey, PendingRow, PublishedRow,
 };
-pub use transaction::{SessionId, TransactionId};
+pub use session::SessionId;
+pub use transaction::TransactionId;
 
 use locks::Locks;
 use rows::Tables;
+use session::Session;
 use table::RowId;
-use transaction::{Session, Transaction};
+use transaction::Transaction;
 
 /// The database.
 #[derive(Debug, Default)]

@@ -8,12 +8,13 @@ use storage::outbox::{Cleaned, Done};
 use uuid::Uuid;
 
 use super::Connection;
+use super::call::Scope;
 use super::error::DatabaseError;
 use super::hash;
 use super::locks::{Mode, Target};
 use super::mutation::Mutation;
 use super::rows::{DeadLetterRow, InboxRow};
-use super::transaction::{Failure, Scope, Statement};
+use super::transaction::{Failure, Statement};
 
 impl Connection<'_> {
     /// As `storage::outbox::clean`.

@@ -124,6 +124,12 @@ impl Generator {
         {
             return (session, self.end(run, session));
         }
+        let waiting: Vec<usize> = (0..SESSIONS).filter(|s| run.waits(*s)).collect();
+        if let Some(session) = waiting.choose(&mut self.random).copied()
+            && self.chance(8)
+        {
+            return (session, O::Cancel);
+        }
         let idle: Vec<usize> = (0..SESSIONS).filter(|s| !run.waits(*s)).collect();
         let session = *self.pick(&idle);
         let prepared: Vec<String> = run.database.prepared().map(str::to_owned).collect();
@@ -405,11 +411,11 @@ impl Generator {
                 let target = (*self.pick(&["a", "b"])).to_owned();
                 O::Effect(target, event_id(self.random.random_range(0..12)))
             }
-            83..86 => O::Progress(stream),
-            86..88 => O::NextOffsets(stream.topic),
-            88..90 => O::BeginAt(stream, 1, self.topic_id()),
-            90..93 => O::Identify(stream, self.near(progress.next_offset), topic_id(1)),
-            93..95 => O::Reset(stream, self.random.random_range(0..6), self.topic_id()),
+            83..85 => O::Progress(stream),
+            85..87 => O::NextOffsets(stream.topic),
+            87..88 => O::BeginAt(stream, 1, self.topic_id()),
+            88..91 => O::Identify(stream, self.near(progress.next_offset), topic_id(1)),
+            91..93 => O::Reset(stream, self.random.random_range(0..6), self.topic_id()),
             _ => O::Sweep(stream.topic, self.age(), self.log_starts()),
         }
     }

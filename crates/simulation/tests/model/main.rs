@@ -120,7 +120,7 @@ fn told(steps: &[Step], what: &str) -> String {
 fn differs(recorded: &Recorded, mutation: Mutation) -> bool {
     let mut model = ModelRun::new(Some(mutation));
     for step in &recorded.steps {
-        if model.waits(step.session) {
+        if model.waits(step.session) != (step.operation == Operation::Cancel) {
             return true;
         }
         if model.step(step.session, step.operation.clone()) != *step {

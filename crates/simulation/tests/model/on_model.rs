@@ -67,7 +67,7 @@ pub(crate) fn on_model(
         O::RollbackToSavepoint => Answer::of(c.rollback_to_savepoint()),
         O::ReleaseSavepoint => Answer::of(c.release_savepoint()?),
         O::Prepare(name) => Answer::of(c.prepare(name)?),
-        O::CommitPrepared(_) | O::RollbackPrepared(_) | O::TimePasses(_) => {
+        O::CommitPrepared(_) | O::RollbackPrepared(_) | O::TimePasses(_) | O::Cancel => {
             unreachable!("not of a session")
         }
         O::Append(first, events) => {

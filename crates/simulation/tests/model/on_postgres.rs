@@ -41,6 +41,7 @@ pub(crate) async fn on_postgres(
             sql(c, &format!("rollback prepared '{name}'")).await?;
             Answer::of(true)
         }
+        O::Cancel => unreachable!("not of the session that waits"),
         O::TimePasses(by) => sql(c, &time_passes(by.as_secs())).await?,
         O::Append(first, events) => {
             let events: Vec<_> = (*first..)

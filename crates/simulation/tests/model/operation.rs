@@ -30,6 +30,8 @@ pub(crate) enum Operation {
     RollbackPrepared(String),
     /// Only while nobody is in a transaction.
     TimePasses(Duration),
+    /// Of what the session waits for.
+    Cancel,
 
     /// Topics and keys, and the number of the first event.
     Append(u128, Vec<(String, String)>),

@@ -13,7 +13,7 @@ use crate::answer::Answer;
 use crate::contents;
 use crate::on_postgres::{EFFECTS, on_postgres};
 use crate::operation::Operation;
-use crate::run::{ABORTED, DEADLOCK, Outcome, SESSIONS, Step};
+use crate::run::{ABORTED, CANCELLED, DEADLOCK, Outcome, SESSIONS, Step, said};
 
 const NAMES: [&str; SESSIONS] = ["session 0", "session 1", "session 2", "session 3"];
 const LIMIT: Duration = Duration::from_secs(20);
@@ -99,7 +99,11 @@ impl PostgresRun {
         } = step;
         match outcome {
             Outcome::Done(expected) => {
-                self.start(*session, operation.clone());
+                if *operation == Operation::Cancel {
+                    self.cancel(*session).await;
+                } else {
+                    self.start(*session, operation.clone());
+                }
                 self.finish(*session, expected).await?;
             }
             Outcome::Waits => {
@@ -122,6 +126,13 @@ impl PostgresRun {
             }
         }
         Ok(())
+    }
+
+    async fn cancel(&self, session: usize) {
+        let cancel = "select pg_cancel_backend(pid) from pg_stat_activity \
+                      where application_name = $1 and datname = current_database()";
+        let cancelled = self.client.query_one(cancel, &[&NAMES[session]]).await;
+        assert!(cancelled.unwrap().get::<_, bool>(0));
     }
 
     fn start(&mut self, session: usize, operation: Operation) {
@@ -202,17 +213,17 @@ impl PostgresRun {
 
 fn failure(error: &StorageError) -> Result<Answer, Difference> {
     let message = error.to_string();
-    let text = if message.contains("current transaction is aborted") {
-        ABORTED.to_owned()
-    } else if message.contains("lock timeout") {
-        return Err(Difference::Inconclusive);
-    } else if message.contains("deadlock detected") {
-        DEADLOCK.to_owned()
-    } else {
-        message
-    };
-    Ok(Answer {
-        text,
-        ..Answer::default()
-    })
+    Ok(said(
+        if message.contains("current transaction is aborted") {
+            ABORTED
+        } else if message.contains("due to lock timeout") {
+            return Err(Difference::Inconclusive);
+        } else if message.contains("deadlock detected") {
+            DEADLOCK
+        } else if message.contains("due to user request") {
+            CANCELLED
+        } else {
+            &message
+        },
+    ))
 }

@@ -97,6 +97,7 @@ impl ModelRun {
                 self.now += *by;
                 Outcome::Done(Answer::of(()))
             }
+            Operation::Cancel => Outcome::Done(self.cancel(session)),
             Operation::CommitPrepared(_) | Operation::RollbackPrepared(_) => {
                 Outcome::Done(on_prepared(&mut self.database, &operation))
             }
@@ -116,6 +117,13 @@ impl ModelRun {
             outcome,
             resumed: self.resume(),
         }
+    }
+
+    fn cancel(&mut self, session: usize) -> Answer {
+        self.waiters.retain(|waiter| waiter.session != session);
+        self.database.on(self.sessions[session], self.now).cancel();
+        self.failed[session] = self.transaction(session).is_some();
+        said(CANCELLED)
     }
 
     fn execute(&mut self, session: usize, operation: &Operation) -> Outcome {
@@ -213,19 +221,23 @@ impl ModelRun {
 
 pub(crate) const ABORTED: &str = "the transaction is aborted";
 pub(crate) const DEADLOCK: &str = "deadlock";
+pub(crate) const CANCELLED: &str = "cancelled";
 
 fn is_failure(answer: &Answer) -> bool {
     [ABORTED, DEADLOCK].contains(&answer.text.as_str())
 }
 
 fn failure(error: DatabaseError) -> Answer {
-    let text = match error {
-        DatabaseError::Aborted => ABORTED.to_owned(),
-        DatabaseError::Deadlock => DEADLOCK.to_owned(),
-        error => error.to_string(),
-    };
+    match error {
+        DatabaseError::Aborted => said(ABORTED),
+        DatabaseError::Deadlock => said(DEADLOCK),
+        error => said(&error.to_string()),
+    }
+}
+
+pub(crate) fn said(text: &str) -> Answer {
     Answer {
-        text,
+        text: text.to_owned(),
         ..Answer::default()
     }
 }
