@@ -1,7 +1,7 @@
 //! Writing events, and settling them.
 
 use domain::{Body, NewEvent};
-use storage::outbox::{RowVersion, Settled};
+use storage::outbox::{Orphan, RowVersion, Settled};
 
 use super::Connection;
 use super::call::Scope;
@@ -20,6 +20,28 @@ impl Connection<'_> {
     /// [`DatabaseError::Aborted`].
     pub fn append(&mut self, events: &[NewEvent]) -> Result<Vec<i64>, DatabaseError> {
         self.run(|statement| events.iter().map(|event| statement.append(event)).collect())
+    }
+
+    /// As `storage::outbox::remove_orphans`.
+    ///
+    /// # Errors
+    /// Any [`DatabaseError`].
+    pub fn remove_orphans(&mut self, orphans: &[Orphan]) -> Result<usize, DatabaseError> {
+        self.run(|statement| {
+            let mut removed = 0;
+            for orphan in orphans {
+                if statement
+                    .tables
+                    .events
+                    .get(statement.view(), &orphan.id)
+                    .is_none()
+                {
+                    let key = (orphan.slot.number(), orphan.id);
+                    removed += usize::from(statement.take_pending(&key, orphan.version, false)?);
+                }
+            }
+            Ok(removed)
+        })
     }
 
     /// As `storage::outbox::settle`.

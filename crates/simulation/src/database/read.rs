@@ -41,6 +41,9 @@ struct Found {
 impl Statement<'_> {
     fn read_pending(&self, slots: &[Slot], limits: BatchLimits, default_source: &str) -> Batch {
         let found = self.find_pending(slots, limits);
+        if found.is_empty() {
+            return Batch::default();
+        }
         let mut batch = Batch {
             bytes: found.iter().map(|row| i64::from(row.bytes)).sum(),
             groups: self.groups_of(&found),

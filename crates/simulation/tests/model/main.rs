@@ -111,7 +111,7 @@ fn told(steps: &[Step], what: &str) -> String {
             outcome,
             resumed,
         } = step;
-        format!("{nth}: session {session}: {operation:?}\n    {outcome:?} {resumed:?}\n")
+        format!("{nth}: session {session}: {operation:?}\n    {outcome:?}, resumed {resumed:?}\n")
     });
     told.collect::<String>() + what
 }
