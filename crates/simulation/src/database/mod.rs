@@ -160,8 +160,8 @@ impl Database {
         blockers.into_iter().flatten()
     }
 
-    /// How many transactions have ended, or were rolled back to a savepoint. What waits may go on when
-    /// this has grown.
+    /// How often locks were given back: transactions ended, or failed, or were rolled back to a
+    /// savepoint. What waits may go on when this has grown.
     pub fn ended(&self) -> u64 {
         self.ended
     }

@@ -156,6 +156,7 @@ impl Database {
 
     pub(super) fn undo(&mut self, id: TransactionId, step: u64) {
         self.running(id).waiting = None;
+        self.ended += 1;
         self.tables.undo(id, step);
         self.locks.release(id, step);
     }
