@@ -42,7 +42,7 @@ struct Theme {
     topics: usize,
 }
 
-const THEMES: [Theme; 4] = [
+const THEMES: [Theme; 5] = [
     Theme {
         outbox: 90,
         leases: 4,
@@ -74,6 +74,14 @@ const THEMES: [Theme; 4] = [
         begins: 20,
         keys: 3,
         topics: 2,
+    },
+    Theme {
+        outbox: 0,
+        leases: 8,
+        inbox: 52,
+        begins: 40,
+        keys: 1,
+        topics: 1,
     },
 ];
 
@@ -425,7 +433,7 @@ impl Generator {
         let lease = leases.iter().find(|(unit, _)| *unit == stream.partition);
         let (owner, epoch) = lease.map_or((None, 0), |(_, row)| (row.owner, row.epoch));
         let expected = self.near(progress.next_offset);
-        let topic_id = if self.chance(90) {
+        let topic_id = if self.chance(80) {
             progress.topic_id
         } else {
             self.topic_id()
@@ -490,9 +498,9 @@ impl Generator {
                 let ending = *self.pick(&[Ending::Redriven, Ending::Discarded]);
                 O::SettleLetters(topic, places, ending)
             }
-            80..86 => O::Rejected(stream, offset),
-            86..90 => O::ListLetters(topic),
-            90..93 => O::CountLetters(topic),
+            80..84 => O::Rejected(stream, offset),
+            84..87 => O::ListLetters(topic),
+            87..89 => O::CountLetters(topic),
             _ => O::SweepLetters(topic, self.age(), self.log_starts()),
         }
     }

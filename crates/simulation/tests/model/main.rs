@@ -29,9 +29,9 @@ use postgres::{Difference, PostgresRun};
 use run::{ModelRun, SESSIONS, Step};
 
 /// Cases that are the same each time. Each fault of [`Mutation`] shows in several of them.
-const KEPT: Range<u64> = 0..40;
+const KEPT: Range<u64> = 0..50;
 /// Cases with seeds of their own each time.
-const CASES: u64 = 40;
+const CASES: u64 = 70;
 const OPERATIONS: usize = 100;
 /// Cases at once, each on a database of its own.
 const WORKERS: u64 = 3;
