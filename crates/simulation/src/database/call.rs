@@ -6,13 +6,15 @@ use super::Connection;
 use super::error::DatabaseError;
 use super::transaction::{Failure, Statement, TransactionId};
 
-/// A call of several statements that waits, with what those said that are done.
+/// A call of several statements that waits or pauses, with what those said that are done.
 #[derive(Debug)]
 pub(super) struct Call {
     name: &'static str,
     done: Vec<Box<dyn Any + Send>>,
     /// The statement of the next [`Connection::step`].
     next: usize,
+    /// It has paused before that.
+    paused: bool,
     /// It began the transaction and ends it.
     pub(super) owns_transaction: bool,
 }
@@ -78,11 +80,12 @@ impl Connection<'_> {
                 name,
                 done: Vec::new(),
                 next: 0,
+                paused: false,
                 owns_transaction,
             });
         }
         let result = statements(self);
-        if matches!(result, Err(DatabaseError::Blocked(_))) {
+        if let Err(DatabaseError::Blocked(_) | DatabaseError::Paused) = result {
             return result;
         }
         let call = self.session_mut().call.take();
@@ -101,15 +104,23 @@ impl Connection<'_> {
         &mut self,
         statement: impl FnOnce(&mut Statement<'_>) -> Result<T, Failure>,
     ) -> Result<T, DatabaseError> {
+        let pauses = self.database.pauses;
         let call = self.session_mut().call.as_mut().expect("inside a call");
         call.next += 1;
         if let Some(done) = call.done.get(call.next - 1) {
-            let done: Option<&T> = done.downcast_ref();
-            return Ok(done.expect("the same statements each time").clone());
+            let done: Option<&Result<T, DatabaseError>> = done.downcast_ref();
+            return done.expect("the same statements each time").clone();
         }
-        let result = self.run(statement)?;
-        let call = self.session_mut().call.as_mut().expect("inside a call");
-        call.done.push(Box::new(result.clone()));
-        Ok(result)
+        if pauses && call.next > 1 && !call.paused {
+            call.paused = true;
+            return Err(DatabaseError::Paused);
+        }
+        let result = self.run(statement);
+        if !matches!(result, Err(DatabaseError::Blocked(_))) {
+            let call = self.session_mut().call.as_mut().expect("inside a call");
+            call.paused = false;
+            call.done.push(Box::new(result.clone()));
+        }
+        result
     }
 }

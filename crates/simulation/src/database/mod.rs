@@ -58,6 +58,7 @@ use transaction::Transaction;
 #[derive(Debug, Default)]
 pub struct Database {
     mutation: Option<Mutation>,
+    pauses: bool,
     tables: Tables,
     locks: Locks,
     sessions: BTreeMap<SessionId, Session>,
@@ -91,6 +92,16 @@ impl Database {
         Self {
             mutation,
             ..Self::default()
+        }
+    }
+
+    /// The same, but a call of several statements answers [`DatabaseError::Paused`] between them, as a
+    /// server lets others come between. A transaction is kept and its locks are, also while it pauses.
+    #[must_use]
+    pub fn with_pauses(self) -> Self {
+        Self {
+            pauses: true,
+            ..self
         }
     }
 

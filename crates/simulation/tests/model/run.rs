@@ -55,7 +55,7 @@ pub(crate) struct ModelRun {
 
 impl ModelRun {
     pub(crate) fn new(mutation: Option<Mutation>) -> Self {
-        let mut database = Database::new(mutation);
+        let mut database = Database::new(mutation).with_pauses();
         Self {
             sessions: (0..SESSIONS).map(|_| database.connect()).collect(),
             database,
@@ -148,7 +148,13 @@ impl ModelRun {
 
     fn ask(&mut self, session: usize, operation: &Operation) -> Result<Answer, DatabaseError> {
         let mut connection = self.database.on(self.sessions[session], self.now);
-        on_model(&mut connection, operation, &self.versions)
+        loop {
+            match on_model(&mut connection, operation, &self.versions) {
+                // Nobody comes between: the real statements follow each other at once.
+                Err(DatabaseError::Paused) => {}
+                answer => return answer,
+            }
+        }
     }
 
     fn blockers(&self, session: usize) -> BTreeSet<TransactionId> {
