@@ -13,8 +13,6 @@ pub(super) struct Call {
     done: Vec<Box<dyn Any + Send>>,
     /// The statement of the next [`Connection::step`].
     next: usize,
-    /// It has paused before that.
-    paused: bool,
     /// It began the transaction and ends it.
     pub(super) owns_transaction: bool,
 }
@@ -39,9 +37,11 @@ impl Connection<'_> {
             None => self.start(true),
         };
         let implicit = self.database.running(id).implicit;
-        let result = self.database.execute(id, self.now, statement);
+        let result = self
+            .database
+            .execute(id, self.now, &mut self.pause, statement);
         match result {
-            Err(DatabaseError::Blocked(_)) => {}
+            Err(DatabaseError::Blocked(_) | DatabaseError::Paused) => {}
             Err(_) if implicit => self.rollback_implicit(id),
             Ok(_) if implicit => {
                 self.session_mut().transaction = None;
@@ -80,7 +80,6 @@ impl Connection<'_> {
                 name,
                 done: Vec::new(),
                 next: 0,
-                paused: false,
                 owns_transaction,
             });
         }
@@ -104,21 +103,18 @@ impl Connection<'_> {
         &mut self,
         statement: impl FnOnce(&mut Statement<'_>) -> Result<T, Failure>,
     ) -> Result<T, DatabaseError> {
-        let pauses = self.database.pauses;
         let call = self.session_mut().call.as_mut().expect("inside a call");
         call.next += 1;
         if let Some(done) = call.done.get(call.next - 1) {
             let done: Option<&Result<T, DatabaseError>> = done.downcast_ref();
             return done.expect("the same statements each time").clone();
         }
-        if pauses && call.next > 1 && !call.paused {
-            call.paused = true;
-            return Err(DatabaseError::Paused);
-        }
         let result = self.run(statement);
-        if !matches!(result, Err(DatabaseError::Blocked(_))) {
+        if !matches!(
+            result,
+            Err(DatabaseError::Blocked(_) | DatabaseError::Paused)
+        ) {
             let call = self.session_mut().call.as_mut().expect("inside a call");
-            call.paused = false;
             call.done.push(Box::new(result.clone()));
         }
         result

@@ -11,11 +11,11 @@ pub enum DatabaseError {
     /// [`Connection::cancel`]: super::Connection::cancel
     #[error("waits for {0:?}")]
     Blocked(TransactionId),
-    /// The call has statements left: call it again, the same way, at any moment. Others may come first.
-    /// Only after [`Database::with_pauses`].
+    /// The operation has done a part: call it again, the same way, at any moment. Others may come
+    /// first. Only after [`Connection::pausing_after`].
     ///
-    /// [`Database::with_pauses`]: super::Database::with_pauses
-    #[error("pauses between two statements")]
+    /// [`Connection::pausing_after`]: super::Connection::pausing_after
+    #[error("is not done yet")]
     Paused,
     /// Two transactions wait for each other, and this one is ended.
     #[error("deadlock detected")]

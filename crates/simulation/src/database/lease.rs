@@ -99,7 +99,7 @@ impl Connection<'_> {
     /// Any [`DatabaseError`].
     pub fn remove_expired_members(&mut self, scope: &str) -> Result<(), DatabaseError> {
         self.run(|statement| {
-            let now = statement.now;
+            let now = statement.clock;
             let expired = |row: &MemberRow| row.expires_at + REMOVED_AFTER < now;
             for (member, row) in statement.members(scope) {
                 if expired(&row) {
@@ -124,11 +124,11 @@ impl Statement<'_> {
 
     fn living(&self, scope: &str) -> Vec<Member> {
         let members = self.members(scope).into_iter();
-        let living = members.filter(|(_, row)| row.is_alive(self.now));
+        let living = members.filter(|(_, row)| row.is_alive(self.clock));
         living
             .map(|(id, row)| Member {
                 id,
-                expires_in: row.expires_at.saturating_sub(self.now),
+                expires_in: row.expires_at.saturating_sub(self.clock),
             })
             .collect()
     }
@@ -151,7 +151,7 @@ impl Statement<'_> {
         row.owner.is_some_and(|owner| {
             let members = &self.tables.members;
             let member = members.get(self.view(), &(scope.to_owned(), owner));
-            member.is_some_and(|member| member.is_alive(self.now))
+            member.is_some_and(|member| member.is_alive(self.clock))
         })
     }
 
@@ -172,7 +172,8 @@ impl Statement<'_> {
                 epoch: row.epoch,
             })
             .collect();
-        if self.has(Mutation::RenewRevivesExpired) && seen.is_some_and(|m| !m.is_alive(self.now)) {
+        if self.has(Mutation::RenewRevivesExpired) && seen.is_some_and(|m| !m.is_alive(self.clock))
+        {
             claims.extend(self.revive(scope, me)?);
         }
         Ok(claims)

@@ -53,12 +53,12 @@ use rows::Tables;
 use session::Session;
 use table::RowId;
 use transaction::Transaction;
+use writer::Pause;
 
 /// The database.
 #[derive(Debug, Default)]
 pub struct Database {
     mutation: Option<Mutation>,
-    pauses: bool,
     tables: Tables,
     locks: Locks,
     sessions: BTreeMap<SessionId, Session>,
@@ -81,6 +81,7 @@ pub struct Connection<'a> {
     database: &'a mut Database,
     session: SessionId,
     now: Duration,
+    pause: Pause,
 }
 
 impl Database {
@@ -92,16 +93,6 @@ impl Database {
         Self {
             mutation,
             ..Self::default()
-        }
-    }
-
-    /// The same, but a call of several statements answers [`DatabaseError::Paused`] between them, as a
-    /// server lets others come between. A transaction is kept and its locks are, also while it pauses.
-    #[must_use]
-    pub fn with_pauses(self) -> Self {
-        Self {
-            pauses: true,
-            ..self
         }
     }
 
@@ -149,6 +140,7 @@ impl Database {
             database: self,
             session,
             now,
+            pause: Pause::default(),
         }
     }
 

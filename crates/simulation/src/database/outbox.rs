@@ -73,8 +73,11 @@ enum OnConflict {
 
 impl Statement<'_> {
     fn append(&mut self, event: &NewEvent) -> Result<i64, Failure> {
-        *self.last_event += 1;
-        let id = *self.last_event;
+        let last_event = &mut *self.last_event;
+        let id = self.writer.once(|_| {
+            *last_event += 1;
+            Ok(*last_event)
+        })?;
         let row = EventRow {
             event: event.clone(),
             created_at: self.began,

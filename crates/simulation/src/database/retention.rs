@@ -11,7 +11,7 @@ use super::Connection;
 use super::call::Scope;
 use super::error::DatabaseError;
 use super::hash;
-use super::locks::{Mode, Target};
+use super::locks::Mode;
 use super::mutation::Mutation;
 use super::rows::{DeadLetterRow, InboxRow};
 use super::transaction::{Failure, Statement};
@@ -29,7 +29,7 @@ impl Connection<'_> {
         size: i64,
     ) -> Result<Option<Cleaned>, DatabaseError> {
         self.call("clean", Scope::Transaction, |call| {
-            let lock = Target::Advisory(hash::retention("public"));
+            let lock = hash::retention("public");
             if !call.step(|statement| statement.writer.try_lock(lock))? {
                 return Ok(None);
             }

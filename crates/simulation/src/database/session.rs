@@ -4,6 +4,7 @@ use super::Connection;
 use super::call::Call;
 use super::error::DatabaseError;
 use super::transaction::{Transaction, TransactionId};
+use super::writer::Pause;
 
 /// A connection to the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +17,15 @@ pub(super) struct Session {
 }
 
 impl Connection<'_> {
+    /// The same, whose next operation answers [`DatabaseError::Paused`] after that many things it does:
+    /// beginning a statement (with its snapshot), taking a lock, changing a row. A server runs many
+    /// statements at once; so others may come between any two.
+    #[must_use]
+    pub fn pausing_after(mut self, things: u32) -> Self {
+        self.pause = Pause::after(things);
+        self
+    }
+
     /// Begins a transaction. Without one, each operation is a transaction of its own.
     ///
     /// # Panics

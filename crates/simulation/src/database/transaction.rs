@@ -7,7 +7,7 @@ use super::Database;
 use super::error::DatabaseError;
 use super::mutation::Mutation;
 use super::rows::Tables;
-use super::writer::{Log, View, Writer};
+use super::writer::{Log, Pause, View, Writer};
 
 /// A transaction, from its beginning to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +25,7 @@ impl TransactionId {
 #[derive(Debug)]
 pub(super) enum Failure {
     Wait(BTreeSet<TransactionId>),
+    Pause,
     UniqueViolation,
 }
 
@@ -44,6 +45,7 @@ pub(super) struct Transaction {
 /// A statement that waits.
 #[derive(Debug)]
 struct Waiting {
+    clock: Duration,
     view: View,
     log: Log,
 }
@@ -75,7 +77,10 @@ pub(super) struct Statement<'a> {
     pub(super) writer: Writer<'a>,
     /// `now()`: when the transaction began.
     pub(super) began: Duration,
-    /// `clock_timestamp()`.
+    /// `clock_timestamp()` at the statement's beginning. What a statement does must not depend on how
+    /// long it waited, or it could not be run again.
+    pub(super) clock: Duration,
+    /// `clock_timestamp()`, for values.
     pub(super) now: Duration,
     pub(super) last_event: &'a mut i64,
     pub(super) mutation: Option<Mutation>,
@@ -96,6 +101,7 @@ impl Database {
         &mut self,
         id: TransactionId,
         now: Duration,
+        pause: &mut Pause,
         statement: impl FnOnce(&mut Statement<'_>) -> Result<T, Failure>,
     ) -> Result<T, DatabaseError> {
         let (commit, step) = (self.last_commit, self.step);
@@ -104,7 +110,11 @@ impl Database {
             return Err(DatabaseError::Aborted);
         }
         let began = transaction.began;
+        if transaction.waiting.is_none() && pause.is_due() {
+            return Err(DatabaseError::Paused);
+        }
         let mut waiting = transaction.waiting.take().unwrap_or(Waiting {
+            clock: now,
             view: View {
                 transaction: id,
                 commit,
@@ -120,10 +130,12 @@ impl Database {
                 locks: &mut self.locks,
                 view: waiting.view,
                 log: &mut waiting.log,
+                pause,
                 step: &mut self.step,
                 last_row: &mut self.last_row,
             },
             began,
+            clock: waiting.clock,
             now,
             last_event: &mut self.last_event,
             mutation: self.mutation,
@@ -138,6 +150,10 @@ impl Database {
                 }
                 self.running(id).waiting = Some(waiting);
                 Err(DatabaseError::Blocked(first))
+            }
+            Err(Failure::Pause) => {
+                self.running(id).waiting = Some(waiting);
+                Err(DatabaseError::Paused)
             }
             Err(Failure::UniqueViolation) => {
                 self.fail(id);

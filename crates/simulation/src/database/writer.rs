@@ -44,12 +44,37 @@ impl Log {
     }
 }
 
+/// How many things an operation does before it pauses.
+#[derive(Debug, Default)]
+pub(super) struct Pause {
+    left: Option<u32>,
+}
+
+impl Pause {
+    pub(super) fn after(things: u32) -> Self {
+        Self { left: Some(things) }
+    }
+
+    /// Counts what is done next; whether it is to be left for later.
+    pub(super) fn is_due(&mut self) -> bool {
+        match self.left {
+            None => false,
+            Some(0) => true,
+            Some(left) => {
+                self.left = Some(left - 1);
+                false
+            }
+        }
+    }
+}
+
 /// What a statement needs to lock and change rows.
 #[derive(Debug)]
 pub(super) struct Writer<'a> {
     pub(super) locks: &'a mut Locks,
     pub(super) view: View,
     pub(super) log: &'a mut Log,
+    pub(super) pause: &'a mut Pause,
     /// Counts locks and changes, so that some can be undone.
     pub(super) step: &'a mut u64,
     /// Counts rows.
@@ -77,6 +102,9 @@ impl Writer<'_> {
             let done: Option<&T> = done.downcast_ref();
             return Ok(done.expect("the same statement does the same").clone());
         }
+        if self.pause.is_due() {
+            return Err(Failure::Pause);
+        }
         let done = act(self)?;
         self.log.next += 1;
         self.log.done.push(Box::new(done.clone()));
@@ -96,15 +124,18 @@ impl Writer<'_> {
         self.once(|writer| writer.acquire(Target::Advisory(number), mode))
     }
 
-    /// Takes a lock that is free; false of another one.
-    pub(super) fn try_lock(&mut self, target: Target) -> Result<bool, Failure> {
-        self.once(|writer| {
-            let (me, mode) = (writer.view.transaction, Mode::Exclusive);
-            if !writer.locks.is_free(target, me, mode) {
-                return Ok(false);
-            }
-            writer.acquire(target, mode)?;
-            Ok(true)
-        })
+    /// Takes a lock that is free; false of another one. Only inside [`Writer::once`].
+    pub(super) fn acquire_free(&mut self, target: Target) -> Result<bool, Failure> {
+        let (me, mode) = (self.view.transaction, Mode::Exclusive);
+        if !self.locks.is_free(target, me, mode) {
+            return Ok(false);
+        }
+        self.acquire(target, mode)?;
+        Ok(true)
+    }
+
+    /// Takes an advisory lock that is free; false of another one.
+    pub(super) fn try_lock(&mut self, number: i64) -> Result<bool, Failure> {
+        self.once(|writer| writer.acquire_free(Target::Advisory(number)))
     }
 }

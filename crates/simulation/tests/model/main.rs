@@ -7,6 +7,7 @@
 mod answer;
 mod contents;
 mod generator;
+mod interleavings;
 mod on_model;
 mod on_postgres;
 mod operation;

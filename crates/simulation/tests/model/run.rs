@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rand::RngExt;
+use rand::rngs::StdRng;
 use simulation::database::{Database, DatabaseError, Mutation, SessionId, TransactionId};
 use storage::outbox::RowVersion;
 
@@ -45,6 +47,8 @@ pub(crate) struct ModelRun {
     sessions: Vec<SessionId>,
     now: Duration,
     waiters: Vec<Waiter>,
+    /// Where operations pause, so that others come between; nowhere when `None`.
+    pauses: Option<StdRng>,
     /// Of every pending row that was read, in the order of reading.
     pub(crate) versions: Vec<RowVersion>,
     pub(crate) seen: Vec<Seen>,
@@ -55,16 +59,25 @@ pub(crate) struct ModelRun {
 
 impl ModelRun {
     pub(crate) fn new(mutation: Option<Mutation>) -> Self {
-        let mut database = Database::new(mutation).with_pauses();
+        let mut database = Database::new(mutation);
         Self {
             sessions: (0..SESSIONS).map(|_| database.connect()).collect(),
             database,
             now: Duration::ZERO,
             waiters: Vec::new(),
+            pauses: None,
             versions: Vec::new(),
             seen: Vec::new(),
             savepoints: [0; SESSIONS],
             failed: [false; SESSIONS],
+        }
+    }
+
+    /// The same, whose operations pause at random.
+    pub(crate) fn with_pauses(self, random: StdRng) -> Self {
+        Self {
+            pauses: Some(random),
+            ..self
         }
     }
 
@@ -129,7 +142,7 @@ impl ModelRun {
     fn execute(&mut self, session: usize, operation: &Operation) -> Outcome {
         match self.ask(session, operation) {
             Ok(answer) => Outcome::Done(answer),
-            Err(DatabaseError::Blocked(_)) => {
+            Err(DatabaseError::Blocked(_) | DatabaseError::Paused) => {
                 let blockers = self.blockers(session);
                 if !self.may_wait(operation, &blockers) {
                     return Outcome::Avoided;
@@ -148,13 +161,12 @@ impl ModelRun {
 
     fn ask(&mut self, session: usize, operation: &Operation) -> Result<Answer, DatabaseError> {
         let mut connection = self.database.on(self.sessions[session], self.now);
-        loop {
-            match on_model(&mut connection, operation, &self.versions) {
-                // Nobody comes between: the real statements follow each other at once.
-                Err(DatabaseError::Paused) => {}
-                answer => return answer,
-            }
+        if let Some(random) = &mut self.pauses
+            && random.random_bool(0.5)
+        {
+            connection = connection.pausing_after(random.random_range(0..10));
         }
+        on_model(&mut connection, operation, &self.versions)
     }
 
     fn blockers(&self, session: usize) -> BTreeSet<TransactionId> {
@@ -181,7 +193,7 @@ impl ModelRun {
             };
             let answer = match self.ask(session, &operation) {
                 Ok(answer) => answer,
-                Err(DatabaseError::Blocked(_)) => {
+                Err(DatabaseError::Blocked(_) | DatabaseError::Paused) => {
                     self.waiters[next].blockers = self.blockers(session);
                     next += 1;
                     continue;

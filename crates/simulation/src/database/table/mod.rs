@@ -134,8 +134,10 @@ impl<K: Ord + Clone, R: Clone + Send + 'static> Table<K, R> {
         let Some(of) = self.place(writer.view, key) else {
             return Ok(None);
         };
-        let taken = writer.try_lock(Target::Row(of))?;
-        Ok(taken.then(|| self.newest(writer.view, key, of)).flatten())
+        writer.once(|writer| {
+            let taken = writer.acquire_free(Target::Row(of))?;
+            Ok(taken.then(|| self.newest(writer.view, key, of)).flatten())
+        })
     }
 
     /// Inserts a row, or gives the one that is there, seen or not, the version that `conflict` makes of
