@@ -53,12 +53,28 @@ pub(crate) struct Membership<'a> {
 pub(crate) struct Kafka {
     folder: PathBuf,
     log: PathBuf,
+    options: Vec<&'static str>,
 }
 
 impl Kafka {
     pub(crate) fn new(parent: &Path, log: PathBuf) -> Self {
         let folder = parent.join("kafka");
-        Self { folder, log }
+        Self {
+            folder,
+            log,
+            options: vec![
+                "-Xmx512m",
+                "-XX:+UseG1GC",
+                "-XX:MaxGCPauseMillis=20",
+                "-XX:+ExitOnOutOfMemoryError",
+            ],
+        }
+    }
+
+    /// The same for a node of a short life, which begins sooner and never gets fast.
+    pub(crate) fn for_a_while(mut self) -> Self {
+        self.options.push("-XX:TieredStopAtLevel=1");
+        self
     }
 
     /// Whether a command line is this node's, or this node's making.
@@ -127,24 +143,15 @@ impl Kafka {
             .open(&self.log)
             .at("open", &self.log)?;
         let also_log = log.try_clone().at("open", &self.log)?;
-        self.java(
-            java,
-            artifacts,
-            &[
-                "-Xmx512m",
-                "-XX:+UseG1GC",
-                "-XX:MaxGCPauseMillis=20",
-                "-XX:+ExitOnOutOfMemoryError",
-            ],
-        )
-        .arg("kafka.Kafka")
-        .arg(self.properties())
-        .stdout(log)
-        .stderr(also_log)
-        // A group of its own: an interrupt at the terminal is not for the server.
-        .process_group(0)
-        .spawn()
-        .at("run", java)
+        self.java(java, artifacts, &self.options)
+            .arg("kafka.Kafka")
+            .arg(self.properties())
+            .stdout(log)
+            .stderr(also_log)
+            // A group of its own: an interrupt at the terminal is not for the server.
+            .process_group(0)
+            .spawn()
+            .at("run", java)
     }
 
     fn java(&self, java: &Path, artifacts: &Artifacts, options: &[&str]) -> Command {

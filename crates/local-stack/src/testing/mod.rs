@@ -7,6 +7,7 @@ pub mod admin;
 mod collector;
 mod detour;
 mod kafka_proxy;
+mod kafka_server;
 mod mute;
 mod postgres_server;
 mod raw_batch;
@@ -28,6 +29,7 @@ pub use admin::{Quota, delete_topic, set_quota};
 pub use collector::{Collector, Manners, SentSpan};
 pub use detour::detour;
 pub use kafka_proxy::{Fault, KafkaProxy};
+pub use kafka_server::KafkaServer;
 pub use mute::Mute;
 pub use postgres_server::PostgresServer;
 pub use raw_batch::{RawBatch, RawRecord, set_checksum};
@@ -54,15 +56,15 @@ impl TestDatabase {
     /// # Panics
     /// When the stack cannot be started or Postgres refuses.
     pub async fn create() -> Self {
-        Self::create_on(&running_stack().await).await
+        Self::create_on(&running_stack().await.database_url).await
     }
 
-    /// The same on a stack of the caller's own, which must outlive it.
+    /// The same on a server of the caller's own, which must outlive it.
     ///
     /// # Panics
     /// When Postgres refuses.
-    pub async fn create_on(stack: &Stack) -> Self {
-        let url = Url::parse(&stack.database_url).expect("the stack's own URL is one");
+    pub async fn create_on(url: &str) -> Self {
+        let url = Url::parse(url).expect("a server's own URL is one");
         let maintenance = with_database(&url, "postgres");
         let client = connect(maintenance.as_str())
             .await

@@ -16,7 +16,7 @@ use crate::files::{create_traversable, default_folder, own_folder, remove_folder
 use crate::postgres::{self, Postgres, block_on, connect, describe};
 use crate::{ports, processes};
 
-/// A running server with a migrated database. It ends with this value, and its data with it.
+/// A running server with a database, migrated unless it was started empty. It ends with this value, and its data with it.
 ///
 /// Its methods block the thread that calls them: a test whose proxies must go on meanwhile needs a
 /// runtime of several threads.
@@ -33,12 +33,22 @@ impl PostgresServer {
     /// # Panics
     /// When it cannot be started.
     pub fn start(settings: &[(&str, &str)]) -> Self {
-        let started = Self::try_start(settings);
-        let server = started.unwrap_or_else(|error| panic!("Postgres cannot be started: {error}"));
+        let server = Self::start_empty(settings);
         let database: storage::Database = server.url().parse().expect("its own URL is one");
         let migrated = block_on(async || storage::migrations::migrate(&database).await);
         migrated.unwrap_or_else(|error| panic!("migrating: {error}"));
         server
+    }
+
+    /// The same with nothing in its database, for [`TestDatabase::create_on`].
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    ///
+    /// [`TestDatabase::create_on`]: super::TestDatabase::create_on
+    pub fn start_empty(settings: &[(&str, &str)]) -> Self {
+        let started = Self::try_start(settings);
+        started.unwrap_or_else(|error| panic!("Postgres cannot be started: {error}"))
     }
 
     fn try_start(settings: &[(&str, &str)]) -> Result<Self, StackError> {
@@ -130,7 +140,16 @@ impl PostgresServer {
         ended.unwrap_or_else(|error| panic!("killing Postgres: {error}"));
     }
 
-    /// Starts it again after [`PostgresServer::kill`].
+    /// Ends it in order: its clients are cut off. Its data and port stay.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn stop(&self) {
+        let ended = self.end(Signal::SIGINT);
+        ended.unwrap_or_else(|error| panic!("stopping Postgres: {error}"));
+    }
+
+    /// Starts it again after [`PostgresServer::kill`] or [`PostgresServer::stop`].
     ///
     /// # Panics
     /// When it does not start.
@@ -159,7 +178,7 @@ impl Drop for PostgresServer {
 }
 
 /// What the default stack runs.
-fn artifacts() -> Result<Artifacts, StackError> {
+pub(super) fn artifacts() -> Result<Artifacts, StackError> {
     Artifacts::ensure(&own_folder(&default_folder())?.join("artifacts"))
 }
 

@@ -3,12 +3,11 @@
 //! said that it might.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::future::join_all;
-use local_stack::testing::{TestDatabase, eventually};
-use local_stack::{Server, StackDir};
+use local_stack::testing::{PostgresServer, TestDatabase, eventually};
 use tokio_postgres::Client;
 
 use crate::helpers::{Answer, Api, DEADLINE};
@@ -20,47 +19,31 @@ const RESTARTS: usize = 2;
 /// Orders between two restarts, so that one meets a service in full swing.
 const ENOUGH: usize = 200;
 
-/// A stack of this test's own, ended with this value.
-struct OwnStack(StackDir, PathBuf);
-
-impl Drop for OwnStack {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.down() {
-            eprintln!("the stack stays: {error}");
-        }
-        let _ = std::fs::remove_dir_all(&self.1);
-    }
-}
-
-impl OwnStack {
-    async fn restart_postgres(&self) {
-        let dir = self.0.clone();
-        let restart = tokio::task::spawn_blocking(move || {
-            dir.kill(Server::Postgres).unwrap();
-            dir.start(Server::Postgres).unwrap();
-        });
-        restart.await.unwrap();
-    }
+/// Ends it without warning and starts it again.
+async fn restart(postgres: &Arc<PostgresServer>) {
+    let postgres = Arc::clone(postgres);
+    let restart = tokio::task::spawn_blocking(move || {
+        postgres.kill();
+        postgres.start_again();
+    });
+    restart.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p1_answers_stay_true_while_postgres_is_killed_and_restarted() {
-    let folder = std::env::temp_dir().join(format!("order-api-restart-{}", uuid::Uuid::now_v7()));
-    let stack = OwnStack(StackDir::new(&folder), folder);
-    let dir = stack.0.clone();
-    let up = tokio::task::spawn_blocking(move || dir.up());
-    let running = up.await.unwrap().unwrap();
+    let start = tokio::task::spawn_blocking(|| PostgresServer::start_empty(&[]));
+    let postgres = Arc::new(start.await.unwrap());
     for mode in MODES {
-        let database = TestDatabase::create_on(&running).await;
+        let database = TestDatabase::create_on(&postgres.url()).await;
         let api = Api::start(database.url(), &[("API__GROUP_COMMIT", mode)]);
         api.until_ready().await;
-        let answers = place_during_restarts(&stack, &api).await;
+        let answers = place_during_restarts(&postgres, &api).await;
         audit(mode, &answers, &database.connect().await).await;
     }
 }
 
 /// Every answer to an order.
-async fn place_during_restarts(stack: &OwnStack, api: &Api) -> Vec<Answer> {
+async fn place_during_restarts(postgres: &Arc<PostgresServer>, api: &Api) -> Vec<Answer> {
     let restarted = AtomicBool::new(false);
     let placed = AtomicUsize::new(0);
     let load = join_all((0..16).map(async |_| {
@@ -81,7 +64,7 @@ async fn place_during_restarts(stack: &OwnStack, api: &Api) -> Vec<Answer> {
             })
             .await;
             if round < RESTARTS {
-                stack.restart_postgres().await;
+                restart(postgres).await;
             }
         }
         restarted.store(true, Ordering::Relaxed);

@@ -1,6 +1,5 @@
 //! Brokers that say nothing, or are gone, while others answer.
 
-use local_stack::Server;
 use local_stack::testing::{Mute, Spawned, detour};
 use uuid::Uuid;
 
@@ -40,7 +39,7 @@ async fn p11_brokers_learned_from_others_are_asked_when_the_named_one_is_gone() 
     let private = Private::new().await;
     // The only way to the broker that is named. The broker names its own.
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let way = format!("kafka://{}", private.stack.kafka_brokers);
+    let way = format!("kafka://{}", private.brokers);
     let way = runtime.spawn(async move {
         detour(&way, |mut client, mut server| async move {
             let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
@@ -53,7 +52,7 @@ async fn p11_brokers_learned_from_others_are_asked_when_the_named_one_is_gone() 
     private.place(2, 10).await;
     flows(20, async || private.sold().await).await;
     runtime.shutdown_background();
-    private.restart(Server::Kafka).await;
+    private.restart_kafka().await;
     private.place(2, 10).await;
     flows(40, async || private.sold().await).await;
     Ops::of(&consumer).await.until_ready().await;

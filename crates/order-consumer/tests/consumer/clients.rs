@@ -9,7 +9,7 @@ use crate::support::{Fixture, drain, order};
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_other_clients_write_is_read() {
     let fixture = Fixture::new().await;
-    let stack = local_stack::up().unwrap();
+    let brokers = fixture.brokers.clone();
     let place = (fixture.topic.as_str(), 0);
     let id = uuid::Uuid::now_v7();
 
@@ -57,7 +57,7 @@ async fn whatever_other_clients_write_is_read() {
         .line("begin")
         .send_whole(place, &order("P-aborted", 1))
         .line("abort");
-    tokio::task::spawn_blocking(move || script.run(&stack))
+    tokio::task::spawn_blocking(move || script.run(&brokers))
         .await
         .unwrap();
 

@@ -25,14 +25,14 @@ fn large(number: usize) -> OutgoingRecord {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p10_a_backlog_of_large_records_does_not_fill_memory() {
-    let stack = Private::new().await;
+    let private = Private::new().await;
     for partition in 0..2 {
         for number in 0..RECORDS / 2 {
-            stack.produce(partition, vec![large(number)]).await;
+            private.produce(partition, vec![large(number)]).await;
         }
     }
-    let consumer = stack.start();
-    stack.until_sold(RECORDS.try_into().unwrap()).await;
+    let consumer = private.start();
+    private.until_sold(RECORDS.try_into().unwrap()).await;
     let peak = consumer.peak_memory();
     println!("{} MiB at most", peak / 1024 / 1024);
     assert!(peak < BOUND, "{peak} bytes");

@@ -94,8 +94,8 @@ async fn a_transaction_that_another_producer_leaves_open_is_told_as_a_stall() {
         .line("producer none left-open")
         .line("begin")
         .send_whole((TOPIC, 1), &order("P-1", 1));
-    let stack = private.stack.clone();
-    let client = tokio::task::spawn_blocking(move || script.begin(&stack));
+    let brokers = private.brokers.clone();
+    let client = tokio::task::spawn_blocking(move || script.begin(&brokers));
     let client = client.await.unwrap();
     ops.until("inbox_lag{partition=\"1\"}", 1.0).await;
     let parts = [

@@ -99,22 +99,21 @@ const BOUND: u64 = 320 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p10_what_kafka_has_packed_a_thousandfold_does_not_fill_memory() {
-    let stack = Private::new().await;
-    let broker = stack.stack.kafka_brokers.clone();
+    let private = Private::new().await;
     let sizes = (0..RECORDS).map(|_| LARGE).chain([LARGER]);
     for size in sizes {
         let zeros = vec![0; size];
         let packed = zstd::encode_all(&body(&[nonsense(0, &zeros)])[..], 0).unwrap();
         let batch = RawBatch::new(ZSTD, 1, &packed);
-        batch.produce(&broker, (TOPIC, 0)).await;
+        batch.produce(&private.brokers, (TOPIC, 0)).await;
     }
-    stack.produce(0, vec![order("P-1", 1)]).await;
-    let consumer = stack.start();
-    stack.until_sold(1).await;
+    private.produce(0, vec![order("P-1", 1)]).await;
+    let consumer = private.start();
+    private.until_sold(1).await;
     let peak = consumer.peak_memory();
     println!("{} MiB at most", peak / 1024 / 1024);
     assert!(peak < BOUND, "{peak} bytes");
-    let sql = stack.sql().await.unwrap();
+    let sql = private.sql().await.unwrap();
     let held = format!(
         "select count(*) filter (where octet_length(value) = {LARGE}),
                 count(*) filter (where value is null and omitted_bytes > {LARGER})

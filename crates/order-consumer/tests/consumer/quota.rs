@@ -12,7 +12,7 @@ const CLIENT_ID: &str = "transactional-outbox";
 #[tokio::test(flavor = "multi_thread")]
 async fn p11_a_throttled_fetch_is_an_answer_and_no_fault() {
     let private = Private::new().await;
-    let brokers = &private.stack.kafka_brokers;
+    let brokers = &private.brokers;
     set_quota(brokers, CLIENT_ID, Quota::Fetch, Some(20_000.0)).await;
     let consumer = private.start();
     let ops = Ops::of(&consumer).await;

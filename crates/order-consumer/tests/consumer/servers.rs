@@ -1,42 +1,47 @@
-//! What happens when a server goes, or the topic changes, under a stack of the test's own.
+//! What happens when a server goes, or the topic changes, with servers of the test's own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use local_stack::testing::{Spawned, delete_topic, eventually};
-use local_stack::{Server, Stack, StackDir};
+use local_stack::testing::{
+    KafkaServer, PostgresServer, Spawned, TestDatabase, delete_topic, eventually,
+};
 use messaging::{Cluster, OutgoingRecord, PartitionWriter, partition_of};
-use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
 use crate::java::Script;
 use crate::ops::Ops;
 use crate::process::BINARY;
-use crate::support::{PATIENCE, order};
+use crate::support::{PATIENCE, make_topic, order};
 
 pub(crate) const TOPIC: &str = "order.created";
 
-/// A stack that is ended with the test, also by a panic.
+/// Calls from a thread that may wait.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(call).await.unwrap()
+}
+
+/// A Kafka of a test's own, where the topics have the names that the executable knows, and a
+/// database.
 pub(crate) struct Private {
-    dir: StackDir,
-    pub(crate) stack: Stack,
-    _folder: TempDir,
+    pub(crate) brokers: String,
+    kafka: Arc<KafkaServer>,
+    database: TestDatabase,
 }
 
 impl Private {
     pub(crate) async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = StackDir::new(folder.path());
-        let up = dir.clone();
-        let stack = tokio::task::spawn_blocking(move || up.up().unwrap());
-        let stack = stack.await.unwrap();
-        let database: storage::Database = stack.database_url.parse().unwrap();
-        storage::migrations::migrate(&database).await.unwrap();
-        let cluster = Cluster::new(stack.kafka_brokers.parse().unwrap());
-        cluster.ensure_topic(TOPIC, 2, 1).await.unwrap();
+        Self::with(TestDatabase::create().await).await
+    }
+
+    async fn with(database: TestDatabase) -> Self {
+        let kafka = blocking(|| KafkaServer::start(&[])).await;
+        let cluster = Cluster::new(kafka.brokers().parse().unwrap());
+        make_topic(&cluster, TOPIC, 2).await;
         Self {
-            dir,
-            stack,
-            _folder: folder,
+            brokers: kafka.brokers(),
+            kafka: Arc::new(kafka),
+            database,
         }
     }
 
@@ -60,8 +65,8 @@ impl Private {
 
     fn variables(&self, mut own: Vec<(&'static str, String)>) -> Vec<(&'static str, String)> {
         for (name, value) in [
-            ("DATABASE_URL", self.stack.database_url.clone()),
-            ("KAFKA_BROKERS", self.stack.kafka_brokers.clone()),
+            ("DATABASE_URL", self.database.url().to_owned()),
+            ("KAFKA_BROKERS", self.brokers.clone()),
             ("KAFKA_TOPIC_PARTITIONS", "2".to_owned()),
             ("LEASE_TTL", "4s".to_owned()),
             ("OPS_PORT", "0".to_owned()),
@@ -73,19 +78,18 @@ impl Private {
         own
     }
 
-    /// Kills a server and starts it again, with its data and on its port.
-    pub(crate) async fn restart(&self, server: Server) {
-        let dir = self.dir.clone();
-        tokio::task::spawn_blocking(move || {
-            dir.kill(server).unwrap();
-            dir.start(server).unwrap();
+    /// Kills Kafka and starts it again, with its data and on its port.
+    pub(crate) async fn restart_kafka(&self) {
+        let kafka = Arc::clone(&self.kafka);
+        blocking(move || {
+            kafka.kill();
+            kafka.start_again();
         })
-        .await
-        .unwrap();
+        .await;
     }
 
     pub(crate) async fn sql(&self) -> Option<Client> {
-        let connecting = tokio_postgres::connect(&self.stack.database_url, NoTls);
+        let connecting = tokio_postgres::connect(self.database.url(), NoTls);
         let (client, connection) = connecting.await.ok()?;
         tokio::spawn(connection);
         Some(client)
@@ -117,7 +121,7 @@ impl Private {
     }
 
     pub(crate) async fn produce(&self, partition: i32, records: Vec<OutgoingRecord>) {
-        let cluster = Cluster::new(self.stack.kafka_brokers.parse().unwrap());
+        let cluster = Cluster::new(self.brokers.parse().unwrap());
         let mut writer = PartitionWriter::new(cluster, TOPIC, partition);
         // A partition that has just been made is refused until it has a leader.
         eventually("the records to be written", PATIENCE, async || {
@@ -132,7 +136,7 @@ async fn a_topic_that_the_first_start_creates_makes_no_noise() {
     let private = Private::new().await;
     let mut quiet = Vec::new();
     for group in ["one", "two", "three"] {
-        let broker = &private.stack.kafka_brokers;
+        let broker = &private.brokers;
         delete_topic(broker, TOPIC).await;
         let cluster = Cluster::new(broker.parse().unwrap());
         eventually("the broker to know that it is gone", PATIENCE, async || {
@@ -156,15 +160,10 @@ async fn a_topic_that_the_first_start_creates_makes_no_noise() {
     assert_eq!(quiet, Vec::<String>::new());
 }
 
-impl Drop for Private {
-    fn drop(&mut self) {
-        self.dir.down().unwrap();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn p7_p9_postgres_dies_inside_transactions_and_partitions_are_added() {
-    let private = Private::new().await;
+    let postgres = Arc::new(blocking(|| PostgresServer::start_empty(&[])).await);
+    let private = Private::with(TestDatabase::create_on(&postgres.url()).await).await;
     let consumer = private.start();
     private.place(2, 10).await;
     private.until_sold(20).await;
@@ -185,7 +184,12 @@ async fn p7_p9_postgres_dies_inside_transactions_and_partitions_are_added() {
             (!sql.query(busy, &[]).await.unwrap().is_empty()).then_some(())
         })
         .await;
-        private.restart(Server::Postgres).await;
+        let dying = Arc::clone(&postgres);
+        blocking(move || {
+            dying.kill();
+            dying.start_again();
+        })
+        .await;
         private.until_sold(placed).await;
     }
     let sql = private.sql().await.unwrap();
@@ -195,11 +199,9 @@ async fn p7_p9_postgres_dies_inside_transactions_and_partitions_are_added() {
         .await
         .unwrap();
 
-    let stack = private.stack.clone();
+    let brokers = private.brokers.clone();
     let grow = Script::default().line(&format!("partitions {TOPIC} 4"));
-    tokio::task::spawn_blocking(move || grow.run(&stack))
-        .await
-        .unwrap();
+    blocking(move || grow.run(&brokers)).await;
     let owned = "select count(*) from lease
                  where owner is not null and scope like '%/order.created'";
     eventually(

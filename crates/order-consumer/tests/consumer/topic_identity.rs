@@ -10,13 +10,13 @@ use crate::progress::{flows, stands_still};
 use crate::servers::{Private, TOPIC};
 use crate::support::{PATIENCE, order};
 
-/// Records that are there are fetched at once.
+/// Records that are there are fetched at once. Nothing outside tells when that is done.
 const FETCHED: Duration = Duration::from_secs(1);
 
 impl Private {
     /// The topic is deleted and made again.
     async fn make_the_topic_again(&self) {
-        let broker = &self.stack.kafka_brokers;
+        let broker = &self.brokers;
         delete_topic(broker, TOPIC).await;
         let cluster = messaging::Cluster::new(broker.parse().unwrap());
         eventually("the topic to be there again", PATIENCE, async || {

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use local_stack::testing::{Fault, KafkaProxy, Spawned, TestDatabase};
+use local_stack::testing::{Fault, KafkaProxy, Spawned};
 use tokio_postgres::Client;
 
 use crate::own_postgres::OwnPostgres;
@@ -101,7 +101,7 @@ async fn p11_twenty_million_dead_entries_leave_a_thousand_events_a_second() {
     const EVENTS: i32 = 60_000;
     let _alone = alone().await;
     let postgres = OwnPostgres::start().await;
-    let database = TestDatabase::create_on(&postgres.stack).await;
+    let database = postgres.database().await;
     let fixture = Fixture::in_database(database).await;
     let _reader = fixture.leave_dead_entries(20_000_000).await;
     let relay = fixture.relay_with_ttl("3s");

@@ -2,23 +2,12 @@
 
 use std::time::Duration;
 
-use local_stack::testing::{TestDatabase, eventually};
+use local_stack::testing::eventually;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::own_postgres::OwnPostgres;
 use crate::support::{Fixture, PARTITIONS};
-
-/// A server whose queue is as small as it can be.
-async fn with_a_small_queue() -> OwnPostgres {
-    let postgres = OwnPostgres::start().await;
-    let setting = "alter system set max_notify_queue_pages = 64";
-    let sql = postgres.connect().await;
-    sql.batch_execute(setting).await.unwrap();
-    postgres.stop().await;
-    postgres.start_again().await;
-    postgres
-}
 
 /// Fills the queue. It stays full until the returned connection ends, which listens and does not
 /// read, as it is inside of a transaction.
@@ -41,8 +30,9 @@ async fn fill(postgres: &OwnPostgres) -> Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p11_a_relay_that_joins_while_no_notification_can_be_sent_works_on_its_share() {
-    let postgres = with_a_small_queue().await;
-    let database = TestDatabase::create_on(&postgres.stack).await;
+    // Its queue is as small as it can be.
+    let postgres = OwnPostgres::start_with(&[("max_notify_queue_pages", "64")]).await;
+    let database = postgres.database().await;
     let fixture = Fixture::in_database(database).await;
     let first = fixture.start_relay("2s");
     fixture.until_shared_by(1).await;

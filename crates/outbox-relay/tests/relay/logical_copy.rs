@@ -1,7 +1,7 @@
 //! A logical copy of a database in use and the switch to it, step by step as docs/operations.md
 //! tells it.
 
-use local_stack::testing::{Spawned, TestDatabase, eventually};
+use local_stack::testing::{Spawned, eventually};
 use messaging::partition_of;
 
 use crate::load::Load;
@@ -28,7 +28,7 @@ type Whereabouts = (i64, String, String, Option<i32>, Option<i64>);
 impl Fixture {
     /// Another database beside this one's, for the same topic, that follows this one.
     async fn copied(&self, own: &OwnPostgres) -> Self {
-        let database = TestDatabase::create_on(&own.stack).await;
+        let database = own.database().await;
         let copy = Self {
             topic: self.topic.clone(),
             cluster: self.cluster.clone(),
@@ -93,7 +93,7 @@ impl Fixture {
 async fn p9_a_logical_copy_publishes_what_was_pending_and_nothing_else() {
     // Ends with the test, and with it slots that would keep everybody's WAL.
     let own = OwnPostgres::start().await;
-    let old = Fixture::in_database(TestDatabase::create_on(&own.stack).await).await;
+    let old = Fixture::in_database(own.database().await).await;
     old.write_sized(&[("bad", 1), ("bad", TOO_LARGE), ("bad", 1)])
         .await;
     let mut relay = Spawned::start(BINARY, &["run"], old.variables());

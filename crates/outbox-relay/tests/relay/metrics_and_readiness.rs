@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use local_stack::testing::{Fault, KafkaProxy, Spawned, TestDatabase, eventually};
+use local_stack::testing::{Fault, KafkaProxy, Spawned, eventually};
 use messaging::partition_of;
 use serde_json::Value;
 
@@ -215,7 +215,7 @@ async fn it_tells_what_postgres_refuses_to_hold_and_since_when() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_relay_is_not_ready_for_as_long_as_postgres_is_away() {
     let own = OwnPostgres::start().await;
-    let fixture = Fixture::in_database(TestDatabase::create_on(&own.stack).await).await;
+    let fixture = Fixture::in_database(own.database().await).await;
     let relay = Spawned::start(BINARY, &["run"], fixture.variables());
     let ops = relay.ops_address(PATIENCE).await;
     until_ready(ops).await;

@@ -1,66 +1,55 @@
 //! A Postgres of a test's own, to be loaded, stopped and killed without disturbing the others.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
-use local_stack::testing::unique_topic;
-use local_stack::{Server, Stack, StackDir};
-use tokio_postgres::{Client, NoTls};
+use local_stack::testing::{PostgresServer, TestDatabase};
+use tokio_postgres::Client;
 
 use crate::own_kafka::blocking;
 
 /// Gone with this value.
 pub(crate) struct OwnPostgres {
-    dir: StackDir,
-    folder: PathBuf,
-    pub(crate) stack: Stack,
-    pub(crate) url: String,
+    server: Arc<PostgresServer>,
 }
 
 impl OwnPostgres {
     pub(crate) async fn start() -> Self {
-        let folder = std::env::temp_dir().join(unique_topic("own-postgres"));
-        let dir = StackDir::new(&folder);
-        let stack = blocking(&dir, |dir| {
-            let stack = dir.up()?;
-            // Topics are in everybody's Kafka.
-            dir.stop(Server::Kafka)?;
-            Ok(stack)
-        })
-        .await;
+        Self::start_with(&[]).await
+    }
+
+    /// The same with settings beside those that any Postgres here has.
+    pub(crate) async fn start_with(settings: &'static [(&str, &str)]) -> Self {
+        let server = blocking(|| PostgresServer::start_empty(settings)).await;
         Self {
-            dir,
-            folder,
-            url: stack.database_url.clone(),
-            stack,
+            server: Arc::new(server),
         }
     }
 
+    /// Another migrated database in it.
+    pub(crate) async fn database(&self) -> TestDatabase {
+        TestDatabase::create_on(&self.server.url()).await
+    }
+
+    /// A connection to its own database, which is empty.
     pub(crate) async fn connect(&self) -> Client {
-        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
-        tokio::spawn(connection);
-        client
+        self.server.connect().await
     }
 
     pub(crate) async fn stop(&self) {
-        blocking(&self.dir, |dir| dir.stop(Server::Postgres)).await;
+        self.having(PostgresServer::stop).await;
     }
 
     pub(crate) async fn kill(&self) {
-        blocking(&self.dir, |dir| dir.kill(Server::Postgres)).await;
+        self.having(PostgresServer::kill).await;
     }
 
     /// Returns as soon as it answers.
     pub(crate) async fn start_again(&self) {
-        blocking(&self.dir, |dir| dir.start(Server::Postgres).map(drop)).await;
+        self.having(PostgresServer::start_again).await;
     }
-}
 
-impl Drop for OwnPostgres {
-    fn drop(&mut self) {
-        if let Err(error) = self.dir.down() {
-            eprintln!("a Postgres stays: {error}");
-        }
-        // What is left is a log.
-        let _ = std::fs::remove_dir_all(&self.folder);
+    async fn having(&self, call: fn(&PostgresServer)) {
+        let server = Arc::clone(&self.server);
+        blocking(move || call(&server)).await;
     }
 }

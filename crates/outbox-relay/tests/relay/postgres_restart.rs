@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use local_stack::testing::{TestDatabase, eventually};
+use local_stack::testing::eventually;
 
 use crate::own_postgres::OwnPostgres;
 use crate::support::{Fixture, PATIENCE, assert_in_order};
@@ -23,7 +23,7 @@ where query like '%insert into outbox_published%' and wait_event = 'PgSleep'";
 #[tokio::test(flavor = "multi_thread")]
 async fn p2_p3_p4_p9_postgres_goes_while_marks_are_recorded_and_nothing_is_sent_twice() {
     let own = OwnPostgres::start().await;
-    let mut fixture = Fixture::in_database(TestDatabase::create_on(&own.stack).await).await;
+    let mut fixture = Fixture::in_database(own.database().await).await;
     let relay = fixture.start_relay("10s");
     let keys: Vec<String> = (0..2_000).map(|n| format!("k{}", n % 61)).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();

@@ -203,9 +203,9 @@ async fn p9_a_dump_of_a_live_database_restored_elsewhere_loses_and_republishes_n
     relay.kill();
     assert_eq!(relay.exit_code(PATIENCE).await, None);
 
-    let database: Database = cluster.url.parse().unwrap();
-    storage::migrations::migrate(&database).await.unwrap();
-    let copy = cluster.connect().await;
+    let restored = cluster.database().await;
+    let database: Database = restored.url().parse().unwrap();
+    let copy = restored.connect().await;
     dump.load(&copy).await;
     assert_eq!(states(&copy).await, dump.states);
     let mut conn = database
@@ -216,7 +216,7 @@ async fn p9_a_dump_of_a_live_database_restored_elsewhere_loses_and_republishes_n
 
     // The copy is worked on, and written to.
     let mut variables = fixture.variables();
-    variables[0] = ("DATABASE_URL", cluster.url.clone());
+    variables[0] = ("DATABASE_URL", restored.url().to_owned());
     let mut relay = Spawned::start(BINARY, &["run"], variables);
     let highest = *dump.states.last_key_value().unwrap().0;
     for key in ["bad", "k1"] {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use local_stack::testing::{Spawned, TestDatabase, eventually};
+use local_stack::testing::{Spawned, eventually};
 use outbox_relay::Step;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -188,7 +188,7 @@ async fn p2_p3_p4_up_to_thirty_two_relays_own_fair_shares_whoever_was_killed_or_
     let _alone = alone().await;
     // Their connections are most of those that Postgres allows.
     let postgres = OwnPostgres::start().await;
-    let database = TestDatabase::create_on(&postgres.stack).await;
+    let database = postgres.database().await;
     let fixture = Fixture::in_database(database).await;
     share_while_members_change(&fixture, &[32, 13, 27, 2, 32]).await;
 }

@@ -13,6 +13,7 @@ use local_stack::testing::{Spawned, TestDatabase, eventually, unique_topic};
 use messaging::Cluster;
 use tokio::task::JoinHandle;
 
+use crate::own_kafka::blocking;
 use crate::process::BINARY;
 use crate::progress::PAUSES_AT_MOST;
 use crate::soak::alone;
@@ -265,10 +266,6 @@ impl System {
         })
         .await;
     }
-}
-
-async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(call).await.unwrap()
 }
 
 /// One of `make soak`.

@@ -1,4 +1,4 @@
-//! A client in Java, run on the jars of the stack's own Kafka.
+//! A client in Java, run on the jars of the stack's Kafka.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,7 +6,6 @@ use std::process::{Child, Command, Stdio};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use local_stack::Stack;
 use messaging::OutgoingRecord;
 
 /// What the client is to do; see `Client.java`.
@@ -56,18 +55,18 @@ impl Script {
     }
 
     /// Runs the client to its end.
-    pub(crate) fn run(self, stack: &Stack) {
-        self.begin(stack).finish(&Self::default());
+    pub(crate) fn run(self, brokers: &str) {
+        self.begin(brokers).finish(&Self::default());
     }
 
     /// Runs the client, which then waits for what else it is to do.
-    pub(crate) fn begin(self, stack: &Stack) -> Running {
+    pub(crate) fn begin(self, brokers: &str) -> Running {
         let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/consumer/java/Client.java");
         let child = Command::new("java")
             .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp"])
-            .arg(class_path(stack))
+            .arg(class_path())
             .arg(client)
-            .arg(&stack.kafka_brokers)
+            .arg(brokers)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -100,8 +99,9 @@ impl Running {
     }
 }
 
-/// That of the running broker.
-fn class_path(stack: &Stack) -> String {
+/// That of everybody's broker.
+fn class_path() -> String {
+    let stack = local_stack::up().unwrap();
     let ps = Command::new("ps")
         .args(["-ww", "-o", "args=", "-p", &stack.kafka_pid.to_string()])
         .output()
