@@ -24,12 +24,18 @@ impl Fixture {
     }
 
     async fn write_of(&self, bytes: i32, events: i32, keys: i32) {
+        // From a table, so that Postgres compresses it once and not for each event.
+        let payload = format!(
+            "create temporary table if not exists large (payload json); truncate large;
+             insert into large select to_json(repeat('x', {bytes}))"
+        );
+        self.sql.batch_execute(&payload).await.unwrap();
         self.sql
             .execute(
                 "insert into outbox_event (event_id, topic, key, event_type, payload)
-                 select gen_random_uuid(), $1, 'k' || n % $4, 'T', to_json(repeat('x', $2))
-                 from generate_series(1, $3) n",
-                &[&self.topic, &bytes, &events, &keys],
+                 select gen_random_uuid(), $1, 'k' || n % $3, 'T', payload
+                 from large, generate_series(1, $2) n",
+                &[&self.topic, &events, &keys],
             )
             .await
             .unwrap();
