@@ -73,6 +73,7 @@ async fn a_client_that_does_not_take_its_answers_is_hung_up_on() {
     client.write_all(&request.repeat(1_000)).await.unwrap();
     let hung_up = async {
         while client.write_all(b"\r\n").await.is_ok() {
+            // A rate, not a wait.
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
@@ -91,7 +92,7 @@ async fn a_client_that_asks_now_and_then_keeps_its_connection() {
         if Instant::now() > until {
             break;
         }
-        // Less than a connection may be silent.
+        // Less than a connection may be silent. Only time proves that it is kept.
         tokio::time::sleep(Duration::from_secs(8)).await;
     }
 }

@@ -125,6 +125,7 @@ async fn status_tells_for_how_long_the_oldest_record_has_waited() {
         .await;
     fixture.produce(0, vec![order("P-1", 1)]).await;
     let waited = Duration::from_secs(2);
+    // The time is the point.
     tokio::time::sleep(waited).await;
     let status = fixture.told(&["status", "--json"]).await;
     let status: Value = serde_json::from_str(&status).unwrap();

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 use crate::support::{Fixture, drain, order};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Records that are there are fetched at once. Nothing outside tells when that is done.
+const FETCHED: Duration = Duration::from_secs(1);
 
 async fn place_error(consumer: &mut PartitionConsumer) -> PositionError {
     match consumer.step(&CancellationToken::new()).await {
@@ -119,8 +121,9 @@ async fn without_ids_a_topic_made_again_is_told_by_its_last_record() {
     assert_eq!(fixture.text(ids).await, "0");
     // Nobody asks for more while the next batch waits to be taken.
     fixture.produce(0, vec![order("P-1", 1)]).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(FETCHED).await;
     fixture.make_the_topic_again(50).await;
+    // Kafka needs a moment to know the topic again, and does not tell.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let step = running.step(&CancellationToken::new()).await;
     println!("{step:?}");
@@ -149,7 +152,7 @@ async fn a_batch_of_a_topic_that_is_gone_does_not_count_where_the_group_was_put_
     assert_eq!(drain(&mut consumer).await, 1);
     // Fetched, and not taken yet.
     fixture.produce(0, vec![order("P-1", 1)]).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(FETCHED).await;
     fixture.make_the_topic_again(5).await;
     // Where the old batch begins, by chance.
     fixture.reset(1).await;

@@ -27,6 +27,7 @@ pub(crate) async fn flows(goal: i64, mut applied: impl AsyncFnMut() -> Option<i6
         }
         let paused = moved.elapsed();
         assert!(paused < PAUSE, "{now} of {goal} for {paused:?}");
+        // How often it looks; how long it may take depends on what it sees.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

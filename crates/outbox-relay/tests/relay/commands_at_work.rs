@@ -61,6 +61,7 @@ async fn act(fixture: &Fixture, relays: &mut [Spawned; 2], writers: &Writers, ra
             assert_eq!(relays[1].exit_code(PATIENCE).await, Some(0));
             relays[1] = fixture.start_relay("3s");
         }
+        // No wait: the next command comes at any moment of what the relays do.
         let pause = random.random_range(0..30);
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
