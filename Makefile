@@ -32,7 +32,7 @@ test: build ## run all tests, on the running stack or on one for the time of the
 	@echo "Every test has a database and topics of its own on a real Postgres and a real Kafka."
 	@echo "Those of order-api, order-consumer and outbox-relay take minutes: they kill, freeze and cut off servers."
 	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --workspace
 
 soak: build ## run the tests that take minutes: a million events, 10 GB of large ones, 20 million dead entries, thirty-two relays, three brokers that fail in turn, a promoted standby
 	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
