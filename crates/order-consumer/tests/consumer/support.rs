@@ -23,7 +23,10 @@ use tokio_postgres::Client;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const PARTITIONS: i32 = 2;
+/// Of sessions: how long a statement may take follows from it.
 const TTL: Duration = Duration::from_secs(10);
+/// Nobody renews the leases: they last longer than any test.
+const LEASES: Duration = Duration::from_mins(5);
 pub(crate) const GROUP: &str = "test-group";
 
 pub(crate) struct Fixture {
@@ -73,7 +76,7 @@ impl Fixture {
     /// A member that owns every partition, by one beat of its keeper.
     pub(crate) async fn owner(&self) -> (Keeper, Leases) {
         let scope = Stream::lease_scope(GROUP, &self.topic);
-        let (mut keeper, leases) = self.inboxes().leases(&scope, TTL, PARTITIONS);
+        let (mut keeper, leases) = self.inboxes().leases(&scope, LEASES, PARTITIONS);
         keeper.beat().await.unwrap();
         (keeper, leases)
     }
