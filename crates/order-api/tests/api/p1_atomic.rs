@@ -198,6 +198,11 @@ where datname = current_database() and application_name = 'order-api' and random
             Some("/problems/outcome-unknown") => {
                 unknown.insert(answer.body["orderId"].as_str().unwrap().to_owned());
             }
+            // Connections are made again one after the other, and some wait for one in vain.
+            Some("/problems/busy") => {
+                answer.expect_unavailable("busy");
+                refused += 1;
+            }
             Some(_) => {
                 answer.expect_unavailable("database-unavailable");
                 refused += 1;
