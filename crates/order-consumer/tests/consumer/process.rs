@@ -8,7 +8,7 @@ use messaging::{OutgoingRecord, partition_of};
 use order_consumer::handlers::registry;
 use uuid::Uuid;
 
-use crate::support::{Fixture, PATIENCE, order};
+use crate::support::{Fixture, PATIENCE, order, until_led};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_order-consumer");
 
@@ -18,6 +18,7 @@ impl Fixture {
         OrderCreated::TOPIC.clone_into(&mut fixture.topic);
         for topic in registry().topics() {
             fixture.cluster.ensure_topic(&topic, 6, 1).await.unwrap();
+            until_led(&fixture.cluster, &topic).await;
         }
         fixture
     }

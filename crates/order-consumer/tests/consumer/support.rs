@@ -152,6 +152,16 @@ impl Fixture {
 /// Makes a topic and waits until its partitions have leaders, which takes a moment.
 pub(crate) async fn make_topic(cluster: &Cluster, topic: &str, partitions: i32) {
     cluster.ensure_topic(topic, partitions, 1).await.unwrap();
+    until_led(cluster, topic).await;
+}
+
+/// Waits until the partitions of a topic that was made, by whomever, have leaders.
+pub(crate) async fn until_led(cluster: &Cluster, topic: &str) {
+    let partitions = eventually("the topic to be known", PATIENCE, async || {
+        let counts = cluster.partition_counts().await.ok()?;
+        counts.get(topic).copied()
+    })
+    .await;
     for partition in 0..partitions {
         let mut reader = PartitionReader::new(cluster.clone(), topic, partition);
         eventually("a leader", PATIENCE, async || reader.latest().await.ok()).await;
