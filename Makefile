@@ -3,10 +3,11 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down run e2e test soak lint ci fmt build clean bench-relay bench-latency bench-consumer bench-api fuzz-api writers cloudevents
+.PHONY: help up down run e2e test soak lint ci fmt build clean bench-relay bench-latency bench-consumer bench-api simulate kept-seeds mutate fuzz-api writers cloudevents
 
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 STACK := $(BIN)/local-stack
+SIMULATION := $(or $(CARGO_TARGET_DIR),target)/simulation/simulation
 # What `make ci` leaves out of `make soak`: a quarter of an hour.
 SHORT_SOAK := --skip three_brokers --skip twenty_million
 # What only measuring and fuzzing need is installed below the target folder, once.
@@ -38,15 +39,26 @@ soak: build ## run the tests that take minutes: a million events, 10 GB of large
 	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
 	cargo test --workspace --test relay -- --ignored $(SOAK)
 
+simulate: ## run the relay and the consumer in simulated worlds until one breaks a promise; SEED=n shows one, SIMULATE_SECONDS=n ends it
+	cargo build --profile simulation -p simulation
+	@$(SIMULATION) $(if $(SEED),replay $(SEED),search $(if $(SIMULATE_SECONDS),--seconds $(SIMULATE_SECONDS)))
+
+kept-seeds: ## run the seeds that once found a fault
+	cargo build --profile simulation -p simulation
+	@$(SIMULATION) kept
+
+mutate: ## take one thing out of the code at a time, and show that the simulation notices (an hour)
+	@crates/simulation/mutations/run
+
 lint: ## check the format, clippy's advice and the direction of the dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo test --workspace --quiet --test dependencies
 
 ci: ## all checks, as .ci/run does, with their times
-	@for target in lint build test soak e2e; do \
+	@for target in lint build test kept-seeds simulate soak e2e; do \
 		echo "== make $$target"; begun=$$SECONDS; \
-		$(MAKE) --no-print-directory $$target SOAK="$(SHORT_SOAK)"; \
+		$(MAKE) --no-print-directory $$target SOAK="$(SHORT_SOAK)" SIMULATE_SECONDS=110; \
 		echo "== make $$target: $$((SECONDS - begun)) s"; \
 	done; echo "== all: $$SECONDS s"
 

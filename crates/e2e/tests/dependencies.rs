@@ -25,8 +25,18 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("local-stack", &["storage"]),
     // Sees the services from outside, as processes.
     ("e2e", &["domain", "messaging", "local-stack"]),
-    // Runs the services' code in memory; what it models of Postgres has storage's types.
-    ("simulation", &["domain", "storage"]),
+    // Runs the services' code on ports of its own; what it models has the types of the two below.
+    (
+        "simulation",
+        &[
+            "domain",
+            "storage",
+            "messaging",
+            "service",
+            "outbox-relay",
+            "order-consumer",
+        ],
+    ),
     // Measures the parts one by one.
     (
         "bench",
@@ -52,7 +62,7 @@ const GATES: [(&str, &[&str]); 11] = [
     ("diesel_migrations", &["storage"]),
     (
         "diesel-async",
-        &["storage", "order-api", "outbox-relay", "order-consumer"],
+        &["storage", "order-api", "order-consumer"],
     ),
     (
         "tokio-postgres",

@@ -6,6 +6,9 @@ use rskafka::client::error::{Error as ClientError, ProtocolError};
 
 use crate::topic_name::InvalidTopicName;
 
+/// An error code of Kafka's protocol.
+pub use rskafka::client::error::ProtocolError as ErrorCode;
+
 /// The reason shown if a topic exists but this client may not describe it.
 pub const HIDDEN_TOPIC: &str = "the topic exists, but this client may not describe it";
 

@@ -25,7 +25,7 @@ pub mod writer;
 pub use brokers::Brokers;
 pub use cluster::Cluster;
 pub use envelope::{Envelope, InvalidEnvelope};
-pub use error::{ErrorKind, HIDDEN_TOPIC, KafkaError};
+pub use error::{ErrorCode, ErrorKind, HIDDEN_TOPIC, KafkaError};
 pub use partitioner::partition_of;
 pub use produce::OutgoingRecord;
 pub use reader::{Fetched, PartitionReader};

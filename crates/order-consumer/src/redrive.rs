@@ -53,7 +53,7 @@ pub struct Decided {
 pub enum DecisionError {
     #[error("no record is held at {0}")]
     NothingHeld(Position),
-    #[error("{position} is blocked by {first}; discard that record first")]
+    #[error("{position} is blocked by {first}; redrive or discard that record first")]
     NotFirst { position: Position, first: Position },
     #[error(transparent)]
     Effect(#[from] EffectError),

@@ -22,7 +22,7 @@ use crate::topics::routing_table::Topics;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Of the look at the first events. One that takes longer sees less.
 const DEADLINE: Duration = LOOK_DEADLINE.saturating_mul(2);
-/// Where entries that cannot be vacuumed make looks slow, they get a tenth of the time at most.
+/// Where entries that cannot be vacuumed make counting slow, it gets a tenth of the time at most.
 const SHARE: u32 = 10;
 /// Counts go no further, so that a look costs the same however much there is.
 const COUNT_BOUND: i64 = 100_000;
@@ -41,24 +41,40 @@ impl Observer {
     pub(crate) async fn run(mut self, stop: &CancellationToken) {
         let mut reporter = FailureReporter::default();
         let (mut horizon, mut first) = (Horizon::default(), FirstWaiting::default());
+        let mut due = Instant::now();
         loop {
             let started = Instant::now();
-            // First, and by itself: the pipeline relies on it where the counts are slow for its sake.
-            let looks = [self.look_at_horizon(&mut horizon).await, self.count().await];
-            if let Some(error) = looks.into_iter().find_map(Result::err) {
-                reporter.failed(
-                    &error,
-                    |error| warn!(%error, "cannot read the backlog; its metrics are stale"),
-                );
-            } else {
-                reporter.succeeded();
+            if started >= due {
+                due = started + self.fill_gauges(&mut horizon, &mut reporter).await;
             }
+            let started = Instant::now();
             self.refresh_waiting_partitions(&mut first).await;
-            let pause = tokio::time::sleep(INTERVAL.max(started.elapsed() * SHARE));
+            // Never long after one another: `/readyz` rests on them.
+            let pause = tokio::time::sleep(INTERVAL.max(started.elapsed()));
             if stop.run_until_cancelled(pause).await.is_none() {
                 return;
             }
         }
+    }
+
+    /// Returns when to do so again.
+    async fn fill_gauges(
+        &mut self,
+        horizon: &mut Horizon,
+        reporter: &mut FailureReporter,
+    ) -> Duration {
+        let started = Instant::now();
+        // First, and by itself: the pipeline relies on it where the counts are slow for its sake.
+        let looks = [self.look_at_horizon(horizon).await, self.count().await];
+        if let Some(error) = looks.into_iter().find_map(Result::err) {
+            reporter.failed(
+                &error,
+                |error| warn!(%error, "cannot read the backlog; its metrics are stale"),
+            );
+        } else {
+            reporter.succeeded();
+        }
+        INTERVAL.max(started.elapsed() * SHARE)
     }
 
     /// Reports to the readiness endpoint which event has waited longest, if any has.

@@ -211,11 +211,40 @@ impl Database {
     }
 }
 
+impl Connection<'_> {
+    /// The database, for checkers that look at it before and after an operation.
+    pub fn database(&self) -> &Database {
+        self.database
+    }
+}
+
 /// What is committed, for checkers and tests.
 impl Database {
+    /// One row of `lease`.
+    pub fn lease(&self, scope: &str, unit: i32) -> Option<&LeaseRow> {
+        self.tables.leases.committed_row(&(scope.to_owned(), unit))
+    }
+
+    /// One row of `lease_member`.
+    pub fn member(&self, scope: &str, member: MemberId) -> Option<&MemberRow> {
+        self.tables
+            .members
+            .committed_row(&(scope.to_owned(), member))
+    }
+
+    /// One row of `inbox_offset`.
+    pub fn offset(&self, key: &OffsetKey) -> Option<&Progress> {
+        self.tables.offsets.committed_row(key)
+    }
+
     /// `outbox_event`, by id.
     pub fn events(&self) -> impl Iterator<Item = (&i64, &EventRow)> {
         self.tables.events.committed()
+    }
+
+    /// One row of `outbox_event`.
+    pub fn event(&self, id: i64) -> Option<&EventRow> {
+        self.tables.events.committed_row(&id)
     }
 
     /// `outbox_pending`, by slot and id.

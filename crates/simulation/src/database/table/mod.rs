@@ -47,6 +47,15 @@ enum Kind {
     Deleted,
 }
 
+/// The committed version of a row.
+fn committed<R>(versions: &[Version<R>]) -> Option<&R> {
+    let version = versions.iter().rev().find(|version| {
+        matches!(version.created, Stamp::Committed(_))
+            && !matches!(version.ended, Some(Stamp::Committed(_)))
+    })?;
+    Some(&version.row)
+}
+
 /// Rows by primary key.
 #[derive(Debug)]
 pub(super) struct Table<K, R> {
@@ -103,13 +112,13 @@ impl<K: Ord + Clone, R: Clone + Send + 'static> Table<K, R> {
 
     /// What is committed.
     pub(super) fn committed(&self) -> impl Iterator<Item = (&K, &R)> {
-        self.rows.iter().filter_map(|(key, versions)| {
-            let version = versions.iter().rev().find(|version| {
-                matches!(version.created, Stamp::Committed(_))
-                    && !matches!(version.ended, Some(Stamp::Committed(_)))
-            })?;
-            Some((key, &version.row))
-        })
+        let rows = self.rows.iter();
+        rows.filter_map(|(key, versions)| Some((key, committed(versions)?)))
+    }
+
+    /// One row of what is committed.
+    pub(super) fn committed_row(&self, key: &K) -> Option<&R> {
+        committed(self.rows.get(key)?)
     }
 
     /// Locks a visible row until the transaction ends, and returns its newest version: what is asked of
