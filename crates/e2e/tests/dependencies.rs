@@ -60,10 +60,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
 const GATES: [(&str, &[&str]); 11] = [
     ("diesel", &["storage"]),
     ("diesel_migrations", &["storage"]),
-    (
-        "diesel-async",
-        &["storage", "order-api", "order-consumer"],
-    ),
+    ("diesel-async", &["storage", "order-api", "order-consumer"]),
     (
         "tokio-postgres",
         &["storage", "local-stack", "e2e", "bench"],

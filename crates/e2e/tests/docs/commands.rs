@@ -90,9 +90,12 @@ fn refuse_line(line: &str) -> Option<String> {
 
 fn refuse_target(target: &str) -> Option<String> {
     let makefile = read("Makefile");
-    let there = makefile
-        .lines()
-        .any(|line| line.starts_with(&format!("{target}:")));
+    let there = if let Some((variable, _)) = target.split_once('=') {
+        makefile.contains(&format!("$({variable})"))
+    } else {
+        let mut lines = makefile.lines();
+        lines.any(|line| line.starts_with(&format!("{target}:")))
+    };
     (!there).then(|| format!("the Makefile has no {target}"))
 }
 
