@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down run e2e test soak lint ci fmt build clean bench-relay bench-latency bench-consumer bench-api simulate kept-seeds mutate fuzz-api writers cloudevents
+.PHONY: help up down run e2e test soak torture lint ci fmt build clean bench-relay bench-latency bench-consumer bench-api simulate kept-seeds mutate fuzz-api writers cloudevents
 
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 STACK := $(BIN)/local-stack
@@ -38,6 +38,9 @@ test: build ## run all tests, on the running stack or on one for the time of the
 soak: build ## run the tests that take minutes: a million events, 10 GB of large ones, 20 million dead entries, thirty-two relays, three brokers that fail in turn, a promoted standby
 	@if ! $(STACK) status >/dev/null; then trap '$(STACK) down' EXIT; $(STACK) up; fi; \
 	cargo test --workspace --test relay -- --ignored $(SOAK)
+
+torture: build ## let brokers, the primary, networks and services fail at random for MINUTES=10; SEED=n repeats the faults
+	@$(BIN)/e2e torture --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 simulate: ## run the relay and the consumer in simulated worlds until one breaks a promise; SEED=n shows one, SIMULATE_SECONDS=n ends it
 	cargo build --profile simulation -p simulation

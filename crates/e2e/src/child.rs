@@ -72,6 +72,11 @@ impl Child {
             .with_context(|| format!("sending {signal} to {}", self.name))
     }
 
+    /// How it ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.process.try_wait()?)
+    }
+
     /// Waits for its end.
     pub(crate) async fn ended(&mut self) -> Result<ExitStatus> {
         Ok(self.process.wait().await?)

@@ -20,6 +20,7 @@ mod report;
 mod run;
 mod steps;
 mod topic;
+mod torture;
 mod world;
 
 /// Runs order-api, outbox-relay and order-consumer together.
@@ -40,6 +41,11 @@ enum Command {
     Check,
     /// Run everything on the local stack until Ctrl-C, with the logs of all three on the terminal
     Run,
+    /// Let one thing after the other go wrong for minutes, and check that none of it is seen from
+    /// outside.
+    ///
+    /// Processes of this machine, beside a Postgres and a Kafka of their own, each of several servers.
+    Torture(torture::Arguments),
 }
 
 #[tokio::main]
@@ -47,5 +53,6 @@ async fn main() -> ExitCode {
     match Arguments::parse().command.unwrap_or(Command::Check) {
         Command::Check => check::main().await,
         Command::Run => run::main().await,
+        Command::Torture(arguments) => torture::main(arguments).await,
     }
 }

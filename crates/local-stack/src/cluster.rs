@@ -52,7 +52,7 @@ impl KafkaCluster {
         let nodes = std::array::from_fn(|place| {
             let id = place + 1;
             let parent = folder.join(format!("node-{id}"));
-            let log = folder.join(format!("kafka-{id}.log"));
+            let log = Self::log(&folder, id);
             Node {
                 kafka: Kafka::new(&parent, log),
                 port: ports[place].broker,
@@ -94,6 +94,16 @@ impl KafkaCluster {
     /// When there is no node of this id.
     pub fn broker(&self, id: usize) -> String {
         format!("127.0.0.1:{}", self.node(id).port)
+    }
+
+    /// Where a node keeps its records, before there is anything in it.
+    pub fn data(folder: &Path, id: usize) -> PathBuf {
+        folder.join(format!("node-{id}/kafka/data"))
+    }
+
+    /// The log file of a node.
+    pub fn log(folder: &Path, id: usize) -> PathBuf {
+        folder.join(format!("kafka-{id}.log"))
     }
 
     /// Kills a node and waits until it is gone. Its data and port stay.

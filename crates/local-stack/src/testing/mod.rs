@@ -206,6 +206,14 @@ async fn migrate(url: Url) {
     migrated.unwrap_or_else(|error| panic!("migrating the template database: {error}"));
 }
 
+/// Different ports on which nothing listens, for servers that are started with a port.
+///
+/// # Panics
+/// When there are none.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    crate::ports::free().unwrap_or_else(|error| panic!("no free ports: {error}"))
+}
+
 /// `prefix-<uuid>`: a topic that no other test uses.
 pub fn unique_topic(prefix: &str) -> String {
     format!("{prefix}-{}", Uuid::now_v7())

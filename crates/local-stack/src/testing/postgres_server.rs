@@ -16,6 +16,8 @@ use crate::files::{create_traversable, default_folder, own_folder, remove_folder
 use crate::postgres::{self, Postgres, block_on, connect, describe};
 use crate::{ports, processes};
 
+const LOG: &str = "postgres.log";
+
 /// A running server with a database, migrated unless it was started empty. It ends with this value, and its data with it.
 ///
 /// Its methods block the thread that calls them: a test whose proxies must go on meanwhile needs a
@@ -66,7 +68,7 @@ impl PostgresServer {
         create_traversable(&folder)?;
         let [port] = ports::free()?;
         Ok(Self {
-            postgres: Postgres::new(&folder, folder.join("postgres.log")).with_settings(settings),
+            postgres: Postgres::new(&folder, folder.join(LOG)).with_settings(settings),
             folder,
             port,
         })
@@ -112,6 +114,11 @@ impl PostgresServer {
     /// On `127.0.0.1`.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Its log file, which goes with this value.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join(LOG)
     }
 
     /// A connection for SQL of the test's own. It is driven by a task of the current runtime.
