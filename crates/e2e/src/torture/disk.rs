@@ -1,15 +1,14 @@
 //! A small file system for one broker, so that its disk can be full.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// More than a broker needs for an hour.
-const SIZE: &str = "size=2g";
-const CHUNK: [u8; 1 << 20] = [0; 1 << 20];
+/// Far more than a broker needs for hours. Nothing is reserved.
+const SIZE: &str = "size=4g";
+const ATTEMPTS: usize = 50;
 
 /// Memory in the place of a folder. It is detached with this value.
 #[derive(Debug)]
@@ -21,51 +20,60 @@ impl Disk {
     /// Makes the folder. Fails where this user must not mount anything.
     pub(crate) fn mount(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let output = Command::new("mount")
+        let at = folder.as_os_str();
+        run(Command::new("mount")
             .args(["-t", "tmpfs", "-o", SIZE, "tmpfs"])
-            .arg(folder)
-            .stdin(Stdio::null())
-            .output()
-            .context("running mount")?;
-        if !output.status.success() {
-            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
-        }
+            .arg(at))?;
         Ok(Self {
             folder: folder.to_owned(),
         })
     }
 
-    /// Leaves no byte free.
+    /// Leaves no byte free, by making the disk as small as what is on it.
     pub(crate) fn fill(&self) -> Result<()> {
-        let mut ballast = File::create(self.ballast())?;
-        for size in [CHUNK.len(), 512] {
-            loop {
-                match ballast.write_all(&CHUNK[..size]) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::StorageFull => break,
-                    Err(error) => return Err(error.into()),
-                }
+        let mut refused = None;
+        // What is on it grows meanwhile, and a disk cannot be smaller than that.
+        for _ in 0..ATTEMPTS {
+            let text = run(Command::new("df").args(["-k", "-P"]).arg(&self.folder))?;
+            let used = text
+                .lines()
+                .nth(1)
+                .and_then(|line| line.split_whitespace().nth(2));
+            let used = used.with_context(|| format!("df says {text:?}"))?;
+            match self.resize(&format!("size={used}k")) {
+                Ok(()) => return Ok(()),
+                Err(error) => refused = Some(error),
             }
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     /// Gives the space back.
     pub(crate) fn empty(&self) -> Result<()> {
-        Ok(fs::remove_file(self.ballast())?)
+        self.resize(SIZE)
     }
 
-    fn ballast(&self) -> PathBuf {
-        self.folder.join("ballast")
+    fn resize(&self, size: &str) -> Result<()> {
+        let size = format!("remount,{size}");
+        run(Command::new("mount").args(["-o", &size]).arg(&self.folder)).map(|_| ())
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
         // Lazily: the broker may still have files open.
-        let detached = Command::new("umount").arg("-l").arg(&self.folder).status();
-        if !detached.is_ok_and(|status| status.success()) {
-            eprintln!("{} stays mounted", self.folder.display());
+        if let Err(error) = run(Command::new("umount").arg("-l").arg(&self.folder)) {
+            eprintln!("{} stays mounted: {error:#}", self.folder.display());
         }
     }
+}
+
+/// What a command printed.
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("running {command:?}"))?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -36,6 +36,7 @@ use crate::torture::ledger::{Ledger, Progress};
 use crate::torture::plan::{Plan, WRITERS};
 use crate::torture::random::Random;
 use crate::torture::report::Report;
+use crate::torture::stalls::Waits;
 use crate::torture::world::{World, say};
 use crate::torture::writers::Writer;
 
@@ -44,7 +45,8 @@ const CLIENTS: usize = 8;
 const CALM: Duration = Duration::from_secs(5);
 /// For clients that want to know, and the API is there.
 const CLIENTS_END_WITHIN: Duration = Duration::from_mins(2);
-const SERVICES_END_WITHIN: Duration = Duration::from_secs(30);
+/// P11: how long an event waits at most while nothing is wrong.
+const CALM_WAIT: Duration = Duration::from_mins(1);
 
 /// How long, and which faults.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -151,21 +153,28 @@ async fn judge(world: &mut World, folder: &Path, ledger: &Ledger) -> Result<Vec<
     let rows = rows::Rows::load(&sql).await?;
     let records = rows::records(&world.kafka.brokers()).await?;
     let findings = checkers::check(ledger, &rows, &records);
+    let waits = Waits::load(&sql, &world.happened).await?;
     Report {
         ledger,
         rows: &rows,
         records: &records,
         findings: &findings,
-        stalls: &stalls::stalls(&sql, &world.happened).await?,
+        waits: &waits,
         resent,
         drained: drained.as_ref().ok().copied(),
     }
     .print();
     let mut violations = findings.violations;
+    if waits.calm > CALM_WAIT {
+        violations.push(format!(
+            "an event waited for {:?} while nothing was wrong",
+            waits.calm
+        ));
+    }
     let outcomes = [
         drained.map(|_| ()),
         verify::verify(world, folder).await,
-        world.services.stop(SERVICES_END_WITHIN).await,
+        world.services.stop_all().await,
     ];
     let failures = outcomes.into_iter().filter_map(Result::err);
     violations.extend(failures.map(|error| format!("{error:#}")));

@@ -33,6 +33,8 @@ pub(crate) enum Fault {
     Kill(usize),
     /// SIGKILL to all instances of a service.
     KillAll(Service),
+    /// SIGTERM to an instance, which must end well. It is started again when the fault ends.
+    Restart(usize),
     /// SIGSTOP, and SIGCONT when the fault ends.
     Freeze(usize),
     /// The way of one instance to a server.
@@ -51,6 +53,8 @@ pub(crate) enum Fault {
     },
     /// The ways of all to Postgres.
     AllToPostgres(Condition),
+    /// An operator ends all sessions of the primary.
+    EndSessions,
     KillBroker(usize),
     FreezeBroker(usize),
     /// No byte is left on the disk of [`BROKER_WITH_SMALL_DISK`].
@@ -89,6 +93,7 @@ impl Fault {
         match self {
             Self::Kill(place) => format!("{} killed", INSTANCES[place]),
             Self::KillAll(service) => format!("every {service} killed"),
+            Self::Restart(place) => format!("{} restarted", INSTANCES[place]),
             Self::Freeze(place) => format!("{} frozen", INSTANCES[place]),
             Self::Network {
                 instance,
@@ -107,6 +112,7 @@ impl Fault {
                 format!("writer to Postgres {}", condition.name())
             }
             Self::AllToPostgres(condition) => format!("all to Postgres {}", condition.name()),
+            Self::EndSessions => "sessions of Postgres ended".to_owned(),
             Self::KillBroker(_) => "broker killed".to_owned(),
             Self::FreezeBroker(_) => "broker frozen".to_owned(),
             Self::FillDisk => "disk of a broker full".to_owned(),
@@ -117,16 +123,19 @@ impl Fault {
 
     fn target(self) -> Target {
         match self {
-            Self::Kill(_) | Self::KillAll(_) | Self::Freeze(_) | Self::Network { .. } => {
-                Target::Instances
-            }
+            Self::Kill(_)
+            | Self::KillAll(_)
+            | Self::Restart(_)
+            | Self::Freeze(_)
+            | Self::Network { .. } => Target::Instances,
             Self::KillBroker(_)
             | Self::FreezeBroker(_)
             | Self::FillDisk
             | Self::MoveLeaders { .. } => Target::Brokers,
-            Self::WriterNetwork { .. } | Self::AllToPostgres(_) | Self::CrashPrimary { .. } => {
-                Target::Postgres
-            }
+            Self::WriterNetwork { .. }
+            | Self::AllToPostgres(_)
+            | Self::EndSessions
+            | Self::CrashPrimary { .. } => Target::Postgres,
         }
     }
 }
@@ -135,7 +144,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.kind())?;
         match *self {
-            Self::Kill(place) | Self::Freeze(place) => write!(f, " ({})", instance_name(place)),
+            Self::Kill(place) | Self::Restart(place) | Self::Freeze(place) => {
+                write!(f, " ({})", instance_name(place))
+            }
             Self::Network {
                 instance,
                 to,
@@ -155,6 +166,7 @@ impl fmt::Display for Fault {
             Self::CrashPrimary { early: true } => write!(f, " (clients led there before)"),
             Self::KillAll(_)
             | Self::AllToPostgres(_)
+            | Self::EndSessions
             | Self::FillDisk
             | Self::CrashPrimary { early: false } => Ok(()),
         }
@@ -220,7 +232,16 @@ impl Plan {
     }
 }
 
-const DECK: [fn(&mut Random) -> Planned; 22] = [
+const DECK: [fn(&mut Random) -> Planned; 25] = [
+    |r| {
+        let instance = r.below(INSTANCES.len());
+        planned(Fault::Restart(instance), r.millis(0, 1_000))
+    },
+    |r| {
+        let relay_or_consumer = r.of(&[2, 3, 4, 5, 6, 7]);
+        planned(Fault::Restart(relay_or_consumer), r.millis(0, 1_000))
+    },
+    |_| planned(Fault::EndSessions, Duration::ZERO),
     |r| planned(Fault::Kill(r.of(&[0, 1])), r.millis(500, 4_000)),
     |r| planned(Fault::Kill(r.of(&[2, 3, 4])), r.millis(500, 6_000)),
     |r| planned(Fault::Kill(r.of(&[2, 3, 4])), r.millis(0, 500)),

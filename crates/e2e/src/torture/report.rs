@@ -1,12 +1,11 @@
 //! The figures of a run.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::torture::checkers::Findings;
 use crate::torture::ledger::{Ledger, Outcome};
 use crate::torture::rows::{Record, Rows};
-use crate::torture::stalls::Stalls;
+use crate::torture::stalls::Waits;
 
 /// All that is told at the end.
 pub(crate) struct Report<'a> {
@@ -14,7 +13,7 @@ pub(crate) struct Report<'a> {
     pub(crate) rows: &'a Rows,
     pub(crate) records: &'a [Record],
     pub(crate) findings: &'a Findings,
-    pub(crate) stalls: &'a BTreeMap<String, Stalls>,
+    pub(crate) waits: &'a Waits,
     /// Records that were sent again after an unknown outcome.
     pub(crate) resent: i64,
     /// From the end of the load until nothing was on its way any more.
@@ -63,7 +62,7 @@ impl Report<'_> {
             "\n{:<46} {:>5} {:>12} {:>12}",
             "fault", "times", "to Kafka", "to effect"
         );
-        for (kind, stalls) in self.stalls {
+        for (kind, stalls) in &self.waits.by_kind {
             let seconds = |stall: Duration| format!("{:.1} s", stall.as_secs_f64());
             println!(
                 "{kind:<46} {:>5} {:>12} {:>12}",
@@ -72,7 +71,11 @@ impl Report<'_> {
                 seconds(stalls.applied)
             );
         }
-        println!("The times are the longest that an order or a cancellation took.\n");
+        println!(
+            "The times are the longest that an order or a cancellation took. Of no wait was more \
+             than {:.1} s without a fault.\n",
+            self.waits.calm.as_secs_f64()
+        );
     }
 }
 

@@ -28,7 +28,8 @@ pub(crate) struct Rows {
 
 #[derive(Debug)]
 pub(crate) struct Event {
-    pub(crate) event_id: String,
+    /// `event_id`, and the header `ce_id`.
+    pub(crate) id: String,
     pub(crate) topic: String,
     pub(crate) key: String,
     /// By a writer, not by the API.
@@ -71,7 +72,7 @@ impl Rows {
         let events = events.iter().map(|row| {
             let partition: Option<i32> = row.get(5);
             Event {
-                event_id: row.get(0),
+                id: row.get(0),
                 topic: row.get(1),
                 key: row.get(2),
                 is_foreign: row.get::<_, Option<bool>>(3).unwrap_or_default(),

@@ -42,7 +42,7 @@ pub(crate) struct Kafka {
     folder: PathBuf,
     cluster: Arc<KafkaCluster>,
     /// Of one of them, where one can be made.
-    disk: Option<Arc<Disk>>,
+    disk: Option<Disk>,
 }
 
 impl Kafka {
@@ -57,7 +57,7 @@ impl Kafka {
         Ok(Self {
             folder,
             cluster: Arc::new(cluster.context("starting Kafka")?),
-            disk: disk.ok().map(Arc::new),
+            disk: disk.ok(),
         })
     }
 
@@ -99,22 +99,23 @@ impl Kafka {
         self.cluster.resume(id);
     }
 
+    /// Whether a disk can be full.
+    pub(crate) fn has_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+
     /// Fills the disk of a broker, if it has one of its own.
-    pub(crate) async fn fill_disk(&self) -> Result<bool> {
-        let Some(disk) = self.disk.clone() else {
-            return Ok(false);
-        };
-        blocking(move || disk.fill()).await??;
-        Ok(true)
+    pub(crate) fn fill_disk(&self) -> Result<()> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.fill())
     }
 
     /// Gives the space back, and starts the broker again: it ends where it cannot write.
     pub(crate) async fn empty_disk(&self) -> Result<()> {
-        let Some(disk) = self.disk.clone() else {
+        let Some(disk) = &self.disk else {
             return Ok(());
         };
         self.kill(BROKER_WITH_SMALL_DISK).await?;
-        blocking(move || disk.empty()).await??;
+        disk.empty()?;
         self.start_again(BROKER_WITH_SMALL_DISK).await
     }
 
@@ -171,6 +172,15 @@ impl Postgres {
     pub(crate) async fn crash(&self) -> Result<()> {
         let primary = Arc::clone(&self.primary);
         blocking(move || primary.kill()).await
+    }
+
+    /// Ends the sessions of all clients of the primary.
+    pub(crate) async fn end_sessions(&self) -> Result<()> {
+        let sql = connect(self.port()).await?;
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity
+                   where backend_type = 'client backend' and pid <> pg_backend_pid()";
+        sql.batch_execute(end).await?;
+        Ok(())
     }
 
     /// Makes the standby the primary; the old one is removed.

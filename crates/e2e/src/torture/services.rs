@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
@@ -15,6 +15,8 @@ use crate::torture::proxy::{Addresses, Condition, Proxy, address};
 
 /// Of the relays: what duplicates in Kafka may come from.
 const RESENT: &str = "outbox_resent_after_unknown_outcome";
+/// Far above the 10 s that a service may take.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 const SCRAPED_WITHIN: Duration = Duration::from_secs(1);
 
 /// All instances.
@@ -196,23 +198,33 @@ impl Services {
     }
 
     /// SIGTERM to all; fails unless each ends with status 0.
-    pub(crate) async fn stop(&mut self, within: Duration) -> Result<()> {
-        for instance in &self.instances {
-            if let Some(child) = &instance.child {
-                child.signal(Signal::SIGTERM)?;
-            }
+    pub(crate) async fn stop_all(&mut self) -> Result<()> {
+        for place in 0..self.instances.len() {
+            self.signal(place, Signal::SIGTERM)?;
         }
-        for instance in &mut self.instances {
-            let Some(child) = &mut instance.child else {
-                continue;
-            };
-            let ended = timeout(within, child.ended()).await;
-            let status = ended.with_context(|| format!("{} does not end", child.name))??;
-            if !status.success() {
-                bail!("{} ended with {status} after SIGTERM", child.name);
-            }
-            instance.child = None;
+        for place in 0..self.instances.len() {
+            self.stop(place).await?;
         }
+        Ok(())
+    }
+
+    /// SIGTERM; fails unless the instance ends with status 0.
+    pub(crate) async fn stop(&mut self, place: usize) -> Result<()> {
+        let resent = self.resent_by(place).await;
+        let Some(mut child) = self.instances[place].child.take() else {
+            return Ok(());
+        };
+        if child.has_ended()?.is_none() {
+            child.signal(Signal::SIGTERM)?;
+        }
+        let ended = timeout(ENDS_WITHIN, child.ended()).await;
+        let status = ended.with_context(|| format!("{} does not end", child.name))??;
+        ensure!(
+            status.success(),
+            "{} ended with {status} after SIGTERM",
+            child.name
+        );
+        self.resent += resent.unwrap_or_default();
         Ok(())
     }
 }

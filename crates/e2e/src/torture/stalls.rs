@@ -29,19 +29,48 @@ struct Times {
     applied: f64,
 }
 
-/// The longest stalls of orders and cancellations, by kind of fault; the key "none" is for the time
-/// before the first.
-pub(crate) async fn stalls(
-    sql: &Client,
-    happened: &[Happened],
-) -> Result<BTreeMap<String, Stalls>> {
-    let rows = sql.query(TIMES, &[&GROUP]).await?;
-    let times = rows.iter().map(|row| Times {
-        written: row.get(0),
-        published: row.get(1),
-        applied: row.get(2),
-    });
-    Ok(by_kind(happened, times))
+/// What orders and cancellations waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Waits {
+    /// The longest, by kind of fault; "none" is for the time before the first.
+    pub(crate) by_kind: BTreeMap<String, Stalls>,
+    /// The longest part of a wait in which nothing was wrong.
+    pub(crate) calm: Duration,
+}
+
+impl Waits {
+    pub(crate) async fn load(sql: &Client, happened: &[Happened]) -> Result<Self> {
+        let rows = sql.query(TIMES, &[&GROUP]).await?;
+        let times = rows.iter().map(|row| Times {
+            written: row.get(0),
+            published: row.get(1),
+            applied: row.get(2),
+        });
+        let mut waits = Self::default();
+        for fault in happened {
+            let stalls = waits.by_kind.entry(fault.kind.clone()).or_default();
+            stalls.faults += 1;
+        }
+        let faults = Faults::new(happened);
+        for times in times {
+            waits.add(happened, &faults, times);
+        }
+        Ok(waits)
+    }
+
+    fn add(&mut self, happened: &[Happened], faults: &Faults, times: Times) {
+        let kind = |until| match faults.blamed(times.written, until) {
+            Some(place) => happened[place].kind.clone(),
+            None => "none".to_owned(),
+        };
+        let wait = |until: f64| seconds(until - times.written);
+        let stalls = self.by_kind.entry(kind(times.published)).or_default();
+        stalls.published = stalls.published.max(wait(times.published));
+        let stalls = self.by_kind.entry(kind(times.applied)).or_default();
+        stalls.applied = stalls.applied.max(wait(times.applied));
+        let calm = seconds(faults.calm(times.written, times.applied));
+        self.calm = self.calm.max(calm);
+    }
 }
 
 const TIMES: &str = "
@@ -50,43 +79,53 @@ const TIMES: &str = "
     from outbox_event e join outbox_published p using (id) join inbox i using (event_id)
     where e.source = '/order-api' and i.consumer_group = $1";
 
-fn by_kind(happened: &[Happened], times: impl Iterator<Item = Times>) -> BTreeMap<String, Stalls> {
-    let begins: Vec<f64> = happened.iter().map(|h| epoch(h.begun)).collect();
-    let mut by_kind: BTreeMap<String, Stalls> = BTreeMap::new();
-    for fault in happened {
-        by_kind.entry(fault.kind.clone()).or_default().faults += 1;
+/// When faults began and ended, in the order of their begins.
+struct Faults(Vec<(f64, f64)>);
+
+impl Faults {
+    fn new(happened: &[Happened]) -> Self {
+        let times = happened.iter().map(|h| (epoch(h.begun), epoch(h.ended)));
+        Self(times.collect())
     }
-    for times in times {
-        let kind = |until| match blamed(&begins, times.written, until) {
-            Some(place) => happened[place].kind.clone(),
-            None => "none".to_owned(),
+
+    /// The fault in whose time, from its begin to that of the first one after its end, the most of
+    /// a wait was.
+    fn blamed(&self, from: f64, until: f64) -> Option<usize> {
+        let share = |place: usize| {
+            let (begun, ended) = self.0[place];
+            let mut later = self.0[place + 1..].iter().map(|(begun, _)| *begun);
+            let over = later.find(|next| *next >= ended).unwrap_or(f64::INFINITY);
+            until.min(over) - from.max(begun)
         };
-        let wait = |until: f64| Duration::from_secs_f64((until - times.written).max(0.0));
-        let stalls = by_kind.entry(kind(times.published)).or_default();
-        stalls.published = stalls.published.max(wait(times.published));
-        let stalls = by_kind.entry(kind(times.applied)).or_default();
-        stalls.applied = stalls.applied.max(wait(times.applied));
+        let begun = self.0.partition_point(|(begun, _)| *begun <= until);
+        // One after the other, two at a time at most: earlier ones have no share.
+        let near = begun.saturating_sub(self.near(from, begun))..begun;
+        let before_all = self.0.first().map_or(0.0, |(first, _)| first - from);
+        let most = near.max_by(|one, other| share(*one).total_cmp(&share(*other)));
+        most.filter(|place| share(*place) > before_all.max(-f64::EPSILON))
     }
-    by_kind
+
+    /// How many of the first `begun` may have to do with a wait from then on.
+    fn near(&self, from: f64, begun: usize) -> usize {
+        let before = self.0.partition_point(|(begun, _)| *begun <= from);
+        begun - before + 3
+    }
+
+    /// How much of a time no fault lasted.
+    fn calm(&self, from: f64, until: f64) -> f64 {
+        let begun = self.0.partition_point(|(begun, _)| *begun <= until);
+        let near = begun.saturating_sub(self.near(from, begun))..begun;
+        let (mut calm, mut at) = (0.0, from);
+        for (begun, ended) in &self.0[near] {
+            calm += (begun - at).max(0.0);
+            at = at.max(*ended);
+        }
+        calm + (until - at).max(0.0)
+    }
 }
 
-/// The fault in whose time, from its begin to that of the next one, the most of a wait was.
-fn blamed(begins: &[f64], from: f64, until: f64) -> Option<usize> {
-    let first = begins.partition_point(|begin| *begin <= from);
-    let last = begins.partition_point(|begin| *begin < until);
-    // The place behind that of a fault; 0 is the time before all of them.
-    let share = |place: usize| {
-        let begin = if place == first {
-            from
-        } else {
-            begins[place - 1]
-        };
-        let end = if place == last { until } else { begins[place] };
-        end - begin
-    };
-    let places = first..=last.max(first);
-    let most = places.max_by(|one, other| share(*one).total_cmp(&share(*other)));
-    most.and_then(|place| place.checked_sub(1))
+fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.max(0.0))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds are exact enough")]
@@ -100,13 +139,25 @@ mod tests {
 
     #[test]
     fn a_wait_is_blamed_on_the_fault_in_whose_time_the_most_of_it_was() {
-        let begins = [10.0, 20.0, 30.0];
-        assert_eq!(blamed(&begins, 1.0, 2.0), None);
-        assert_eq!(blamed(&begins, 11.0, 12.0), Some(0));
-        assert_eq!(blamed(&begins, 19.0, 25.0), Some(1));
-        assert_eq!(blamed(&begins, 9.0, 10.5), None);
-        assert_eq!(blamed(&begins, 18.0, 50.0), Some(2));
-        assert_eq!(blamed(&begins, 31.0, 31.0), Some(2));
-        assert_eq!(blamed(&[], 1.0, 2.0), None);
+        let faults = Faults(vec![(10.0, 12.0), (20.0, 28.0), (22.0, 29.0), (30.0, 31.0)]);
+        assert_eq!(faults.blamed(1.0, 2.0), None);
+        assert_eq!(faults.blamed(9.0, 10.5), None);
+        assert_eq!(faults.blamed(11.0, 12.0), Some(0));
+        assert_eq!(faults.blamed(15.0, 16.0), Some(0));
+        assert_eq!(faults.blamed(19.0, 25.0), Some(1));
+        assert_eq!(faults.blamed(21.0, 29.5), Some(1));
+        assert_eq!(faults.blamed(18.0, 60.0), Some(3));
+        assert_eq!(Faults(Vec::new()).blamed(1.0, 2.0), None);
+    }
+
+    #[test]
+    #[expect(clippy::float_cmp, reason = "these are exact")]
+    fn calm_is_what_no_fault_covers() {
+        let faults = Faults(vec![(10.0, 12.0), (20.0, 28.0), (22.0, 29.0), (30.0, 31.0)]);
+        assert_eq!(faults.calm(1.0, 2.0), 1.0);
+        assert_eq!(faults.calm(11.0, 13.0), 1.0);
+        assert_eq!(faults.calm(9.0, 40.0), 1.0 + 8.0 + 1.0 + 9.0);
+        assert_eq!(faults.calm(23.0, 24.0), 0.0);
+        assert_eq!(faults.calm(40.0, 41.0), 1.0);
     }
 }

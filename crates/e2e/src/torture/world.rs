@@ -35,6 +35,7 @@ pub(crate) struct World {
 pub(crate) struct Happened {
     pub(crate) kind: String,
     pub(crate) begun: OffsetDateTime,
+    pub(crate) ended: OffsetDateTime,
 }
 
 impl World {
@@ -64,28 +65,40 @@ impl World {
     pub(crate) async fn go_through(&mut self, step: Step) -> Result<()> {
         sleep(step.pause).await;
         self.services.look_after()?;
-        self.begin(step.first.fault).await?;
-        let Some(second) = step.second else {
+        if !self.can(step.first.fault) {
+            return Ok(());
+        }
+        let place = self.begin(step.first.fault).await?;
+        let second = step.second.filter(|second| self.can(second.fault));
+        let Some(second) = second else {
             sleep(step.first.lasts).await;
-            return self.end(step.first).await;
+            return self.end(place, step.first).await;
         };
         sleep(step.first.lasts / 2).await;
-        self.begin(second.fault).await?;
+        let second_place = self.begin(second.fault).await?;
         sleep(step.first.lasts / 2).await;
-        self.end(step.first).await?;
+        self.end(place, step.first).await?;
         sleep(second.lasts.saturating_sub(step.first.lasts / 2)).await;
-        self.end(second).await
+        self.end(second_place, second).await
     }
 
-    async fn begin(&mut self, fault: Fault) -> Result<()> {
+    /// Whether this machine lets it happen.
+    fn can(&self, fault: Fault) -> bool {
+        fault != Fault::FillDisk || self.kafka.has_disk()
+    }
+
+    /// Returns its place among those that happened.
+    async fn begin(&mut self, fault: Fault) -> Result<usize> {
         let begun = OffsetDateTime::now_utc();
         say(begun, &format!("begins: {fault}"));
         self.happened.push(Happened {
             kind: fault.kind(),
             begun,
+            ended: begun,
         });
         let done = self.do_begin(fault).await;
-        done.with_context(|| format!("at the begin of {fault}"))
+        done.with_context(|| format!("at the begin of {fault}"))?;
+        Ok(self.happened.len() - 1)
     }
 
     async fn do_begin(&mut self, fault: Fault) -> Result<()> {
@@ -96,6 +109,7 @@ impl World {
                     self.services.kill(place).await?;
                 }
             }
+            Fault::Restart(place) => self.services.stop(place).await?,
             Fault::Freeze(place) => self.services.signal(place, Signal::SIGSTOP)?,
             Fault::Network {
                 instance,
@@ -105,13 +119,10 @@ impl World {
             } => self.services.set(instance, to, condition),
             Fault::WriterNetwork { writer, condition } => self.writers[writer].set(condition),
             Fault::AllToPostgres(condition) => self.set_all(condition),
+            Fault::EndSessions => self.postgres.end_sessions().await?,
             Fault::KillBroker(id) => self.kafka.kill(id).await?,
             Fault::FreezeBroker(id) => self.kafka.pause(id),
-            Fault::FillDisk => {
-                if !self.kafka.fill_disk().await? {
-                    self.happened.pop();
-                }
-            }
+            Fault::FillDisk => self.kafka.fill_disk()?,
             Fault::MoveLeaders { by } => {
                 let broker = self.kafka.broker(1 + by % BROKERS);
                 move_leaders(&broker, &TOPICS, PARTITIONS, by).await;
@@ -126,16 +137,18 @@ impl World {
         Ok(())
     }
 
-    async fn end(&mut self, Planned { fault, .. }: Planned) -> Result<()> {
+    async fn end(&mut self, place: usize, Planned { fault, .. }: Planned) -> Result<()> {
         let done = self.do_end(fault).await;
         done.with_context(|| format!("at the end of {fault}"))?;
-        say(OffsetDateTime::now_utc(), &format!("ended:  {fault}"));
+        let ended = OffsetDateTime::now_utc();
+        self.happened[place].ended = ended;
+        say(ended, &format!("ended:  {fault}"));
         Ok(())
     }
 
     async fn do_end(&mut self, fault: Fault) -> Result<()> {
         match fault {
-            Fault::Kill(place) => self.services.run(place)?,
+            Fault::Kill(place) | Fault::Restart(place) => self.services.run(place)?,
             Fault::KillAll(service) => {
                 for place in places(|of| INSTANCES[of] == service) {
                     self.services.run(place)?;
@@ -159,7 +172,7 @@ impl World {
             Fault::KillBroker(id) => self.kafka.start_again(id).await?,
             Fault::FreezeBroker(id) => self.kafka.resume(id),
             Fault::FillDisk => self.kafka.empty_disk().await?,
-            Fault::MoveLeaders { .. } => {}
+            Fault::MoveLeaders { .. } | Fault::EndSessions => {}
             Fault::CrashPrimary { .. } => {
                 self.postgres.promote().await?;
                 self.lead_to(self.postgres.port());

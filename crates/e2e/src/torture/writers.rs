@@ -72,7 +72,7 @@ impl Writer {
             {
                 self.client = Some(client);
             }
-            sleep(self.random.millis(5, 100)).await;
+            sleep(self.random.millis(20, 200)).await;
         }
         self.ledger
     }
@@ -135,7 +135,7 @@ impl Writer {
     ) -> Result<()> {
         let count = 1 + self
             .random
-            .below(if self.random.clone().one_in(5) { 60 } else { 4 });
+            .below(if self.random.clone().one_in(5) { 40 } else { 4 });
         let ids: Vec<String> = (0..count).map(|_| Uuid::now_v7().to_string()).collect();
         let topics: Vec<&str> = (0..count)
             .map(|_| self.random.of(&[TOPICS[0], FOREIGN_TOPIC]))

@@ -31,7 +31,7 @@ pub(crate) struct Findings {
 pub(crate) fn check(ledger: &Ledger, rows: &Rows, records: &[Record]) -> Findings {
     let mut findings = Findings::default();
     let found = &mut findings;
-    let events: HashMap<&str, &Event> = index(&rows.events, |event| event.event_id.as_str());
+    let events: HashMap<&str, &Event> = index(&rows.events, |event| event.id.as_str());
     let published: HashSet<&str> = records.iter().map(|r| r.event_id.as_str()).collect();
 
     orders(found, ledger, rows);
@@ -39,7 +39,7 @@ pub(crate) fn check(ledger: &Ledger, rows: &Rows, records: &[Record]) -> Finding
     pairs(found, rows);
     transactions(found, ledger, &events, &published);
     found.duplicates = records.len() - published.len();
-    let lost = rows.events.iter().map(|event| event.event_id.as_str());
+    let lost = rows.events.iter().map(|event| event.id.as_str());
     found.lost += found.report(
         "events are not in Kafka",
         lost.filter(|event| !published.contains(event)),
@@ -166,7 +166,7 @@ fn transactions(
 /// P3: of each topic and key, first occurrences are in the order of the ids.
 fn order(found: &mut Findings, rows: &Rows, records: &[Record]) {
     let ids: HashMap<&str, usize> = (rows.events.iter().enumerate())
-        .map(|(id, event)| (event.event_id.as_str(), id))
+        .map(|(id, event)| (event.id.as_str(), id))
         .collect();
     let mut seen = HashSet::new();
     let mut latest: HashMap<(&str, &str), usize> = HashMap::new();
@@ -206,18 +206,18 @@ fn places(found: &mut Findings, rows: &Rows, records: &[Record]) {
         let there = event
             .place
             .and_then(|at| records.get(&(event.topic.as_str(), at)));
-        there.is_none_or(|record| record.event_id != event.event_id)
+        there.is_none_or(|record| record.event_id != event.id)
     });
     found.report(
         "events are not where the outbox says",
-        wrong.map(|event| &event.event_id),
+        wrong.map(|event| &event.id),
     );
 }
 
 /// P5: each effect happened once.
 fn effects(found: &mut Findings, rows: &Rows) {
     let consumed = rows.events.iter().filter(|e| e.topic != FOREIGN_TOPIC);
-    let consumed: HashSet<&str> = consumed.map(|event| event.event_id.as_str()).collect();
+    let consumed: HashSet<&str> = consumed.map(|event| event.id.as_str()).collect();
     let applied: HashSet<&str> = rows.inbox.iter().map(String::as_str).collect();
     found.lost += found.report("events have no effect", consumed.difference(&applied));
     found.report("effects are of no event", applied.difference(&consumed));

@@ -63,7 +63,7 @@ impl Run {
     fn event(&mut self, id: &str, topic: &'static str, key: &str, product: Option<&str>) {
         let offset = i64::try_from(self.records.len()).expect("few");
         self.rows.events.push(Event {
-            event_id: id.to_owned(),
+            id: id.to_owned(),
             topic: topic.to_owned(),
             key: key.to_owned(),
             is_foreign: product.is_some(),
