@@ -6,7 +6,7 @@ use std::time::Duration;
 use local_stack::testing::admin::request;
 use tokio::time::timeout;
 
-use crate::torture::plan::BROKERS;
+use crate::torture::fault::BROKERS;
 
 const ALTER_PARTITION_REASSIGNMENTS: (i16, i16) = (45, 0);
 const ELECT_LEADERS: (i16, i16) = (43, 1);

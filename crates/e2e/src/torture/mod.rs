@@ -5,6 +5,7 @@ mod checkers;
 mod clients;
 mod disk;
 mod drain;
+mod fault;
 mod leaders;
 mod ledger;
 mod plan;
@@ -32,8 +33,9 @@ use uuid::Uuid;
 
 use crate::check::interrupted;
 use crate::torture::clients::Client;
+use crate::torture::fault::WRITERS;
 use crate::torture::ledger::{Ledger, Progress};
-use crate::torture::plan::{Plan, WRITERS};
+use crate::torture::plan::Plan;
 use crate::torture::random::Random;
 use crate::torture::report::Report;
 use crate::torture::stalls::Waits;

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::eventually::{Seen, eventually_within};
 use crate::torture::disk::Disk;
-use crate::torture::plan::{BROKER_WITH_SMALL_DISK, BROKERS};
+use crate::torture::fault::{BROKER_WITH_SMALL_DISK, BROKERS};
 use crate::torture::services::{Ports, database_url};
 
 /// A standby that is slow finds the log that it needs.
@@ -106,7 +106,7 @@ impl Kafka {
 
     /// Fills the disk of a broker, if it has one of its own.
     pub(crate) fn fill_disk(&self) -> Result<()> {
-        self.disk.as_ref().map_or(Ok(()), |disk| disk.fill())
+        self.disk.as_ref().map_or(Ok(()), Disk::fill)
     }
 
     /// Gives the space back, and starts the broker again: it ends where it cannot write.

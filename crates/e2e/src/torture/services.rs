@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::child::Child;
 use crate::deployment::{Service, sum};
-use crate::torture::plan::{BROKERS, INSTANCES, LEASE_TTL, Server, instance_name};
+use crate::torture::fault::{BROKERS, INSTANCES, LEASE_TTL, Server, instance_name};
 use crate::torture::proxy::{Addresses, Condition, Proxy, address};
 
 /// Of the relays: what duplicates in Kafka may come from.

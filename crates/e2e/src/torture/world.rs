@@ -9,8 +9,9 @@ use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use crate::deployment::PARTITIONS;
+use crate::torture::fault::{BROKERS, Fault, INSTANCES, Server, WRITERS};
 use crate::torture::leaders::move_leaders;
-use crate::torture::plan::{BROKERS, Fault, INSTANCES, Planned, Server, Step, WRITERS};
+use crate::torture::plan::{Planned, Step};
 use crate::torture::proxy::{Condition, Proxy};
 use crate::torture::servers::{Kafka, Postgres, ports};
 use crate::torture::services::Services;
