@@ -203,28 +203,27 @@ impl Services {
             self.signal(place, Signal::SIGTERM)?;
         }
         for place in 0..self.instances.len() {
-            self.stop(place).await?;
+            self.ended(place).await?;
         }
         Ok(())
     }
 
     /// SIGTERM; fails unless the instance ends with status 0.
     pub(crate) async fn stop(&mut self, place: usize) -> Result<()> {
-        let resent = self.resent_by(place).await;
+        self.resent += self.resent_by(place).await.unwrap_or_default();
+        self.signal(place, Signal::SIGTERM)?;
+        self.ended(place).await
+    }
+
+    /// Waits for the end of an instance that was asked to end.
+    async fn ended(&mut self, place: usize) -> Result<()> {
         let Some(mut child) = self.instances[place].child.take() else {
             return Ok(());
         };
-        if child.has_ended()?.is_none() {
-            child.signal(Signal::SIGTERM)?;
-        }
         let ended = timeout(ENDS_WITHIN, child.ended()).await;
         let status = ended.with_context(|| format!("{} does not end", child.name))??;
-        ensure!(
-            status.success(),
-            "{} ended with {status} after SIGTERM",
-            child.name
-        );
-        self.resent += resent.unwrap_or_default();
+        let name = &child.name;
+        ensure!(status.success(), "{name} ended with {status} after SIGTERM");
         Ok(())
     }
 }
