@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
@@ -203,28 +203,30 @@ impl Services {
             self.signal(place, Signal::SIGTERM)?;
         }
         for place in 0..self.instances.len() {
-            self.ended(place).await?;
+            if let Some(badly) = self.ended(place).await? {
+                bail!("{badly}");
+            }
         }
         Ok(())
     }
 
-    /// SIGTERM; fails unless the instance ends with status 0.
-    pub(crate) async fn stop(&mut self, place: usize) -> Result<()> {
+    /// SIGTERM; fails unless the instance ends in time. Its status is 1 where a server is away and
+    /// work stays undone; that is told.
+    pub(crate) async fn stop(&mut self, place: usize) -> Result<Option<String>> {
         self.resent += self.resent_by(place).await.unwrap_or_default();
         self.signal(place, Signal::SIGTERM)?;
         self.ended(place).await
     }
 
-    /// Waits for the end of an instance that was asked to end.
-    async fn ended(&mut self, place: usize) -> Result<()> {
+    /// Waits for the end of an instance that was asked to end; how it ended unless well.
+    async fn ended(&mut self, place: usize) -> Result<Option<String>> {
         let Some(mut child) = self.instances[place].child.take() else {
-            return Ok(());
+            return Ok(None);
         };
         let ended = timeout(ENDS_WITHIN, child.ended()).await;
         let status = ended.with_context(|| format!("{} does not end", child.name))??;
         let name = &child.name;
-        ensure!(status.success(), "{name} ended with {status} after SIGTERM");
-        Ok(())
+        Ok((!status.success()).then(|| format!("{name} ended with {status} after SIGTERM")))
     }
 }
 

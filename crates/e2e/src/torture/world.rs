@@ -110,7 +110,11 @@ impl World {
                     self.services.kill(place).await?;
                 }
             }
-            Fault::Restart(place) => self.services.stop(place).await?,
+            Fault::Restart(place) => {
+                if let Some(badly) = self.services.stop(place).await? {
+                    say(OffsetDateTime::now_utc(), &badly);
+                }
+            }
             Fault::Freeze(place) => self.services.signal(place, Signal::SIGSTOP)?,
             Fault::Network {
                 instance,
