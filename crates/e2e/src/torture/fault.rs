@@ -62,10 +62,14 @@ pub(crate) enum Fault {
     MoveLeaders {
         by: usize,
     },
+    /// The standby gets nothing, and commits wait for it.
+    HoldReplication,
     /// The primary is killed, and the standby is promoted.
     CrashPrimary {
         /// Clients are led to the standby before it is promoted.
         early: bool,
+        /// The standby has got nothing for this long, so that commits wait.
+        behind: Option<Duration>,
     },
 }
 
@@ -116,6 +120,7 @@ impl Fault {
             Self::FreezeBroker(_) => "broker frozen".to_owned(),
             Self::FillDisk => "disk of a broker full".to_owned(),
             Self::MoveLeaders { .. } => "leaders moved".to_owned(),
+            Self::HoldReplication => "standby behind".to_owned(),
             Self::CrashPrimary { .. } => "primary crashed, standby promoted".to_owned(),
         }
     }
@@ -135,6 +140,7 @@ impl Fault {
             Self::WriterNetwork { .. }
             | Self::AllToPostgres(_)
             | Self::EndSessions
+            | Self::HoldReplication
             | Self::CrashPrimary { .. } => Target::Postgres,
         }
     }
@@ -163,12 +169,18 @@ impl fmt::Display for Fault {
             Self::WriterNetwork { writer, .. } => write!(f, " (writer {writer})"),
             Self::KillBroker(id) | Self::FreezeBroker(id) => write!(f, " (broker {id})"),
             Self::MoveLeaders { by } => write!(f, " (by {by})"),
-            Self::CrashPrimary { early: true } => write!(f, " (clients led there before)"),
+            Self::CrashPrimary { early, behind } => {
+                if let Some(behind) = behind {
+                    write!(f, " (the standby {behind:?} behind)")?;
+                }
+                let when = if early { "before" } else { "after" };
+                write!(f, " (clients led there {when} that)")
+            }
             Self::KillAll(_)
             | Self::AllToPostgres(_)
             | Self::EndSessions
-            | Self::FillDisk
-            | Self::CrashPrimary { early: false } => Ok(()),
+            | Self::HoldReplication
+            | Self::FillDisk => Ok(()),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Plan {
     }
 }
 
-const DECK: [fn(&mut Random) -> Planned; 25] = [
+const DECK: [fn(&mut Random) -> Planned; 26] = [
     |r| {
         let instance = r.below(INSTANCES.len());
         planned(Fault::Restart(instance), r.millis(0, 1_000))
@@ -69,6 +69,7 @@ const DECK: [fn(&mut Random) -> Planned; 25] = [
         planned(Fault::Restart(relay_or_consumer), r.millis(0, 1_000))
     },
     |_| planned(Fault::EndSessions, Duration::ZERO),
+    |r| planned(Fault::HoldReplication, r.millis(1_000, 9_000)),
     |r| planned(Fault::Kill(r.of(&[0, 1])), r.millis(500, 4_000)),
     |r| planned(Fault::Kill(r.of(&[2, 3, 4])), r.millis(500, 6_000)),
     |r| planned(Fault::Kill(r.of(&[2, 3, 4])), r.millis(0, 500)),
@@ -109,7 +110,10 @@ const DECK: [fn(&mut Random) -> Planned; 25] = [
     },
     |r| {
         let early = r.one_in(2);
-        planned(Fault::CrashPrimary { early }, r.millis(500, 5_000))
+        let behind = r.millis(1_000, 8_000);
+        let behind = r.one_in(2).then_some(behind);
+        let fault = Fault::CrashPrimary { early, behind };
+        planned(fault, r.millis(500, 5_000))
     },
 ];
 

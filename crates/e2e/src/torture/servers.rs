@@ -13,10 +13,11 @@ use tokio_postgres::{Client, NoTls};
 use crate::eventually::{Seen, eventually_within};
 use crate::torture::disk::Disk;
 use crate::torture::fault::{BROKER_WITH_SMALL_DISK, BROKERS};
+use crate::torture::proxy::{Condition, Proxy};
 use crate::torture::services::{Ports, database_url};
 
 /// A standby that is slow finds the log that it needs.
-const SETTINGS: [(&str, &str); 1] = [("wal_keep_size", "256MB")];
+const KEPT_LOG: (&str, &str) = ("wal_keep_size", "256MB");
 const SYNCHRONOUS_WITHIN: Duration = Duration::from_mins(1);
 
 /// Runs what blocks.
@@ -141,6 +142,8 @@ pub(crate) struct Postgres {
     primary: Arc<PostgresServer>,
     /// None between a promotion and a new standby.
     standby: Option<Arc<PostgresServer>>,
+    /// From the standby to the primary.
+    replication: Proxy,
     folder: PathBuf,
     promotions: usize,
 }
@@ -148,8 +151,9 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// Starts both. Logs of primaries go into `folder`.
     pub(crate) async fn start(folder: &Path) -> Result<Self> {
-        let primary = blocking(|| PostgresServer::start(&SETTINGS)).await?;
+        let primary = blocking(|| PostgresServer::start(&[KEPT_LOG])).await?;
         let mut postgres = Self {
+            replication: Proxy::to_postgres(primary.port()).await?,
             primary: Arc::new(primary),
             standby: None,
             folder: folder.to_owned(),
@@ -168,17 +172,23 @@ impl Postgres {
         Ok(self.standby.as_ref().context("no standby")?.port())
     }
 
+    /// What the way from the standby to the primary is like from now on. Commits wait for it.
+    pub(crate) fn set_replication(&self, condition: Condition) {
+        self.replication.set(condition);
+    }
+
     /// Kills the primary.
     pub(crate) async fn crash(&self) -> Result<()> {
         let primary = Arc::clone(&self.primary);
         blocking(move || primary.kill()).await
     }
 
-    /// Ends the sessions of all clients of the primary.
+    /// Ends the sessions of all clients of the primary, and that of the standby.
     pub(crate) async fn end_sessions(&self) -> Result<()> {
         let sql = connect(self.port()).await?;
         let end = "select pg_terminate_backend(pid) from pg_stat_activity
-                   where backend_type = 'client backend' and pid <> pg_backend_pid()";
+                   where backend_type in ('client backend', 'walsender')
+                     and pid <> pg_backend_pid()";
         sql.batch_execute(end).await?;
         Ok(())
     }
@@ -197,7 +207,13 @@ impl Postgres {
     /// Makes a standby and waits until commits wait for it. The primary is restarted for it.
     pub(crate) async fn make_standby(&mut self) -> Result<()> {
         let primary = Arc::clone(&self.primary);
-        let standby = blocking(move || primary.standby(&SETTINGS)).await?;
+        self.replication = Proxy::to_postgres(self.port()).await?;
+        let way = format!(
+            "host=127.0.0.1 port={} user=outbox password=outbox application_name=standby",
+            self.replication.port()
+        );
+        let make = move || primary.standby(&[KEPT_LOG, ("primary_conninfo", &way)]);
+        let standby = blocking(make).await?;
         self.standby = Some(Arc::new(standby));
         let sql = connect(self.port()).await?;
         sql.batch_execute("alter system set synchronous_standby_names = '*'")

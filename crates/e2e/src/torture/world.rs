@@ -132,7 +132,12 @@ impl World {
                 let broker = self.kafka.broker(1 + by % BROKERS);
                 move_leaders(&broker, &TOPICS, PARTITIONS, by).await;
             }
-            Fault::CrashPrimary { early } => {
+            Fault::HoldReplication => self.postgres.set_replication(Condition::Mute),
+            Fault::CrashPrimary { early, behind } => {
+                if let Some(behind) = behind {
+                    self.postgres.set_replication(Condition::Mute);
+                    sleep(behind).await;
+                }
                 self.postgres.crash().await?;
                 if early {
                     self.lead_to(self.postgres.standby_port()?);
@@ -178,6 +183,7 @@ impl World {
             Fault::FreezeBroker(id) => self.kafka.resume(id),
             Fault::FillDisk => self.kafka.empty_disk().await?,
             Fault::MoveLeaders { .. } | Fault::EndSessions => {}
+            Fault::HoldReplication => self.postgres.set_replication(Condition::Open),
             Fault::CrashPrimary { .. } => {
                 self.postgres.promote().await?;
                 self.lead_to(self.postgres.port());
