@@ -32,7 +32,7 @@ struct Written {
     id: i64,
     target: (String, String),
     kind: Kind,
-    committed: Option<Duration>,
+    committed: bool,
     copies: Vec<Copy>,
     /// A copy may follow for a reason that nobody in the world can see.
     excused: bool,
@@ -110,7 +110,7 @@ impl Oracle {
                 id,
                 target: (target.0.to_owned(), target.1.to_owned()),
                 kind,
-                committed: None,
+                committed: false,
                 copies: Vec::new(),
                 excused: false,
                 in_deleted_topic: false,
@@ -119,17 +119,17 @@ impl Oracle {
     }
 
     /// The transaction of these events is committed.
-    pub fn committed(&mut self, numbers: &[u128], now: Duration) {
+    pub fn committed(&mut self, numbers: &[u128]) {
         for number in numbers {
             if let Some(event) = self.events.get_mut(number) {
-                event.committed = Some(now);
+                event.committed = true;
             }
         }
     }
 
     /// How many events were committed.
     pub fn written(&self) -> usize {
-        let committed = |event: &&Written| event.committed.is_some();
+        let committed = |event: &&Written| event.committed;
         self.events.values().filter(committed).count()
     }
 
@@ -299,7 +299,7 @@ impl Oracle {
                 return Some(format!("event {number} was never written, and is in Kafka"));
             };
             let id = event.id;
-            if event.committed.is_none() {
+            if !event.committed {
                 return Some(format!("event {id} is not committed, and is in Kafka"));
             }
             if event.copies.is_empty() {
@@ -387,7 +387,7 @@ impl Oracle {
         self.events
             .iter()
             .filter(|(number, event)| {
-                event.committed.is_some()
+                event.committed
                     && event.kind != Kind::Unreadable
                     && !event.in_deleted_topic
                     && !self.given_up.contains(&event.id)
@@ -407,7 +407,7 @@ impl Oracle {
             event.copies.iter().any(|copy| copy.at >= since)
         };
         events
-            .filter(|event| event.committed.is_some() && !published(event))
+            .filter(|event| event.committed && !published(event))
             .map(|event| event.id)
             .filter(|id| !self.given_up.contains(id))
             .take(10)
@@ -439,9 +439,10 @@ impl Oracle {
             return wrong;
         }
         let there: BTreeSet<i64> = database.events().map(|(id, _)| *id).collect();
-        let lost = self.events.values().find(|event| {
-            event.committed.is_some() && event.copies.is_empty() && !there.contains(&event.id)
-        });
+        let lost = self
+            .events
+            .values()
+            .find(|event| event.committed && event.copies.is_empty() && !there.contains(&event.id));
         lost.filter(|event| !self.given_up.contains(&event.id))
             .map(|event| format!("P2: event {} is gone and was never published", event.id))
     }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use rand::RngExt;
+use serde::{Deserialize, Serialize};
 use storage::outbox::HoldCause;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
@@ -42,7 +43,7 @@ pub struct Options {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The promise that was broken, and when.
     pub violation: Option<(Duration, String)>,

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::report::{Ended, describe};
+use simulation::run::Outcome;
+
+use crate::report::describe;
 use crate::{SearchArgs, WorldArgs};
 
 /// Seeds that found something, one in a line, with what it was.
@@ -18,7 +20,7 @@ const PROGRESS: Duration = Duration::from_secs(10);
 /// A seed that failed.
 struct Failure {
     seed: u64,
-    ended: Result<Ended, String>,
+    ended: Result<Outcome, String>,
 }
 
 /// What is known of all seeds so far.
@@ -38,10 +40,6 @@ pub fn search(args: &SearchArgs) -> ExitCode {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         now.unwrap_or_default().as_secs() * 1_000_000
     });
-    let jobs = args.jobs.or_else(|| {
-        let cores = std::thread::available_parallelism().ok()?;
-        Some(cores.get())
-    });
     let until = args
         .seconds
         .map(|s| Instant::now() + Duration::from_secs(s));
@@ -54,7 +52,7 @@ pub fn search(args: &SearchArgs) -> ExitCode {
         let time_is_left = until.is_none_or(|until| Instant::now() < until);
         (seed < last && time_is_left).then_some(seed)
     };
-    run_all(&seeds, jobs.unwrap_or(1), &args.world)
+    run_all(&seeds, args.jobs.unwrap_or_else(cores), &args.world)
 }
 
 /// Runs all that were kept.
@@ -67,8 +65,11 @@ pub fn kept() -> ExitCode {
         let mut seeds = seeds.lock().unwrap_or_else(PoisonError::into_inner);
         seeds.pop()
     };
-    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    run_all(&next, jobs, &WorldArgs::default())
+    run_all(&next, cores(), &WorldArgs::default())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 fn run_all(next: &(dyn Fn() -> Option<u64> + Sync), jobs: usize, world: &WorldArgs) -> ExitCode {
@@ -139,12 +140,12 @@ fn summary(sum: &Sum, begun: Instant) -> String {
 }
 
 /// Runs a seed in a process of its own. `Err` is what it printed when it did not end in order.
-fn one(seed: u64, world: &WorldArgs) -> Result<Ended, String> {
+fn one(seed: u64, world: &WorldArgs) -> Result<Outcome, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
     command.arg("one").arg(seed.to_string());
     if let Some(mutation) = &world.mutation {
-        command.args(["--mutation", mutation]);
+        command.args(["--mutation", &format!("{mutation:?}")]);
     }
     if !world.without.is_empty() {
         let numbers: Vec<String> = world.without.iter().map(usize::to_string).collect();
@@ -179,7 +180,7 @@ fn within_deadline(mut child: std::process::Child) -> Result<std::process::Outpu
 }
 
 /// Leaves out of a failing seed whatever it fails without, one step after the other.
-fn shrink(seed: u64, world: &WorldArgs, mut ended: Ended) -> (WorldArgs, Ended) {
+fn shrink(seed: u64, world: &WorldArgs, mut ended: Outcome) -> (WorldArgs, Outcome) {
     let mut world = world.clone();
     for (number, _) in ended.steps.clone() {
         let mut fewer = world.clone();

@@ -148,14 +148,13 @@ async fn write_events(
         tokio::time::sleep(open_for).await;
     }
     let numbers: Vec<u128> = events.iter().map(|(number, ..)| *number).collect();
-    let now = sim.now();
     let ended = if open.is_some_and(|(_, two_phase)| two_phase) {
         let world = &mut *sim.world();
         let database = &mut world.database;
         if commits {
             let committed = database.commit_prepared(&name);
             if committed {
-                world.oracle.committed(&numbers, now);
+                world.oracle.committed(&numbers);
             }
             committed
         } else {
@@ -166,7 +165,7 @@ async fn write_events(
         let committed = session.now(|conn| conn.commit());
         let committed = matches!(committed, Some(Ok(())));
         if committed {
-            sim.world().oracle.committed(&numbers, now);
+            sim.world().oracle.committed(&numbers);
         }
         committed
     } else {

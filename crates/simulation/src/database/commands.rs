@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use storage::outbox::{Discarded, HoldCause, Redriven, ReplayBounds, TopicKey, Window};
-use time::OffsetDateTime;
 
 use super::call::Scope;
 use super::error::DatabaseError;
@@ -38,8 +37,7 @@ impl Connection<'_> {
         })
     }
 
-    /// As `storage::outbox::redrive`. To let others come between, begin a transaction and call
-    /// [`Connection::lock_keys`] and [`Connection::redrive_locked`].
+    /// As `storage::outbox::redrive`.
     ///
     /// # Errors
     /// Any [`DatabaseError`].
@@ -50,16 +48,7 @@ impl Connection<'_> {
         })
     }
 
-    /// The statement of [`Connection::redrive`] that follows the locks.
-    ///
-    /// # Errors
-    /// Any [`DatabaseError`].
-    pub fn redrive_locked(&mut self, keys: &[TopicKey]) -> Result<Redriven, DatabaseError> {
-        self.run(|statement| statement.redrive(keys))
-    }
-
-    /// As `storage::outbox::discard`. To let others come between, begin a transaction and call
-    /// [`Connection::lock_keys`], [`Connection::discard_locked`] and [`Connection::return_blocked`].
+    /// As `storage::outbox::discard`.
     ///
     /// # Errors
     /// Any [`DatabaseError`].
@@ -77,26 +66,6 @@ impl Connection<'_> {
                 returned,
             })
         })
-    }
-
-    /// The second statement of [`Connection::discard`]; how many were discarded.
-    ///
-    /// # Errors
-    /// Any [`DatabaseError`].
-    pub fn discard_locked(
-        &mut self,
-        keys: &[TopicKey],
-        only: Option<i64>,
-    ) -> Result<i64, DatabaseError> {
-        self.run(|statement| statement.discard(keys, only))
-    }
-
-    /// The third statement of [`Connection::discard`]; how many went back to pending.
-    ///
-    /// # Errors
-    /// Any [`DatabaseError`].
-    pub fn return_blocked(&mut self, keys: &[TopicKey]) -> Result<i64, DatabaseError> {
-        self.run(|statement| statement.return_blocked(keys))
     }
 
     /// As `storage::outbox::replay`.
@@ -134,11 +103,6 @@ impl Connection<'_> {
             let matching = i64::try_from(wanted.len()).unwrap_or(i64::MAX);
             Ok(Window { matching, last })
         })
-    }
-
-    /// As `storage::outbox::database_time`.
-    pub fn database_time(&self) -> OffsetDateTime {
-        Database::time(self.now)
     }
 }
 

@@ -15,9 +15,7 @@ use super::rows::HeldRow;
 use super::transaction::{Failure, Statement};
 
 impl Connection<'_> {
-    /// As `storage::outbox::hold`: one transaction, unless all are unavailable. To let others come between
-    /// its statements, begin a transaction and call [`Connection::lock_keys`],
-    /// [`Connection::move_to_held`] and [`Connection::move_blocked_to_held`].
+    /// As `storage::outbox::hold`: one transaction, unless all are unavailable.
     ///
     /// # Errors
     /// Any [`DatabaseError`]. The real function waits half a second for locks and then fails.
@@ -58,40 +56,6 @@ impl Connection<'_> {
     pub fn lock_keys(&mut self, keys: &[(&str, &str)]) -> Result<(), DatabaseError> {
         self.run(|statement| statement.lock_keys(keys))
     }
-
-    /// The second statement of [`Connection::hold`]: the dead and the unavailable ones.
-    ///
-    /// # Errors
-    /// Any [`DatabaseError`].
-    pub fn move_to_held(
-        &mut self,
-        scope: &str,
-        member: MemberId,
-        holds: &[Hold],
-    ) -> Result<Vec<HeldEvents>, DatabaseError> {
-        let holds = sorted(holds);
-        self.run(|statement| statement.move_to_held(scope, member, &holds))
-    }
-
-    /// The third statement of [`Connection::hold`]: the blocked ones.
-    ///
-    /// # Errors
-    /// Any [`DatabaseError`].
-    pub fn move_blocked_to_held(
-        &mut self,
-        scope: &str,
-        member: MemberId,
-        holds: &[Hold],
-    ) -> Result<Vec<HeldEvents>, DatabaseError> {
-        let holds = sorted(holds);
-        self.run(|statement| statement.move_blocked_to_held(scope, member, &holds))
-    }
-}
-
-fn sorted(holds: &[Hold]) -> Vec<&Hold> {
-    let mut holds: Vec<&Hold> = holds.iter().collect();
-    holds.sort_unstable_by_key(|hold| hold.id);
-    holds
 }
 
 impl Statement<'_> {

@@ -49,17 +49,6 @@ impl Connection<'_> {
         })
     }
 
-    /// As `storage::outbox::published_count`.
-    ///
-    /// # Errors
-    /// [`DatabaseError::Aborted`].
-    pub fn published_count(&mut self, bound: i64) -> Result<i64, DatabaseError> {
-        self.run(|statement| {
-            let published = statement.tables.published.scan(statement.view(), ..);
-            Ok(bounded(published.count(), bound))
-        })
-    }
-
     /// As `storage::outbox::lowest_pending`.
     ///
     /// # Errors

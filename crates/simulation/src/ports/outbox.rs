@@ -167,22 +167,18 @@ impl OutboxConnection for SimConnection {
             .await
     }
 
-    async fn remove_orphans(&mut self, _orphans: &[Orphan]) -> Result<usize, StorageError> {
-        // Nobody deletes by hand here.
-        Ok(0)
+    async fn remove_orphans(&mut self, orphans: &[Orphan]) -> Result<usize, StorageError> {
+        let orphans = orphans.to_vec();
+        self.call(CALL_DEADLINE, move |conn| conn.remove_orphans(&orphans))
+            .await
     }
 
     async fn settle(&mut self, events: &mut [Settled]) -> Result<usize, StorageError> {
-        let mut events = events.to_vec();
-        let settled = events.clone();
-        let host = self.host.clone();
-        let settle = move |conn: &mut Connection<'_>| {
-            let moved = conn.settle(&mut events)?;
-            Ok(moved)
-        };
+        let mut marks = events.to_vec();
+        let settle = move |conn: &mut Connection<'_>| conn.settle(&mut marks);
         let outcome = self.call(CALL_DEADLINE, settle).await;
-        host.note(|| {
-            let ids: Vec<_> = settled.iter().map(|event| event.id).collect();
+        self.host.note(|| {
+            let ids: Vec<_> = events.iter().map(|event| event.id).collect();
             format!("settles {ids:?}: {outcome:?}")
         });
         outcome

@@ -16,8 +16,7 @@ use storage::{Connection, Database, Session, StorageError, with_timeout};
 use uuid::Uuid;
 
 use super::{CommandError, DEADLINE, connect, working};
-use crate::lease::LEASE_SCOPE;
-use crate::lease::NAME;
+use crate::lease::{LEASE_SCOPE, NAME};
 
 /// Counts end here, so that their cost does not grow with the outbox.
 const BOUND: i64 = 1_000_000;
