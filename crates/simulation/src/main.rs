@@ -99,16 +99,13 @@ fn mutation(name: &str) -> Result<Mutation, String> {
 
 fn one(seed: u64, world: &WorldArgs) -> ExitCode {
     let outcome = run(seed, &options(world, false));
-    println!(
-        "{}",
-        serde_json::to_string(&outcome).expect("numbers and text")
-    );
+    report::say(&serde_json::to_string(&outcome).expect("numbers and text"));
     ExitCode::SUCCESS
 }
 
 fn replay(seed: u64, world: &WorldArgs) -> ExitCode {
     let outcome = run(seed, &options(world, true));
-    println!("{}", report::describe(seed, &outcome));
+    report::say(&report::describe(seed, &outcome));
     if outcome.violation.is_some() {
         ExitCode::FAILURE
     } else {

@@ -4,6 +4,11 @@ use std::fmt::Write as _;
 
 use simulation::run::Outcome;
 
+/// Prints a line. The reader may have seen enough.
+pub fn say(line: &str) {
+    let _ = service::output::print(&format!("{line}\n"));
+}
+
 /// For people.
 pub fn describe(seed: u64, ended: &Outcome) -> String {
     let mut text = format!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use simulation::run::Outcome;
 
-use crate::report::describe;
+use crate::report::{describe, say};
 use crate::{SearchArgs, WorldArgs};
 
 /// Seeds that found something, one in a line, with what it was.
@@ -91,11 +91,11 @@ fn run_all(next: &(dyn Fn() -> Option<u64> + Sync), jobs: usize, world: &WorldAr
             std::thread::sleep(Duration::from_millis(50));
             if told.elapsed() >= PROGRESS {
                 told = Instant::now();
-                println!("{}", summary(&sum, begun));
+                say(&summary(&sum, begun));
             }
         }
     });
-    println!("{}", summary(&sum, begun));
+    say(&summary(&sum, begun));
     let failure = sum.failure.lock().unwrap_or_else(PoisonError::into_inner);
     match &*failure {
         None => ExitCode::SUCCESS,
@@ -197,19 +197,21 @@ fn shrink(seed: u64, world: &WorldArgs, mut ended: Outcome) -> (WorldArgs, Outco
 fn tell(failure: &Failure, world: &WorldArgs) {
     let seed = failure.seed;
     match &failure.ended {
-        Err(how) => println!("seed {seed} did not end: {how}"),
+        Err(how) => say(&format!("seed {seed} did not end: {how}")),
         Ok(ended) => {
-            println!("{}", describe(seed, ended));
+            say(&describe(seed, ended));
             let (world, small) = shrink(seed, world, ended.clone());
             if !world.without.is_empty() {
                 let without: Vec<String> = world.without.iter().map(usize::to_string).collect();
-                println!(
+                say(&format!(
                     "the same, without what it fails without (--without {}):\n{}",
                     without.join(","),
                     describe(seed, &small)
-                );
+                ));
             }
         }
     }
-    println!("make simulate SEED={seed} shows everything that happens");
+    say(&format!(
+        "make simulate SEED={seed} shows everything that happens"
+    ));
 }

@@ -27,7 +27,8 @@ impl Log {
         }
         let what = what();
         let line = format!("{:>10.4} {what}", now.as_secs_f64());
-        println!("{line}");
+        // The reader may have seen enough.
+        let _ = service::output::print(&format!("{line}\n"));
     }
 
     /// Whether lines are made.
